@@ -1,0 +1,37 @@
+# `make demo` and `make test` set everything up by themselves: they need Python 3.11 or newer, make, and PyPI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types format clean
+
+demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
+	$(BIN)/python examples/digits.py
+
+test: lint types  ## everything CI runs
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(READY)  ## what takes minutes: the contract over every backbone
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kerazoo needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo runs

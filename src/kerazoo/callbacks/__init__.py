@@ -1,0 +1,12 @@
+"""What watches a network learn. Observers only: training with them is bit-equal to training without.
+
+Each takes the writer it writes to; what it writes is a fixed set of tags, at the end of every epoch.
+"""
+
+from kerazoo.callbacks.feature_maps import FeatureMaps
+from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.callbacks.progress import Progress
+from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.writers import RunWriter, Writer
+
+__all__ = ["FeatureMaps", "GradientNorms", "Progress", "RunWriter", "WeightNorms", "Writer"]

@@ -1,0 +1,61 @@
+"""Where watchers write: a run folder (JSON lines and PNG files) and TensorBoard beside it."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+
+class Writer(Protocol):
+    """What a watcher needs of a writer. `step` counts finished epochs, from 1."""
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Keep one number."""
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """Keep one grey picture, (H, W) uint8."""
+
+
+class RunWriter:
+    """Writes `watch.jsonl`, `feature_maps/TAG.png` (the newest of each tag) and `tensorboard/` into a folder.
+
+    JSON lines are {"step": 1, "tag": "...", "value": 0.5}; numbers that are not finite are strings ("nan", "inf").
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = (folder / "watch.jsonl").open("a", encoding="utf-8")
+        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Keep one number."""
+        number = float(value) if np.isfinite(value) else str(float(value))
+        self._lines.write(json.dumps({"step": step, "tag": tag, "value": number}) + "\n")
+        with self._board.as_default():
+            tf.summary.scalar(tag, value, step=step)
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """Keep one grey picture, (H, W) uint8."""
+        path = self.folder / f"{tag}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        Image.fromarray(pixels).save(temporary, format="PNG")
+        temporary.replace(path)
+        with self._board.as_default():
+            tf.summary.image(tag, pixels[None, ..., None], step=step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._lines.close()
+        self._board.close()
+
+    def __enter__(self) -> "RunWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

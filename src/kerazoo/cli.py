@@ -1,0 +1,253 @@
+"""The command line: each command parses, calls one function, and says what came of it.
+
+Standard output carries results (one JSON object with `--json`), standard error everything else. Exit codes: 0; 2 for
+bad input; 1 for a failure; 130 after Ctrl-C. TensorFlow is imported inside commands only.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerazoo import __version__
+from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.models import registry
+from kerazoo.quiet import start_tensorflow
+
+app = typer.Typer(
+    help="A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Name = Annotated[str | None, typer.Option("--name", help="The name of the run; runs/NAME. [default: numbered]")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimizer.learning_rate=0.1. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
+
+
+def say(line: str) -> None:
+    """One line of progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kerazoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline."""
+
+
+@app.command()
+def models(
+    filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
+) -> None:
+    """List the zoo: networks and pretrained backbones, with size, parameters and weights."""
+    rows = [_row(registry.find(name)) for name in registry.list_models(filter)]
+    if as_json:
+        _print_json({"models": rows})
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        size = "x".join(map(str, row["input_shape"]))
+        weights = ", ".join(row["weights"]) or "-"
+        print(f"{row['name']:<{width}}  {size:>9}  {row['parameters']:>11,}  {weights:<8}  {row['summary']}")
+
+
+def _row(entry: Any) -> dict[str, Any]:
+    return {
+        "name": entry.name, "kind": "network" if isinstance(entry, registry.Network) else "backbone",
+        "input_shape": entry.input_shape, "parameters": entry.parameters, "weights": entry.weights,
+        "summary": entry.summary,
+    }  # fmt: skip
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A name from `kerazoo models`, or a recipe file (.toml).")],
+    data: Annotated[str | None, typer.Option("--data", help="An image folder or an .npz file.")] = None,
+    name: Name = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a zoo network from random weights, evaluate it, and keep all of it in a run folder."""
+    from kerazoo.pipelines.recipe import make_recipe, read_recipe
+
+    values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
+    if data is not None:
+        values.setdefault("data", {})["path"] = data
+    elif "path" not in values.get("data", {}):
+        raise RecipeError("there is no data: name an image folder or an .npz file with --data")
+    _override(values, epochs, seed)
+    recipe = make_recipe(values, settings or [])
+    start_tensorflow()
+    if recipe.transfer is not None:
+        from kerazoo.pipelines.transfer import finetune as run_recipe
+    else:
+        from kerazoo.pipelines.training import train as run_recipe
+    _report(run_recipe(recipe, name=name, say=say), as_json)
+
+
+@app.command()
+def finetune(
+    data: Annotated[str, typer.Argument(help="An image folder or an .npz file.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="A name from `kerazoo models`.")] = "mobilenet_v2_100",
+    weights: Annotated[
+        str,
+        typer.Option("--weights", help="imagenet (downloads), the name of shipped weights, a file, a run, or none."),
+    ] = "imagenet",
+    name: Name = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=0, help="Passes with the network unfrozen, after the head. [default: 0]"),
+    ] = None,
+    seed: Seed = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a pretrained network on your pictures: frozen features, a new head, then by choice the network."""
+    from kerazoo.pipelines.recipe import make_recipe
+
+    values: dict[str, Any] = {
+        "model": {"name": registry.find(backbone).name},
+        "data": {"path": data},
+        "training": {"epochs": 0, "batch_size": 32},
+        "optimizer": {"learning_rate": 3e-4},
+        "transfer": {"weights": weights},
+    }
+    _override(values, epochs, seed)
+    recipe = make_recipe(values, settings or [])
+    start_tensorflow()
+    from kerazoo.pipelines.transfer import finetune as run_finetune
+
+    _report(run_finetune(recipe, name=name, say=say), as_json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder, or its name under runs/.")],
+    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run on its validation and test pictures, or on other data."""
+    start_tensorflow()
+    from kerazoo.pipelines.evaluation import evaluate as run_evaluation
+    from kerazoo.pipelines.runs import open_run
+
+    opened = open_run(run)
+    results = run_evaluation(opened, data)
+    if as_json:
+        _print_json({"run": str(opened.folder)} | {k: v for result in results for k, v in result.summary().items()})
+        return
+    for result in results:
+        print(result.line())
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A run, or an export (saved_models/NAME/VERSION).")],
+    files: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Name the classes of pictures."""
+    start_tensorflow(keras=not (Path(model) / "saved_model.pb").is_file())
+    from kerazoo.serving.predict import predict as run_prediction
+
+    predictions = run_prediction(model, files, top=top)
+    if as_json:
+        _print_json({"model": model, "predictions": [prediction.to_json() for prediction in predictions]})
+        return
+    for prediction in predictions:
+        print(f"{prediction.path}  " + "  ".join(f"{label} {value:.4f}" for label, value in prediction.top))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run folder, or its name under runs/.")],
+    name: Annotated[str | None, typer.Option("--name", help="saved_models/NAME. [default: the run's name]")] = None,
+    new_version: Annotated[bool, typer.Option("--new-version", help="Add a version where NAME exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a run as a SavedModel that takes encoded pictures; it is kept only if it answers as the run did."""
+    start_tensorflow()
+    from kerazoo.pipelines.runs import open_run
+    from kerazoo.serving.export import export_run
+
+    opened = open_run(run)
+    folder = export_run(opened, name=name, new_version=new_version)
+    passport = json.loads((folder / "assets.extra/passport.json").read_text(encoding="utf-8"))
+    if as_json:
+        _print_json({"export": str(folder), "gate": passport["gate"]})
+        return
+    gate = passport["gate"]
+    compared = f"{gate['pictures']:,} {gate['split']} pictures"
+    print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
+    print(f"next: kerazoo predict {folder} PICTURE...")
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    entry = registry.find(model)
+    recipe = entry.recipe if isinstance(entry, registry.Network) else {}
+    return {"model": {"name": entry.name}, **{part: dict(values) for part, values in recipe.items()}}
+
+
+def _override(values: dict[str, Any], epochs: int | None, seed: int | None) -> None:
+    if epochs is not None:
+        values.setdefault("training", {})["epochs"] = epochs
+    if seed is not None:
+        values["seed"] = seed
+
+
+def _report(run: Any, as_json: bool) -> None:
+    from kerazoo.models.stored import read_json
+
+    state = read_json(run.folder / "run.json")
+    if as_json:
+        _print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"]})
+        return
+    print(f"{run.folder} is finished after {state['seconds']:.0f} s; next: kerazoo export {run.name}")
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False))
+
+
+def main() -> None:
+    """The console script: one clear line for an error, and the exit code that belongs to it."""
+    arguments = sys.argv[1:]
+    try:
+        app(standalone_mode=True)
+    except KerazooError as error:
+        if "--traceback" in arguments:
+            raise
+        say(f"kerazoo: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("kerazoo: stopped by Ctrl-C")
+        sys.exit(130)
+    except OSError as error:
+        if "--traceback" in arguments:
+            raise
+        say(f"kerazoo: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The errors that kerazoo raises on purpose. Each message names the thing, says what is allowed and what to do next."""
+
+
+class KerazooError(ValueError):
+    """A failure that is not the caller's fault; the command line leaves with exit code 1."""
+
+    exit_code = 1
+
+
+class InputError(KerazooError):
+    """Bad input; the command line leaves with exit code 2."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """An unknown model name, an argument that a builder does not take, or a value it does not allow."""
+
+
+class WeightsError(InputError):
+    """A weights file that is missing, damaged, or made for another architecture."""
+
+
+class DataError(InputError):
+    """A data set that cannot be trained on as it is."""
+
+
+class RecipeError(InputError):
+    """A recipe key or value that is unknown or out of range."""
+
+
+class RunError(InputError):
+    """A run or export folder that is missing, unfinished, or in the way."""
+
+
+class GateError(KerazooError):
+    """An export that does not answer as the evaluated model did; it is not kept."""

@@ -1,0 +1,102 @@
+"""Preprocessing: encoded bytes -> picture -> fitted pixels -> the numbers a network takes. One object, used everywhere.
+
+Training, evaluation and the exported graph call these same methods, so they cannot drift apart. The work is done by
+the graph code in `pixels.py`, which runs inside `tf.data` and inside a SavedModel; it is imported on first use.
+
+Order: decode (uint8) -> fit (uint8) -> [augmentation, in training only] -> scale (float32). Fitted pixels are rounded
+to uint8 as an image library would leave them, so that they can be kept on disk without loss.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import ModelError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+FITS = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "lanczos5", "area", "nearest")
+
+# the arithmetic of keras.applications.*.preprocess_input, and [0, 1]
+SCALINGS = ("none", "unit", "tf", "torch", "caffe")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures become a network's input of shape (height, width, channels).
+
+    `fit`: "stretch" to the size; "crop" the largest centred part of the right shape; "pad" the whole picture with
+    black to the right shape. `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    fit: str = "crop"
+    interpolation: str = "bilinear"
+    scaling: str = "unit"
+
+    def __post_init__(self) -> None:
+        allowed = {"fit": FITS, "interpolation": INTERPOLATIONS, "scaling": SCALINGS, "channels": (1, 3)}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                received, choices = getattr(self, name), ", ".join(map(str, values))
+                raise ModelError(f"preprocessing: {name}={received!r} is not one of {choices}")
+        if min(self.height, self.width) < 1:
+            raise ModelError(f"preprocessing: size {self.height}x{self.width} must be at least 1x1")
+        if self.channels == 1 and self.scaling in ("torch", "caffe"):
+            raise ModelError(f"preprocessing: scaling {self.scaling!r} is for 3 channels")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The object that `to_json` described."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ModelError(f"preprocessing: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, as they are stored with a run and an export."""
+        return asdict(self)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (self.height, self.width, self.channels)
+
+    def __call__(self, contents: "tf.Tensor") -> "tf.Tensor":
+        """Scalar string of encoded bytes -> (height, width, channels) float32: decode, fit, scale."""
+        return self.prepare(self.decode(contents))
+
+    def prepare(self, image: "tf.Tensor") -> "tf.Tensor":
+        """(H, W, 1 or 3) pixels in [0, 255], any type -> (height, width, channels) float32: fit, then scale."""
+        return self.scale(self.fit_pixels(image))
+
+    def decode(self, contents: "tf.Tensor") -> "tf.Tensor":
+        """Scalar string of an encoded picture -> (H, W, channels) uint8, upright.
+
+        JPEG by the accurate integer transform, bit-identical to Pillow, CMYK included, and turned as its EXIF
+        orientation says; PNG, GIF (a still one), BMP and WebP through TensorFlow. Alpha is laid over white, palettes
+        and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma, as in Pillow.
+        Raises tf.errors.InvalidArgumentError for anything else.
+        """
+        from kerazoo.models import pixels
+
+        return pixels.decode(contents, self.channels)
+
+    def fit_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
+        """(H, W, 1 or 3) pixels in [0, 255], any type -> (height, width, channels) uint8."""
+        from kerazoo.models import pixels
+
+        return pixels.fit(image, self.shape, self.fit, self.interpolation)
+
+    def scale(self, image: "tf.Tensor") -> "tf.Tensor":
+        """(..., channels) pixels in [0, 255] -> the same shape, float32, as the network wants them.
+
+        "none": [0, 255], for networks that scale inside; "unit": [0, 1]; "tf": [-1, 1]; "torch": [0, 1], less
+        ImageNet's mean, over its standard deviation; "caffe": BGR, less ImageNet's mean.
+        """
+        from kerazoo.models import pixels
+
+        return pixels.scale(image, self.scaling)

@@ -1,0 +1,134 @@
+"""The registry: one literal table of networks here, one of pretrained backbones in `backbones.py`.
+
+Reading it imports neither keras nor tensorflow, so the command line can list the zoo at once.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import ModelError
+from kerazoo.models.backbones import BACKBONES, Backbone
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of our own: `module` under `kerazoo.models` holds a builder called `function`.
+
+    `input_shape` is (H, W, C) and `parameters` the exact count at the defaults, moving statistics included. `loss` is
+    the loss that belongs to the network (see `losses.py`), `weights` the names of weights that ship with the package.
+    """
+
+    name: str
+    module: str
+    function: str
+    input_shape: tuple[int, int, int]
+    parameters: int
+    summary: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = "cross_entropy"
+    weights: tuple[str, ...] = ()
+    smallest: int = 1  # shortest allowed side, px
+    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # defaults that training it starts from
+
+    def builder(self) -> Callable[..., "keras.Model"]:
+        """The function that builds it."""
+        function: Callable[..., keras.Model] = getattr(
+            importlib.import_module(f"kerazoo.models.{self.module}"), self.function
+        )
+        return function
+
+
+NETWORKS: tuple[Network, ...] = (
+    Network(
+        "perceptron", "neurons", "perceptron", (28, 28, 1), 7_850,
+        "threshold units, learned by the perceptron criterion (Rosenblatt 1958)", loss="perceptron",
+    ),
+    Network(
+        "sigmoid_neuron", "neurons", "sigmoid_neuron", (28, 28, 1), 7_850,
+        "sigmoid neurons, learned by the quadratic cost", loss="quadratic",
+    ),
+    Network("mlp", "mlp", "mlp", (28, 28, 1), 109_386, "multilayer perceptron: units, activation, dropout, L1/L2"),
+    Network(
+        "cnn", "cnn", "cnn", (28, 28, 1), 421_642,
+        "convolution, pooling (max, mean, sum, min), flatten, dense", smallest=4,
+    ),
+    Network(
+        "bottleneck_cnn", "bottleneck_cnn", "bottleneck_cnn", (28, 28, 1), 7_514,
+        "1x1 bottlenecks, 3x3 convolutions, global pooling; under 8,000 parameters", smallest=8, weights=("mnist",),
+    ),
+    Network(
+        "recurrent", "recurrent", "recurrent", (28, 28, 1), 24_458,
+        "rows as time steps; simple, GRU or LSTM cells",
+    ),
+    Network(
+        "vgg_small", "vgg_small", "vgg_small", (32, 32, 3), 289_642,
+        "VGG for small pictures: pairs of 3x3 convolutions (after Simonyan & Zisserman 2014)", smallest=8,
+    ),
+    Network(
+        "resnet20", "resnet_small", "resnet_small", (32, 32, 3), 271_098,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=3", {"depth": 20}, smallest=8,
+    ),
+    Network(
+        "resnet32", "resnet_small", "resnet_small", (32, 32, 3), 466_426,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=5", {"depth": 32}, smallest=8,
+    ),
+    Network(
+        "resnet56", "resnet_small", "resnet_small", (32, 32, 3), 857_082,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=9", {"depth": 56}, smallest=8,
+    ),
+    Network(
+        "inception_small", "inception_small", "inception_small", (32, 32, 3), 1_654_538,
+        "small Inception (Zhang et al. 2016, Figure 3)", smallest=8,
+    ),
+)  # fmt: skip
+
+ENTRIES: tuple[Network | Backbone, ...] = (*NETWORKS, *BACKBONES)
+REGISTRY: Mapping[str, Network | Backbone] = {entry.name: entry for entry in ENTRIES}
+
+
+def list_models(text: str = "") -> list[str]:
+    """The names in the registry that contain `text` (any case), networks first, in the order of the tables."""
+    return [name for name in REGISTRY if text.lower() in name]
+
+
+def find(name: str) -> Network | Backbone:
+    """The entry called `name`. Raises ModelError, with the nearest names, where there is none."""
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`kerazoo models` lists them all"
+        raise ModelError(f"no model is called {name!r}: {hint}")
+    return REGISTRY[name]
+
+
+def build(name: str, **arguments: Any) -> "keras.Model":
+    """An uncompiled, flat `keras.Model`: (B, H, W, C) scaled pixels -> (B, num_classes) logits.
+
+    `arguments` are keyword arguments of the model's builder, `input_shape=(H, W, C)` and `num_classes` among them for
+    every model; `describe(name)` lists the rest. The last two named layers are `features` (B, F) and `logits`.
+
+    Raises ModelError for an unknown name or argument and for values that the builder does not allow; WeightsError
+    where `weights` names a file that does not fit.
+    """
+    entry = find(name)
+    allowed = describe(name)
+    unknown = sorted(set(arguments) - set(allowed))
+    if unknown:
+        raise ModelError(f"{name} takes no argument {unknown[0]!r}; it takes {', '.join(allowed)}")
+    defaults: dict[str, Any] = {"input_shape": entry.input_shape, **entry.arguments}
+    return entry.builder()(**(defaults | arguments))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """The arguments that `build(name, ...)` takes, each with its default."""
+    entry = find(name)
+    fixed = set(entry.arguments)
+    parameters = inspect.signature(entry.builder()).parameters.values()
+    found = {p.name: p.default for p in parameters if p.name not in fixed}
+    return found | {"input_shape": entry.input_shape}

@@ -1,0 +1,1 @@
+"""What happens to the data: examples, batches, training, transfer, evaluation, runs."""

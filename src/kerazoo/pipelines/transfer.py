@@ -1,0 +1,178 @@
+"""Transfer learning: a pretrained network's features, a new head, then (by choice) the unfrozen network.
+
+1. Features: one pass of the frozen network over the pictures, in inference mode.
+2. Head: a linear layer learned on the features, standardised; the standardisation is folded into its weights.
+3. Fine-tuning, where `training.epochs` > 0: the stages asked for are unfrozen, batch norm stays frozen.
+"""
+
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.callbacks import GradientNorms, Progress, RunWriter, WeightNorms
+from kerazoo.errors import ModelError, WeightsError
+from kerazoo.models.backbones import Backbone
+from kerazoo.models.heads import feature_extractor, find_head
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.registry import Network, find
+from kerazoo.models.stored import ModelSpec, load_spec
+from kerazoo.models.weights import load_features, shipped
+from kerazoo.pipelines.batches import evaluation_batches
+from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.preflight import check_pictures
+from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
+from kerazoo.pipelines.runs import RUNS, Run, check_free, create_run, free_name
+from kerazoo.pipelines.training import (
+    Say,
+    batches_of,
+    close_run,
+    fit,
+    input_of,
+    make_optimizer,
+    reproducible,
+    summary,
+    watchers,
+)
+
+
+def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Say = print) -> Run:
+    """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
+
+    `say` takes one line of progress. Raises InputError before anything is written where recipe, data or weights are
+    bad.
+    """
+    start = time.perf_counter()
+    entry, transfer = find(recipe.model.name), recipe.transfer or TransferPart()
+    folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
+    source = weights_of(entry, transfer.weights)
+    examples = load_examples(recipe.data.path, validation=recipe.data.validation)
+    preprocessing, stored = _input_of(entry, recipe, examples, source)
+    check_pictures(examples, preprocessing)
+    reproducible(recipe.seed)
+
+    arguments = {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)} | stored
+    spec = ModelSpec(entry.name, arguments | recipe.model.arguments, preprocessing, examples.class_names)
+    model = _build(spec, source)
+    unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
+    say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
+
+    run = create_run(folder, recipe, examples)
+    history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
+    if recipe.training.epochs:
+        for layer in model.layers:
+            # pretrained batch norm keeps its statistics; random weights have none worth keeping
+            frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = layer.name in unfrozen and not frozen_norm
+        batches = batches_of(recipe, examples, preprocessing)
+        validation = evaluation_batches(examples.split("val"), preprocessing)
+        with watchers(run, recipe, examples, preprocessing) as watch:
+            history += fit(
+                model, batches, validation, recipe=recipe, loss=recipe.training.loss or find_head(spec.head).loss,
+                callbacks=watch(model), say=say,
+            )  # fmt: skip
+    elif recipe.watch:
+        with watchers(run, recipe, examples, preprocessing) as watch:
+            maps = watch(model)[-1]
+            maps.set_model(model)
+            maps.on_epoch_end(0)
+    return close_run(run, spec, model, examples, history, start, say)
+
+
+def weights_of(entry: Network | Backbone, weights: str) -> Path | str | None:
+    """None for "none", "imagenet" as it is, else the path that `weights` names. Raises WeightsError."""
+    if weights == "none":
+        return None
+    if weights in entry.weights:
+        return weights if isinstance(entry, Backbone) else shipped(entry.name, weights)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    names = ", ".join([*entry.weights, "none"])
+    raise WeightsError(f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run")
+
+
+def _input_of(
+    entry: Network | Backbone, recipe: Recipe, examples: Examples, source: Path | str | None
+) -> tuple[Preprocessing, dict[str, object]]:
+    """The preprocessing, and the builder arguments that stored weights were made with."""
+    if isinstance(source, Path) and source.is_dir():
+        spec = load_spec(source)
+        if spec.name != entry.name:
+            raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
+        shape = ("input_shape", "num_classes")
+        arguments = {key: value for key, value in spec.arguments.items() if key not in shape}
+        size = recipe.data.size
+        values = spec.preprocessing.to_json() | {"fit": recipe.data.fit}
+        values |= {"height": size, "width": size} if size else {}
+        return Preprocessing.from_json(values), arguments
+    return input_of(entry, recipe, examples), {}
+
+
+def _build(spec: ModelSpec, source: Path | str | None) -> keras.Model:
+    if source == "imagenet":
+        # the stored arguments never name weights: a run rebuilds from its own file
+        return ModelSpec(**{**vars(spec), "arguments": {**spec.arguments, "weights": "imagenet"}}).build()
+    model = spec.build()
+    if source is not None:
+        load_features(model, Path(source))
+    return model
+
+
+def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: int) -> set[str]:
+    """The names of the layers that learn when the last `stages` stages are unfrozen; 0 unfreezes all.
+
+    Raises ModelError where there are fewer stages.
+    """
+    names = [layer.name for layer in model.layers]
+    if stages == 0:
+        return set(names)
+    if isinstance(entry, Network) or stages >= len(entry.stages):
+        has = 0 if isinstance(entry, Network) else len(entry.stages) - 1
+        raise ModelError(f"transfer.unfreeze={stages}: {entry.name} has {has} stages to unfreeze one by one; 0 is all")
+    last_frozen = entry.stages[-1 - stages]
+    return set(names[names.index(last_frozen) + 1 :])
+
+
+def learn_head(
+    model: keras.Model, examples: Examples, preprocessing: Preprocessing, recipe: Recipe, transfer: TransferPart,
+    run: Run, say: Say,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Learn the layer `logits` of `model` on features of the frozen rest; history rows of the head's epochs."""
+    start = time.perf_counter()
+    extractor = feature_extractor(model)
+    train, val = examples.split("train"), examples.split("val")
+    x_train, x_val = (extractor.predict(evaluation_batches(part, preprocessing), verbose=0) for part in (train, val))
+    say(f"features of {len(train) + len(val):,} pictures in {time.perf_counter() - start:.1f} s")
+
+    mean, spread = x_train.mean(axis=0), x_train.std(axis=0)
+    spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)  # a feature that never changes
+    old = model.get_layer("logits")
+    inputs = keras.Input(x_train.shape[1:], name="features")
+    penalty = keras.regularizers.L2(transfer.head_l2)
+    head = keras.Model(
+        inputs, keras.layers.Dense(old.units, kernel_regularizer=penalty, name="logits")(inputs), name="head"
+    )
+    steps = -(-len(train) // recipe.training.batch_size)
+    part = OptimizerPart(learning_rate=transfer.head_learning_rate, weight_decay=0.0)
+    kind = find_head("multiclass")
+    head.compile(
+        optimizer=make_optimizer(part, steps=steps * transfer.head_epochs),
+        loss=kind.make_loss(), metrics=[kind.make_metric()],
+    )  # fmt: skip
+    pictures = tf.data.Dataset.from_tensor_slices(((x_train - mean) / spread, train.labels))
+    shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(recipe.training.batch_size)
+    progress = Progress(say, len(train), title="head epoch", every=20)
+    with RunWriter(run.folder / "head") as writer:
+        history = head.fit(
+            shuffled, validation_data=((x_val - mean) / spread, val.labels), epochs=transfer.head_epochs,
+            shuffle=False, verbose=0,
+            callbacks=[progress, *([GradientNorms(writer), WeightNorms(writer)] if recipe.watch else [])],
+        ).history  # fmt: skip
+    kernel, bias = head.get_layer("logits").get_weights()
+    kernel = kernel / spread[:, None]
+    old.set_weights([kernel, bias - mean @ kernel])
+    rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
+    return [{"head_epoch": float(number)} | row for number, row in enumerate(rows, start=1)]

@@ -1,0 +1,45 @@
+"""Shared by all tests: TensorFlow starts once, in silence, and small real data sets are made on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerazoo.quiet import start_tensorflow
+
+start_tensorflow()
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data beside the repository; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real data sets are not at {SHARED}")
+    return SHARED
+
+
+def make_pictures(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:
+    """root/CLASS/N.png: bright shapes on noise, learnable in a few steps."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size]
+    for index, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 60, (size, size, 3)).astype(np.uint8)
+            y, x = rng.integers(size // 3, 2 * size // 3, 2)
+            if index % 2:
+                shape = (abs(rows - y) < size // 4) & (abs(columns - x) < size // 4)
+            else:
+                shape = (rows - y) ** 2 + (columns - x) ** 2 < (size // 3) ** 2
+            pixels[shape, index % 3] = 220
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of two classes with twelve pictures each."""
+    return make_pictures(tmp_path / "pictures")
