@@ -1,6 +1,5 @@
 """Keeps TensorFlow's start-up lines off the terminal. No environment variable silences all of them."""
 
-import importlib
 import logging
 import os
 import sys
@@ -37,13 +36,17 @@ def quiet_start() -> Iterator[None]:
 
 
 def start_tensorflow(*, keras: bool = True) -> None:
-    """Import tensorflow, and keras unless it is not wanted, and start the devices, in silence."""
+    """Import tensorflow and start the devices, in silence. Without `keras`, no later import can bring it in.
+
+    `import tensorflow` imports keras wherever it is installed; a blocked entry in `sys.modules` is what a process on a
+    machine without keras would see. It has no effect where keras was imported before.
+    """
+    if not keras:
+        sys.modules.setdefault("keras", None)  # type: ignore[arg-type]
     with quiet_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorflow as tf
 
         tf.constant(0) + 1  # the first operation prints what the processor can do
-        if keras:
-            importlib.import_module("keras")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

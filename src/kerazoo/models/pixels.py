@@ -58,6 +58,8 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: 
         part = _largest_part(image, height, width) if how == "crop" else image
         return to_uint8(tf.image.resize(part, (height, width), method=interpolation, antialias=True))
 
+    if tuple(image.shape) == shape:
+        return image
     fits = tf.reduce_all(tf.shape(image)[:2] == (height, width))
     image = tf.cond(fits, lambda: image, resize)
     image.set_shape(shape)

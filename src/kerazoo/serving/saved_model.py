@@ -1,4 +1,4 @@
-"""Answers from an exported SavedModel, by TensorFlow alone: this module imports no keras, and loads none."""
+"""Answers from an exported SavedModel, by TensorFlow alone: it works where keras is not installed."""
 
 import json
 from collections.abc import Iterator, Sequence
