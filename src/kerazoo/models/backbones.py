@@ -5,7 +5,9 @@ halving of the feature map, stem first) and its feature width; `parameters` coun
 Reading the table imports nothing heavy.
 """
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +90,8 @@ def build_backbone(
     arguments = {"include_top": False, "input_tensor": inputs, "input_shape": shape, "pooling": "avg", **fixed}
     if weights == "imagenet":
         try:
-            base = make(weights="imagenet", **arguments)
+            with contextlib.redirect_stdout(sys.stderr):  # where Keras reports its downloads
+                base = make(weights="imagenet", **arguments)
         except Exception as error:  # get_file raises a bare Exception when a download fails
             raise WeightsError(
                 f"no ImageNet weights for {backbone.name}: {error}; check the network, or fetch the file elsewhere "

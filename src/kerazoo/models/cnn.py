@@ -7,6 +7,7 @@ from keras import layers
 
 from kerazoo.errors import ModelError
 from kerazoo.models.heads import attach
+from kerazoo.models.layers import ACTIVATIONS, POOLINGS
 from kerazoo.models.layers import activation as activation_layer
 from kerazoo.models.layers import pooling as pooling_layer
 from kerazoo.models.validation import (
@@ -46,6 +47,8 @@ def cnn(
     units = check_counts(units, name="units", model="cnn", allow_empty=True)
     check_count(kernel_size, name="kernel_size", model="cnn")
     check_count(strides, name="strides", model="cnn")
+    check_choice(pooling, POOLINGS, name="pooling", model="cnn")
+    check_choice(activation, ACTIVATIONS, name="activation", model="cnn")
     check_choice(padding, ("same", "valid"), name="padding", model="cnn")
     rate = check_fraction(dropout, name="dropout", model="cnn")
     penalties = check_penalty(l1, name="l1", model="cnn"), check_penalty(l2, name="l2", model="cnn")

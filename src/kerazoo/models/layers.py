@@ -123,13 +123,11 @@ class ShortcutA(layers.Layer):  # type: ignore[misc]
 
 def activation(kind: str, *, name: str) -> layers.Layer:
     """A layer called `name` that applies the activation `kind`, one of ACTIVATIONS."""
-    check_choice(kind, ACTIVATIONS, name="activation", model=name)
     return Threshold(name=name) if kind == "threshold" else layers.Activation(kind, name=name)
 
 
 def pooling(kind: str, size: int, *, name: str, strides: int | None = None, padding: str = "valid") -> layers.Layer:
     """A layer called `name` that pools windows of `size` x `size` by `kind`, one of POOLINGS."""
-    check_choice(kind, POOLINGS, name="pooling", model=name)
     makers: dict[str, Callable[..., layers.Layer]] = {
         "max": layers.MaxPooling2D,
         "mean": layers.AveragePooling2D,

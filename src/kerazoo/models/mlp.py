@@ -6,8 +6,9 @@ import keras
 from keras import layers
 
 from kerazoo.models.heads import attach
+from kerazoo.models.layers import ACTIVATIONS
 from kerazoo.models.layers import activation as activation_layer
-from kerazoo.models.validation import check_count, check_counts, check_fraction, check_penalty
+from kerazoo.models.validation import check_choice, check_count, check_counts, check_fraction, check_penalty
 
 
 def mlp(
@@ -28,6 +29,7 @@ def mlp(
     """
     shape = tuple(check_count(size, name="input_shape", model="mlp") for size in input_shape)
     units = check_counts(units, name="units", model="mlp", allow_empty=True)
+    check_choice(activation, ACTIVATIONS, name="activation", model="mlp")
     rate = check_fraction(dropout, name="dropout", model="mlp")
     penalties = check_penalty(l1, name="l1", model="mlp"), check_penalty(l2, name="l2", model="mlp")
     regularizer = keras.regularizers.L1L2(*penalties) if any(penalties) else None

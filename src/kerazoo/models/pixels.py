@@ -1,19 +1,28 @@
 """The graph code behind `Preprocessing`: decoding, EXIF orientation, fitting, scaling."""
 
+import numpy as np
 import tensorflow as tf
 
 # ImageNet's statistics as keras.applications has them, RGB for "torch", BGR for "caffe"
-TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CAFFE_MEAN = (103.939, 116.779, 123.68)
+TORCH_MEAN, TORCH_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+CAFFE_MEAN = np.array([103.939, 116.779, 123.68])
+# scaling -> (a, b) of a * pixel - b. One multiplication, one subtraction: TensorFlow's graph optimizer turns a division
+# by a constant into a multiplication, and a SavedModel would then differ from eager code in the last bit.
+AFFINE: dict[str, tuple[np.ndarray, np.ndarray]] = {
+    "none": (np.array(1.0), np.array(0.0)),
+    "unit": (np.array(1 / 255), np.array(0.0)),
+    "tf": (np.array(1 / 127.5), np.array(1.0)),
+    "torch": (1 / (255 * TORCH_STD), TORCH_MEAN / TORCH_STD),
+    "caffe": (np.array(1.0), CAFFE_MEAN),
+}
 
 
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Scalar string -> (H, W, channels) uint8, upright; see `Preprocessing.decode`."""
     is_jpeg = tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(contents), lambda: _decode_other(contents))
-    image = luma(image) if channels == 1 else image
-    image.set_shape((None, None, channels))
-    return image
+    image.set_shape((None, None, 3))
+    return luma(image) if channels == 1 else image
 
 
 def _decode_jpeg(contents: tf.Tensor) -> tf.Tensor:
@@ -22,20 +31,44 @@ def _decode_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_other(contents: tf.Tensor) -> tf.Tensor:
-    def over_white() -> tf.Tensor:
-        pixels = tf.cast(tf.io.decode_image(contents, channels=4, expand_animations=False), tf.int32)
-        colour, alpha = pixels[..., :3], pixels[..., 3:]
-        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+    kind, short = tf.strings.substr(contents, 0, 4), tf.strings.substr(contents, 0, 2)
 
-    def opaque() -> tf.Tensor:
-        return tf.io.decode_image(contents, channels=3, expand_animations=False)
+    def png() -> tf.Tensor:
+        # byte 25 is the colour type: 3 a palette, 4 and 6 with alpha. Grey of under 8 bits must not be asked for four
+        # channels: TensorFlow fills its alpha with 1 of 255.
+        has_alpha = tf.reduce_any(byte(contents, 25) == [3, 4, 6])
+        return tf.cond(
+            has_alpha,
+            lambda: over_white(tf.io.decode_png(contents, channels=4)),
+            lambda: tf.io.decode_png(contents, channels=3),
+        )
 
-    is_png = tf.strings.substr(contents, 0, 4) == b"\x89PNG"
-    is_riff = tf.strings.substr(contents, 0, 4) == b"RIFF"
-    is_webp = tf.cond(is_riff, lambda: tf.strings.substr(contents, 8, 4) == b"WEBP", lambda: False)
-    image = tf.cond(tf.logical_or(is_png, is_webp), over_white, opaque)
-    image.set_shape((None, None, 3))
-    return image
+    def bmp() -> tf.Tensor:
+        # TensorFlow takes palette indices for grey values
+        deep = byte(contents, 28) >= 24
+        message = "BMP pictures with a palette are not supported; save them as PNG"
+        with tf.control_dependencies([tf.debugging.Assert(deep, [message])]):
+            return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+    def others() -> tf.Tensor:
+        # WebP has three channels or four, and takes no other number than its own
+        image = tf.io.decode_image(contents, expand_animations=False)
+        return tf.cond(tf.shape(image)[-1] == 4, lambda: over_white(image), lambda: image[..., :3])
+
+    return tf.case([(kind == b"\x89PNG", png), (short == b"BM", bmp)], default=others, exclusive=True)
+
+
+def over_white(image: tf.Tensor) -> tf.Tensor:
+    """(H, W, 4) uint8 -> (H, W, 3) uint8: laid over white by its alpha; opaque pixels stay as they are."""
+    pixels = tf.cast(image, tf.int32)
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+
+def byte(contents: tf.Tensor, at: int) -> tf.Tensor:
+    """The byte at `at` as int32; -1 past the end."""
+    value = tf.io.decode_raw(tf.strings.substr(tf.strings.join([contents, b"\x00"]), at, 1), tf.uint8)
+    return tf.cond(tf.strings.length(contents) > at, lambda: tf.cast(value[0], tf.int32), lambda: -1)
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:
@@ -85,13 +118,9 @@ def _largest_part(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def scale(image: tf.Tensor, scaling: str) -> tf.Tensor:
     """(..., C) pixels in [0, 255] -> float32; see `Preprocessing.scale`."""
     x = tf.cast(image, tf.float32)
-    if scaling == "unit":
-        return x / 255.0
-    if scaling == "tf":
-        return x / 127.5 - 1.0
-    if scaling == "torch":
-        return (x / 255.0 - TORCH_MEAN) / TORCH_STD
-    return x[..., ::-1] - CAFFE_MEAN if scaling == "caffe" else x
+    x = x[..., ::-1] if scaling == "caffe" else x
+    factor, offset = (tf.constant(value, tf.float32) for value in AFFINE[scaling])
+    return x * factor - offset
 
 
 def exif_orientation(contents: tf.Tensor) -> tf.Tensor:

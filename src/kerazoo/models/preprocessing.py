@@ -77,8 +77,9 @@ class Preprocessing:
         """Scalar string of an encoded picture -> (H, W, channels) uint8, upright.
 
         JPEG by the accurate integer transform, bit-identical to Pillow, CMYK included, and turned as its EXIF
-        orientation says; PNG, GIF (a still one), BMP and WebP through TensorFlow. Alpha is laid over white, palettes
-        and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma, as in Pillow.
+        orientation says; PNG, GIF (a still one), BMP (24 or 32 bits) and WebP through TensorFlow. Alpha is laid over
+        white, palettes and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma,
+        as in Pillow. A colour key (PNG's tRNS without a palette) counts for opaque.
         Raises tf.errors.InvalidArgumentError for anything else.
         """
         from kerazoo.models import pixels

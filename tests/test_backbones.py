@@ -1,0 +1,176 @@
+"""The contract of every pretrained backbone. One of each family by default; the whole table in the slow tier."""
+
+import functools
+import importlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import keras
+import numpy as np
+import pytest
+from test_networks import assert_contract, assert_rebuilds
+
+import kerazoo
+from kerazoo.errors import ModelError, WeightsError
+from kerazoo.models.backbones import BACKBONES
+from kerazoo.models.heads import feature_extractor
+from kerazoo.models.registry import find
+from kerazoo.models.weights import load_features
+
+FAMILIES = (
+    "vgg16", "resnet50", "resnet50_v2", "inception_v3", "xception", "mobilenet_025", "mobilenet_v2_035",
+    "mobilenet_v3_small", "densenet121", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny",
+)  # fmt: skip
+
+# Published counts, with keras.applications' own top of 1000 classes (keras.io/api/applications and the papers)
+PUBLISHED = {
+    "vgg16": 138_357_544, "vgg19": 143_667_240, "resnet50": 25_636_712, "resnet101": 44_707_176,
+    "resnet152": 60_419_944, "resnet50_v2": 25_613_800, "inception_v3": 23_851_784,
+    "inception_resnet_v2": 55_873_736, "xception": 22_910_480, "mobilenet_100": 4_253_864,
+    "mobilenet_v2_100": 3_538_984, "mobilenet_v3_small": 2_554_968, "mobilenet_v3_large": 5_507_432,
+    "densenet121": 8_062_504, "densenet169": 14_307_880, "densenet201": 20_242_984, "nasnet_mobile": 5_326_716,
+    "nasnet_large": 88_949_818, "efficientnet_b0": 5_330_571, "efficientnet_v2_s": 21_612_360,
+    "efficientnet_v2_m": 54_431_388, "convnext_tiny": 28_589_128, "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
+}  # fmt: skip
+
+
+def top(name: str) -> int:
+    """Parameters of keras.applications' own top for 1000 classes, by formula."""
+    features = find(name).features
+    if name.startswith("vgg"):  # flattened 7x7 map, two layers of 4096
+        return (7 * 7 * 512 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
+    if name.startswith("mobilenet_v3"):  # one more convolution before the classes
+        wide = 1024 if "small" in name else 1280
+        return (features + 1) * wide + (wide + 1) * 1000
+    return (features + 1) * 1000
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_registered_counts_are_the_published_ones(name):
+    assert find(name).parameters + top(name) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # minutes and gigabytes: 50 networks of up to 350 million parameters
+        b.name if b.name in FAMILIES else pytest.param(b.name, marks=pytest.mark.slow)
+        for b in BACKBONES
+    ],
+)
+def test_contract(name, tmp_path):
+    entry = find(name)
+    keras.utils.set_random_seed(0)
+    shape = (entry.smallest + 1 | 1, entry.smallest + 9 | 1, 3)  # odd, not square
+    x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
+    x = np.array(entry.preprocessing(*shape[:2]).scale(x))
+    model = kerazoo.build(name, input_shape=shape, num_classes=3)
+    assert_contract(model, x, 3)
+    assert model.count_params() == entry.parameters + (entry.features + 1) * 3
+    assert model.get_layer("features").output.shape == (None, entry.features)
+    assert all(isinstance(model.get_layer(stage).output, keras.KerasTensor) for stage in entry.stages)
+    sizes = [model.get_layer(stage).output.shape[1] for stage in entry.stages]
+    assert sizes == sorted(sizes, reverse=True)
+    assert_rebuilds(model, kerazoo.build(name, input_shape=shape, num_classes=3), x, tmp_path)
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
+def test_preprocessing_is_that_of_keras_applications(backbone):
+    family = importlib.import_module(f"keras.applications.{backbone.module}")
+    x = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    expected = family.preprocess_input(x.astype(np.float32))
+    np.testing.assert_allclose(backbone.preprocessing().scale(x), expected, rtol=0, atol=1e-6)
+
+
+def test_sizes_below_the_smallest_are_refused():
+    for name, size in (("vgg16", 31), ("inception_v3", 74), ("xception", 70)):
+        with pytest.raises(ModelError, match=f"{name}: .*the smallest side it can take is {size + 1} px"):
+            kerazoo.build(name, input_shape=(size, 224, 3))
+    with pytest.raises(ModelError, match="ImageNet weights take 3 channels, not 1"):
+        kerazoo.build("vgg16", input_shape=(224, 224, 1), weights="imagenet")
+
+
+def test_the_real_checkpoint_loads_into_every_layer(shared):
+    """The published MobileNet weights, by path: equal to what keras.applications itself makes of the file."""
+    path = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    ours = feature_extractor(kerazoo.build("mobilenet_025", weights=path, num_classes=4))
+    theirs = keras.applications.MobileNet(
+        alpha=0.25, include_top=False, weights=str(path), input_shape=(224, 224, 3), pooling="avg"
+    )
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_of_another_architecture_are_refused(shared, tmp_path):
+    path = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    for name in ("mobilenet_050", "mobilenet_v2_035", "vgg16"):
+        with pytest.raises(WeightsError, match=f"{path.name} do not fit {name}"):
+            kerazoo.build(name, weights=path, num_classes=4)
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    page = tmp_path / "page.h5"
+    page.write_text("<html>not found</html>")
+    for bad in (cut, page, tmp_path / "missing.h5"):
+        with pytest.raises(WeightsError, match=bad.name):
+            kerazoo.build("mobilenet_025", weights=bad, num_classes=4)
+
+
+def test_weights_in_the_new_format_are_checked_too(tmp_path):
+    model = kerazoo.build("bottleneck_cnn", num_classes=3)
+    feature_extractor(model).save_weights(tmp_path / "features.weights.h5")
+    again = kerazoo.build("bottleneck_cnn", num_classes=5)
+    load_features(again, tmp_path / "features.weights.h5")
+    np.testing.assert_array_equal(model.layers[1].kernel, again.layers[1].kernel)
+    for other in ("cnn", "resnet20"):
+        with pytest.raises(WeightsError, match="do not fit"):
+            load_features(kerazoo.build(other), tmp_path / "features.weights.h5")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A loopback HTTP server over tmp_path/www; gives its URL and folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/", folder
+        http.shutdown()
+        thread.join()
+
+
+def test_imagenet_weights_are_downloaded_by_name(server, tmp_path, monkeypatch, capsys):
+    """The real download code against a loopback server with a weights file made on the spot."""
+    url, folder = server
+    made = keras.applications.MobileNet(alpha=0.5, include_top=False, weights=None, input_shape=(224, 224, 3))
+    made.save_weights(tmp_path / "made.weights.h5")
+    name = "mobilenet_5_0_224_tf_no_top.h5"
+    source = importlib.import_module("keras.src.applications.mobilenet")
+    monkeypatch.setattr(source, "BASE_WEIGHT_PATH", url)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path / "home"))
+    with pytest.raises(WeightsError, match=r"no ImageNet weights for mobilenet_050: .*404.*--weights PATH"):
+        kerazoo.build("mobilenet_050", weights="imagenet", num_classes=4)
+
+    _save_legacy(made, folder / name)
+    model = kerazoo.build("mobilenet_050", weights="imagenet", num_classes=4)
+    for a, b in zip(feature_extractor(model).weights, made.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "home" / "models" / name).is_file()
+    assert not capsys.readouterr().out  # standard output is for results
+
+
+def _save_legacy(model: keras.Model, path) -> None:
+    """The format of the published files: Keras's HDF5 of before version 3."""
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)

@@ -1,0 +1,209 @@
+"""Pixels: decoded as Pillow decodes them, upright, and fitted as Pillow resizes them; the same in any graph."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from kerazoo.errors import ModelError
+from kerazoo.models.preprocessing import FITS, SCALINGS, Preprocessing
+
+RGB, GREY = Preprocessing(32, 32), Preprocessing(32, 32, channels=1)
+
+
+def photo(height=45, width=61, mode="RGB"):
+    """A smooth random picture, which JPEG keeps well."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+# in a graph, as training and serving run it
+DECODERS = {p: tf.function(p.decode, input_signature=[tf.TensorSpec((), tf.string)]) for p in (RGB, GREY)}
+
+
+def decode(contents, preprocessing=RGB):
+    return DECODERS[preprocessing](tf.constant(contents)).numpy()
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg_is_bit_identical_to_pillow(subsampling):
+    contents = encode(photo(), "JPEG", quality=83, subsampling=subsampling)
+    expected = np.array(Image.open(io.BytesIO(contents)))
+    np.testing.assert_array_equal(decode(contents), expected)
+    np.testing.assert_array_equal(
+        decode(contents, GREY)[..., 0], np.array(Image.open(io.BytesIO(contents)).convert("L"))
+    )
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned(orientation, endian):
+    exif = Image.Exif()
+    exif.endian = endian
+    exif[0x010F] = "a maker whose name comes before"
+    exif[0x0112] = orientation
+    contents = encode(photo(), "JPEG", exif=exif.tobytes(), icc_profile=bytes(3000), quality=90)
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
+    assert expected.shape[:2] == ((45, 61) if orientation < 5 else (61, 45))
+    np.testing.assert_array_equal(decode(contents), expected)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"http://ns.adobe.com/xap",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0",  # orientation 9
+    ],
+)  # fmt: skip
+def test_broken_exif_is_no_orientation(exif):
+    plain = encode(photo(), "JPEG")
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    np.testing.assert_array_equal(decode(plain[:2] + segment + plain[2:]), np.array(Image.open(io.BytesIO(plain))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(kind, mode) for kind in ("PNG", "GIF") for mode in ("RGB", "L", "P", "1")] + [("BMP", "RGB")]
+)
+def test_other_formats_and_modes(kind, mode):
+    image = photo(mode=mode)
+    contents = encode(image, kind)
+    stored = Image.open(io.BytesIO(contents))
+    np.testing.assert_array_equal(decode(contents), np.array(stored.convert("RGB")))
+    np.testing.assert_array_equal(decode(contents, GREY)[..., 0], np.array(stored.convert("RGB").convert("L")))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_bmp_with_a_palette_is_refused(mode):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP pictures with a palette are not supported"):
+        decode(encode(photo(mode=mode), "BMP"))
+
+
+def test_a_palette_with_alpha():
+    image = photo(mode="P")
+    contents = encode(image, "PNG", transparency=bytes([0] * 128 + [255] * 128))
+    clear = np.array(image) < 128
+    found = decode(contents)
+    assert (found[clear] == 255).all()
+    np.testing.assert_array_equal(found[~clear], np.array(image.convert("RGB"))[~clear])
+
+
+def test_webp_and_its_alpha():
+    lossless = encode(photo(), "WEBP", lossless=True)
+    np.testing.assert_array_equal(decode(lossless), np.array(photo()))
+    clear = photo().convert("RGBA")
+    clear.putalpha(0)
+    assert (decode(encode(clear, "WEBP", lossless=True)) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_over_white(mode):
+    image = photo().convert(mode)
+    alpha = Image.linear_gradient("L").resize(image.size)
+    image.putalpha(alpha)
+    over = Image.new("RGBA", image.size, "white")
+    over.alpha_composite(image.convert("RGBA"))
+    found = decode(encode(image, "PNG"))
+    assert np.abs(found.astype(int) - np.array(over.convert("RGB"))).max() <= 1
+    opaque = np.array(alpha) == 255
+    np.testing.assert_array_equal(found[opaque], np.array(image.convert("RGB"))[opaque])
+
+
+def test_cmyk_jpeg_is_near_pillow():
+    contents = encode(photo().convert("CMYK"), "JPEG", quality=95)
+    found, expected = decode(contents).astype(int), np.array(Image.open(io.BytesIO(contents)).convert("RGB"))
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
+    contents = encode(Image.fromarray(values), "PNG")
+    np.testing.assert_array_equal(decode(contents)[..., 1], values >> 8)
+
+
+def test_what_is_no_picture_is_refused():
+    good = encode(photo(), "JPEG")
+    for bad in (b"", b"\xff\xd8\xff", b"<html></html>", good[: len(good) // 2], b"RIFF", b"\x89PNG\r\n\x1a\n"):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(bad)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (48, 31), (30, 90)])
+def test_stretch_is_pillows_antialiased_bilinear(height, width):
+    image = photo(240, 320)
+    found = Preprocessing(height, width, fit="stretch").fit_pixels(np.array(image)).numpy()
+    expected = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    assert found.shape == (height, width, 3)
+    assert np.abs(found.astype(float) - expected).mean() <= 0.5
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 90), (90, 40), (50, 50)])
+def test_crop_keeps_the_centre_and_pad_keeps_all(rows, columns):
+    image = np.zeros((rows, columns, 3), np.uint8)
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    image[top : top + side, left : left + side] = 200
+    assert (Preprocessing(20, 20, fit="crop").fit_pixels(image).numpy() == 200).all()
+    padded = Preprocessing(90, 90, fit="pad").fit_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
+    share = min(rows, columns) / max(rows, columns)
+    assert (padded == 77).all(axis=-1).mean() == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_picture_of_the_right_size_is_left_as_it_is(fit):
+    image = np.array(photo(32, 32))
+    np.testing.assert_array_equal(Preprocessing(32, 32, fit=fit).fit_pixels(image), image)
+    # float pixels take the same way: what serving is given as floats is what training saw as bytes
+    np.testing.assert_array_equal(Preprocessing(32, 32, fit=fit).fit_pixels(image.astype(np.float32)), image)
+
+
+def test_channels_follow_the_network():
+    grey = np.array(photo(mode="L"))[..., None]
+    three = Preprocessing(45, 61).fit_pixels(grey).numpy()
+    assert (three == grey).all()
+    one = Preprocessing(45, 61, channels=1).fit_pixels(three).numpy()
+    np.testing.assert_array_equal(one, grey)
+
+
+def test_one_call_is_decode_fit_scale_and_the_graph_is_bit_equal():
+    contents = encode(photo(), "JPEG")
+    for scaling in SCALINGS:
+        preprocessing = Preprocessing(24, 20, scaling=scaling)
+        eager = preprocessing.scale(preprocessing.fit_pixels(preprocessing.decode(contents))).numpy()
+        data = tf.data.Dataset.from_tensors(contents).map(preprocessing)
+        mapped = tf.function(
+            lambda b, p=preprocessing: tf.map_fn(p, b, fn_output_signature=tf.TensorSpec(p.shape, tf.float32))
+        )
+        np.testing.assert_array_equal(eager, next(iter(data)))
+        np.testing.assert_array_equal(eager, mapped(tf.constant([contents]))[0])
+
+
+def test_it_travels_as_json_and_refuses_what_it_does_not_know():
+    made = Preprocessing(24, 20, channels=1, fit="pad", scaling="tf")
+    assert Preprocessing.from_json(made.to_json()) == made
+    with pytest.raises(ModelError, match="unknown key 'sise'"):
+        Preprocessing.from_json({"height": 1, "width": 1, "sise": 2})
+    with pytest.raises(ModelError, match="fit='squash' is not one of stretch, crop, pad"):
+        Preprocessing(8, 8, fit="squash")
+    with pytest.raises(ModelError, match="scaling 'caffe' is for 3 channels"):
+        Preprocessing(8, 8, channels=1, scaling="caffe")
+
+
+def test_real_photos_are_bit_identical_to_pillow(shared):
+    import tarfile
+
+    with tarfile.open(shared / "flowers240.tar") as archive:
+        members = [m for m in archive if m.name.endswith(".jpg")][::120]
+        files = [archive.extractfile(m).read() for m in members]
+    assert len(files) >= 30
+    for contents in files:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(contents))).convert("RGB")
+        np.testing.assert_array_equal(decode(contents), np.array(image))
