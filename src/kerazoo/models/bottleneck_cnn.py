@@ -1,7 +1,8 @@
 """A small CNN of 1x1 bottlenecks and 3x3 convolutions: under 8,000 parameters for MNIST.
 
 A block squeezes the channels by a 1x1 convolution before a 3x3 one widens them again: the 3x3 kernel, nine times as
-dear per channel, then works on few channels (Lin et al. 2013, arXiv:1312.4400; He et al. 2015, Figure 5).
+dear per channel, then works on few channels (Lin et al. 2013, arXiv:1312.4400; He et al. 2015, Figure 5). The squeeze
+is linear, as in Sandler et al. 2018, arXiv:1801.04381, section 3.2.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,16 @@ def bottleneck_cnn(
     *,
     input_shape: tuple[int, int, int] = (28, 28, 1),
     num_classes: int = 10,
-    stem: Sequence[int] = (16,),
-    stages: Sequence[Sequence[Sequence[int]]] = (((8, 24), (8, 24)), ((12, 24),)),
+    stem: Sequence[int] = (8, 16),
+    stages: Sequence[Sequence[Sequence[int]]] = (((8, 24), (8, 24)), ((8, 24),)),
     dropout: float = 0.0,
     momentum: float = 0.99,
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits.
 
     `stem`: filters of the 3x3 convolutions at full size. Each of `stages` halves H and W by max pooling, then has a
-    block for each (squeeze, filters): 1x1 to `squeeze` channels, 3x3 to `filters`. Global mean pooling, then the head.
-    `dropout` acts before the logits; `momentum` is batch norm's. Raises ModelError.
+    block for each (squeeze, filters): linear 1x1 to `squeeze` channels, 3x3 to `filters`. Then global mean pooling and
+    the head. `dropout` acts before the logits; `momentum` is batch norm's. Raises ModelError.
     """
     stem = check_counts(stem, name="stem", model="bottleneck_cnn")
     shape = check_input_shape(input_shape, smallest=max(8, 2 ** len(stages)), model="bottleneck_cnn")
@@ -43,7 +44,7 @@ def bottleneck_cnn(
             if len(widths) != 2:
                 raise ModelError(f"bottleneck_cnn: stages holds {widths!r}; each block is (squeeze, filters)")
             name = f"stage{stage}_block{block}"
-            x = convolution(x, widths[0], 1, name=f"{name}_squeeze", momentum=momentum)
+            x = layers.Conv2D(widths[0], 1, use_bias=False, name=f"{name}_squeeze")(x)  # linear: ReLU would lose half
             x = convolution(x, widths[1], 3, name=f"{name}_expand", momentum=momentum)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = attach(x, num_classes, dropout=dropout, model="bottleneck_cnn")

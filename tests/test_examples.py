@@ -1,0 +1,211 @@
+"""Examples and batches: what is read, what is refused, and that order and pixels depend on nothing but the seed."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_pictures
+from PIL import Image
+
+from kerazoo.errors import DataError
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.batches import evaluation_batches, training_batches
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.preflight import check_pictures
+
+
+def test_a_folder_without_parts_is_split_by_content(pictures):
+    examples = load_examples(pictures, validation=0.25)
+    assert examples.class_names == ("circle", "square")
+    assert examples.counts("train") == {"circle": 9, "square": 9}
+    assert examples.counts("val") == {"circle": 3, "square": 3}
+    # the choice follows the pictures, not their names
+    chosen = {examples.hashes[i] for i in np.flatnonzero(examples.splits == "val")}
+    for path in sorted(pictures.rglob("*.png")):
+        path.rename(path.with_name(f"renamed-{hash(path.name) % 97:02d}-{path.name}"))
+    again = load_examples(pictures, validation=0.25)
+    assert {again.hashes[i] for i in np.flatnonzero(again.splits == "val")} == chosen
+
+
+def test_a_folder_with_its_own_parts(tmp_path):
+    make_pictures(tmp_path / "train", count=5)
+    make_pictures(tmp_path / "validation", count=2, seed=1)
+    make_pictures(tmp_path / "test", count=3, seed=2)
+    (tmp_path / "train" / "circle" / "notes.txt").write_text("not a picture")
+    (tmp_path / "train" / "circle" / ".hidden.png").write_text("not seen")
+    examples = load_examples(tmp_path)
+    assert [sum(examples.splits == split) for split in ("train", "val", "test")] == [10, 4, 6]
+    assert examples.left_out == (str(Path("train", "circle", "notes.txt")),)
+    assert len(examples.split("test")) == 6
+
+
+def test_npz(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 6, 5)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.arange(40) % 4, x_test=x[:8], y_test=np.arange(8) % 4)
+    examples = load_examples(tmp_path / "a.npz")
+    assert examples.pixels.shape == (48, 6, 5, 1)
+    assert [sum(examples.splits == split) for split in ("train", "val", "test")] == [36, 4, 8]
+    assert examples.keys[40] == "x_test[0]"
+    assert examples.class_names == ("0", "1", "2", "3")
+
+
+def test_the_digest_follows_content_labels_and_splits(pictures):
+    first = load_examples(pictures).digest()
+    assert load_examples(pictures).digest() == first
+    assert load_examples(pictures, validation=0.3).digest() != first
+    picture = next(pictures.rglob("*.png"))
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert load_examples(pictures).digest() != first
+
+
+def test_bad_folders_are_named(tmp_path, pictures):
+    with pytest.raises(DataError, match="there is no folder or file .*nowhere"):
+        load_examples(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="empty has no folders in it"):
+        load_examples(empty)
+    (empty / "only").mkdir()
+    with pytest.raises(DataError, match="empty has no pictures"):
+        load_examples(empty)
+    one = make_pictures(tmp_path / "one", classes=("alone",))
+    with pytest.raises(DataError, match="one class only .'alone'."):
+        load_examples(one)
+    (one / "vacant").mkdir()
+    with pytest.raises(DataError, match="class 'vacant' in .* has no pictures"):
+        load_examples(one)
+    Image.new("RGB", (4, 4)).save(one / "vacant" / "single.png")
+    with pytest.raises(DataError, match="class 'vacant' in .* has one picture"):
+        load_examples(one)
+    make_pictures(tmp_path / "parts" / "train")
+    make_pictures(tmp_path / "parts" / "val", classes=("circle", "triangle"))
+    with pytest.raises(DataError, match="class 'triangle' is in .*val but not in .*train"):
+        load_examples(tmp_path / "parts")
+    (tmp_path / "page.html").write_text("x")
+    with pytest.raises(DataError, match=r"page.html is not an image folder or an .npz file"):
+        load_examples(tmp_path / "page.html")
+    with pytest.raises(DataError, match="between 0 and 1, not 1.5"):
+        load_examples(pictures, validation=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_test": np.zeros((2, 3, 3), np.uint8)}, "has no x_train; it has x_test"),
+        ({"x_train": np.zeros((2, 3, 3), np.float32)}, r"x_train is \(2, 3, 3\) float32"),
+        ({"x_train": np.zeros((2, 3, 3), np.uint8)}, "y_train must hold 2 class numbers"),
+        ({"x_train": np.zeros((2, 3, 3), np.uint8), "y_train": np.array([0, -1])}, "class numbers from 0"),
+        (
+            {"x_train": np.zeros((2, 3, 3), np.uint8), "y_train": np.array([0, 2]), "class_names": ["a", "b"]},
+            "label 2 has no name",
+        ),
+        ({"x_train": np.zeros((3, 3, 3), np.uint8), "y_train": np.array([0, 0, 2])}, "class '1' .* has no pictures"),
+    ],
+)
+def test_bad_npz_is_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(DataError, match=message) as error:
+        load_examples(tmp_path / "bad.npz")
+    assert "bad.npz" in str(error.value)
+
+
+def test_a_damaged_npz_is_named(tmp_path):
+    np.savez(tmp_path / "cut.npz", x_train=np.zeros((2, 3, 3), np.uint8))
+    path = tmp_path / "cut.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="cut.npz cannot be read as .npz"):
+        load_examples(path)
+
+
+def test_preflight_names_every_bad_picture(pictures):
+    good = (pictures / "circle" / "00.png").read_bytes()
+    bad = {"cut.png": good[:200], "empty.png": b"", "page.jpg": b"<html></html>"}
+    for name, contents in bad.items():
+        (pictures / "square" / name).write_bytes(contents)
+    examples = load_examples(pictures)
+    with pytest.raises(DataError, match="3 pictures cannot be decoded") as error:
+        check_pictures(examples, Preprocessing(8, 8))
+    assert all(name in str(error.value) for name in bad)
+    assert "it is empty" in str(error.value)
+    assert "00.png" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# -- batches ------------------------------------------------------------------------------------------------------
+
+STRONG = Augmentation(shift=0.2, rotate=20, zoom=0.2, flip=True)
+
+
+def epoch(examples, number, *, seed=0, batch_size=5, augmentation=STRONG, threads=None):
+    batches = training_batches(
+        examples, Preprocessing(16, 16), batch_size=batch_size, seed=seed, augmentation=augmentation
+    )
+    batches.epoch.assign(number)
+    dataset = batches.dataset
+    if threads:
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        dataset = dataset.with_options(options)
+    rows = list(dataset.as_numpy_iterator())
+    assert len(rows) == batches.steps == int(dataset.cardinality())
+    return hashlib.sha256(b"".join(x.tobytes() + y.tobytes() for x, y in rows)).hexdigest(), rows
+
+
+def test_an_epoch_is_a_function_of_seed_and_number(pictures):
+    train = load_examples(pictures).split("train")
+    first = epoch(train, 0)[0]
+    assert epoch(train, 0, threads=1)[0] == first
+    assert epoch(train, 0, threads=8)[0] == first
+    assert len({first, epoch(train, 1)[0], epoch(train, 0, seed=1)[0]}) == 3
+
+
+def test_each_example_comes_once_an_epoch(tmp_path):
+    x = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.arange(23) % 2, x_val=x[:1], y_val=[0])
+    examples = load_examples(tmp_path / "a.npz")
+    plain = Preprocessing(2, 2, channels=1, scaling="none")
+    batches = training_batches(examples.split("train"), plain, batch_size=5, seed=0, augmentation=Augmentation())
+    for number in range(3):
+        batches.epoch.assign(number)
+        seen = np.concatenate([x[:, 0, 0, 0] for x, _ in batches.dataset.as_numpy_iterator()])
+        assert len(seen) == 20  # the last three make no whole batch
+        assert len(set(seen.tolist())) == 20
+    small = training_batches(examples.split("train"), plain, batch_size=50, seed=0, augmentation=Augmentation())
+    assert [len(y) for _, y in small.dataset.as_numpy_iterator()] == [23]
+    rows = list(evaluation_batches(examples.split("train"), plain, batch_size=10).as_numpy_iterator())
+    np.testing.assert_array_equal(np.concatenate([x[:, 0, 0, 0] for x, _ in rows]), np.arange(23))
+
+
+def test_shifts_move_whole_pixels():
+    image = np.random.default_rng(0).integers(1, 256, (28, 28, 1)).astype(np.uint8)
+    shift = Augmentation(shift=0.07)
+    found = set()
+    for seed in range(200):
+        moved = shift(tf.constant(image), tf.constant([seed, 0])).numpy()
+        where = [
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if np.array_equal(moved[2:-2, 2:-2], image[2 + dy : 26 + dy, 2 + dx : 26 + dx])
+        ]
+        assert len(where) == 1
+        found.add(where[0])
+    assert len(found) == 25
+
+
+def test_augmentation_parts():
+    image = np.zeros((9, 9, 1), np.uint8)
+    image[4, 6] = 255
+    flips = {Augmentation(flip=True)(tf.constant(image), tf.constant([s, 0])).numpy().argmax() for s in range(20)}
+    assert flips == {4 * 9 + 6, 4 * 9 + 2}
+    turned = [Augmentation(rotate=90)(tf.constant(image), tf.constant([s, 0])).numpy()[..., 0] for s in range(60)]
+    rows, columns = np.array([np.unravel_index(t.argmax(), t.shape) for t in turned]).T
+    np.testing.assert_allclose(np.hypot(rows - 4, columns - 4), 2, atol=0.9)  # it goes round the centre
+    assert rows.min() <= 2
+    assert rows.max() >= 6
+    assert not Augmentation()
+    assert Augmentation(zoom=0.1)

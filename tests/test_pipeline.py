@@ -1,0 +1,394 @@
+"""The whole path on small pictures: train or fine-tune, evaluate, export, predict; and what must never differ."""
+
+import csv
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_pictures
+
+import kerazoo
+from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
+from kerazoo.models.heads import feature_extractor
+from kerazoo.models.stored import load_model, load_spec, read_json
+from kerazoo.pipelines import transfer
+from kerazoo.pipelines.evaluation import Evaluation, evaluate
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.recipe import make_recipe, read_recipe
+from kerazoo.pipelines.runs import open_run
+from kerazoo.pipelines.training import make_optimizer, momentum_for, train
+from kerazoo.pipelines.transfer import finetune
+from kerazoo.serving.export import export_run
+from kerazoo.serving.predict import predict
+from kerazoo.serving.saved_model import PASSPORT, ExportedModel
+
+
+def recipe(data, model="bottleneck_cnn", **parts):
+    values = {
+        "model": {"name": model},
+        "data": {"path": str(data), "size": 24, "channels": 3, "validation": 0.25},
+        "training": {"epochs": 2, "batch_size": 6},
+        "augmentation": {"shift": 0.1, "flip": True},
+    }
+    for name, part in parts.items():
+        values[name] = {**values.get(name, {}), **part} if isinstance(part, dict) else part
+    return make_recipe(values)
+
+
+def quiet(_):
+    pass
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def tags_in(folder):
+    return {json.loads(line)["tag"] for line in (folder / "watch.jsonl").read_text().splitlines()}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("data") / "shapes", count=20, size=40)
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    """A finished training run."""
+    return train(recipe(pictures), name="first", root=tmp_path_factory.mktemp("runs"), say=quiet)
+
+
+@pytest.fixture(scope="module")
+def export(run, tmp_path_factory):
+    return export_run(run, root=tmp_path_factory.mktemp("saved_models"))
+
+
+def test_a_run_holds_all_that_it_should(run, pictures):
+    files = {
+        str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file() and "tensorboard" not in str(p)
+    }
+    maps = {name for name in files if name.startswith("feature_maps")}
+    assert len(maps) == 3
+    assert files - maps == {
+        "run.json", "recipe.toml", "environment.json", "data.json", "model.json", "model.weights.h5", "history.csv",
+        "watch.jsonl", "evaluation/val.json", "evaluation/val.csv", "evaluation/val.npy",
+    }  # fmt: skip
+    state = read_json(run.folder / "run.json")
+    assert state["status"] == "finished"
+    rows = table(run.folder / "history.csv")
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0"]
+    # fit's own validation and the evaluation afterwards are the same number
+    assert float(rows[-1]["val_accuracy"]) == pytest.approx(state["results"]["val_accuracy"])
+    assert float(rows[-1]["val_loss"]) == pytest.approx(state["results"]["val_loss"], rel=1e-5)
+    assert read_json(run.folder / "data.json")["counts"]["train"] == {"circle": 15, "square": 15}
+    assert (run.folder / "tensorboard").is_dir()
+    tags = tags_in(run.folder)
+    assert {"gradients/global/mean_norm", "weights/logits/kernel/norm"} <= tags
+
+
+def test_the_same_recipe_gives_the_same_bits(run, pictures, tmp_path):
+    """Run again from the recipe that the run kept; once more without watchers; then with another seed."""
+    kept = read_recipe(run.folder / "recipe.toml")
+    again = train(make_recipe(kept), root=tmp_path, say=quiet)
+    unwatched = train(make_recipe(kept, ["watch=false"]), root=tmp_path, say=quiet)
+    other = train(make_recipe(kept, ["seed=1"]), root=tmp_path, say=quiet)
+    digests = [read_json(r.folder / "model.json")["weights_sha256"] for r in (run, again, unwatched, other)]
+    weights = [load_model(r.folder)[1].get_weights() for r in (run, again, unwatched, other)]
+    for same in weights[1:3]:
+        assert all(np.array_equal(a, b) for a, b in zip(weights[0], same, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[3], strict=True))
+    assert digests[0] != digests[3]
+    assert [r.name for r in (again, unwatched, other)] == [f"bottleneck_cnn-shapes-{i}" for i in (1, 2, 3)]
+
+
+def test_evaluate_gives_what_training_recorded(run, pictures, tmp_path):
+    recorded = np.load(run.folder / "evaluation" / "val.npy")
+    [result] = evaluate(run)
+    np.testing.assert_allclose(result.probabilities, recorded, atol=1e-6)
+    assert result.accuracy == read_json(run.folder / "run.json")["results"]["val_accuracy"]
+    other = make_pictures(tmp_path / "other", count=4, seed=9)
+    results = evaluate(run, str(other))
+    assert [r.split for r in results] == ["train", "val"]
+    assert (run.folder / "evaluation" / "other" / "val.csv").is_file()
+    strange = make_pictures(tmp_path / "strange", classes=("circle", "star"), count=4)
+    with pytest.raises(DataError, match=r"not the model's: missing \['square'\], unknown \['star'\]"):
+        evaluate(run, str(strange))
+
+
+def test_metrics_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
+    result = Evaluation("val", tuple("abcd"), np.array([0, 1, 1, 1]), probabilities, ("no", "yes"), 0.5)
+    assert result.accuracy == 0.75
+    assert result.confusion().tolist() == [[1, 0], [1, 2]]
+    np.testing.assert_allclose(result.interval(), (0.3006, 0.9544), atol=1e-4)  # Wilson, n=4, x=3
+
+
+def test_the_export_answers_what_evaluation_recorded(run, export, pictures):
+    """Every validation file's bytes, in a fresh process in which keras cannot be imported."""
+    recorded = table(run.folder / "evaluation" / "val.csv")
+    files = [row["key"] for row in recorded]
+    script = """
+import sys
+sys.modules["keras"] = None
+import json, numpy as np, tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+out = serve(image_bytes=tf.constant([open(p, "rb").read() for p in sys.argv[2:]]))
+print(json.dumps({k: v.numpy().astype(str if v.dtype == tf.string else float).tolist() for k, v in out.items()}))
+"""
+    command = [sys.executable, "-c", script, str(export), *(str(pictures / f) for f in files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answers = json.loads(done.stdout)
+    assert answers["label"] == [row["predicted"] for row in recorded]
+    np.testing.assert_allclose(answers["probabilities"], np.load(run.folder / "evaluation" / "val.npy"), atol=1e-5)
+    assert answers["class_names"][0] == ["circle", "square"]
+    assert answers["top_labels"][0] == [answers["label"][0], *({"circle", "square"} - {answers["label"][0]})]
+    np.testing.assert_allclose(np.sum(answers["top_probabilities"], axis=1), 1, atol=1e-5)
+
+
+def test_both_signatures_and_a_run_agree(run, export, pictures):
+    files = sorted((pictures / "square").glob("*.png"))[:3]
+    loaded = tf.saved_model.load(str(export))
+    pixels = np.stack([tf.io.decode_png(p.read_bytes(), channels=3) for p in files]).astype(np.float32)
+    images = loaded.signatures["serve_images"](images=tf.constant(pixels))
+    contents = loaded.signatures["serving_default"](image_bytes=tf.constant([p.read_bytes() for p in files]))
+    assert set(images) == set(contents)
+    for key in images:
+        np.testing.assert_array_equal(images[key], contents[key])
+    from_run, from_export = predict(run.folder, files), predict(export, files)
+    for a, b in zip(from_run, from_export, strict=True):
+        assert (a.path, a.top[0][0]) == (b.path, b.top[0][0])
+        assert a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-5)
+    assert len(predict(export, [pictures])) == 40
+
+
+def test_answers_do_not_depend_on_batch_mates(export, pictures):
+    files = sorted(pictures.rglob("*.png"))[:7]
+    model = ExportedModel(export)
+    together = model.probabilities([p.read_bytes() for p in files])
+    alone = np.concatenate([model.probabilities([p.read_bytes()]) for p in files])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_the_export_loads_in_the_c_api_and_holds_each_weight_once(run, export):
+    """What TensorFlow Serving loads with: variables held by a Keras model inside a module are not found there."""
+    library = ctypes.CDLL(str(next(Path(tf.__file__).parent.glob("libtensorflow_cc.so*"))))
+    for name in ("TF_NewStatus", "TF_NewSessionOptions", "TF_NewGraph", "TF_LoadSessionFromSavedModel"):
+        getattr(library, name).restype = ctypes.c_void_p
+    library.TF_Message.restype = ctypes.c_char_p
+    status, graph = ctypes.c_void_p(library.TF_NewStatus()), ctypes.c_void_p(library.TF_NewGraph())
+    options, tags = ctypes.c_void_p(library.TF_NewSessionOptions()), (ctypes.c_char_p * 1)(b"serve")
+    session = library.TF_LoadSessionFromSavedModel(
+        options, None, ctypes.c_char_p(str(export).encode()), tags, 1, graph, None, status
+    )
+    assert library.TF_GetCode(status) == 0, library.TF_Message(status).decode()
+    assert session
+    stored = sum(p.stat().st_size for p in (export / "variables").iterdir())
+    weights = 4 * load_model(run.folder)[1].count_params()
+    assert weights <= stored <= weights + 20_000
+
+
+def test_saved_model_cli_runs_it(export, pictures):
+    picture = next(pictures.rglob("*.png"))
+    tool = Path(sys.executable).with_name("saved_model_cli")
+    expression = f"image_bytes=[open({str(picture)!r}, 'rb').read()]"
+    command = [tool, "run", "--dir", export, "--tag_set", "serve", "--signature_def", "serving_default"]
+    done = subprocess.run([*command, "--input_exprs", expression], capture_output=True, text=True, check=False)
+    if done.returncode:  # the tool evaluates literals only; it still must load the model and name the input
+        shown = subprocess.run([tool, "show", "--dir", export, "--all"], capture_output=True, text=True, check=True)
+        assert "image_bytes" in shown.stdout
+        assert "serve_images" in shown.stdout
+    else:
+        assert "probabilities" in done.stdout
+
+
+def test_the_passport(run, export):
+    passport = json.loads((export / PASSPORT).read_text())
+    assert passport["class_names"] == ["circle", "square"]
+    assert passport["preprocessing"] == load_spec(run.folder).preprocessing.to_json()
+    assert passport["weights_sha256"] == read_json(run.folder / "model.json")["weights_sha256"]
+    assert passport["metrics"]["val_accuracy"] == read_json(run.folder / "run.json")["results"]["val_accuracy"]
+    assert passport["gate"]["pictures"] == 10
+    assert passport["gate"]["largest_difference"] < 1e-5
+
+
+def test_the_gate_refuses_an_export_that_answers_otherwise(run, tmp_path):
+    """What was evaluated is changed behind the gate's back: nothing is exported, nothing is left."""
+    path = run.folder / "evaluation" / "val.npy"
+    kept = path.read_bytes()
+    try:
+        np.save(path, np.load(path)[:, ::-1])
+        with pytest.raises(GateError, match="does not answer as the evaluated model did for 10 of 10 pictures"):
+            export_run(run, root=tmp_path)
+    finally:
+        path.write_bytes(kept)
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_are_versioned_and_never_overwritten(run, export):
+    with pytest.raises(RunError, match=r"first exists \(version 1\); choose another --name"):
+        export_run(run, root=export.parents[1])
+    assert export_run(run, root=export.parents[1], new_version=True).name == "2"
+    assert sorted(p.name for p in export.parent.iterdir()) == ["1", "2"]
+    with pytest.raises(RunError, match="must be a plain folder name"):
+        export_run(run, name="../outside", root=export.parents[1])
+
+
+def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
+    data = make_pictures(tmp_path / "data", count=6)
+    made = train(recipe(data, training={"epochs": 1}, watch=False), root=tmp_path / "runs", say=quiet)
+    extra = next((data / "circle").glob("*.png"))
+    (data / "circle" / "new.png").write_bytes(extra.read_bytes())
+    with pytest.raises(DataError, match="has changed since .* was trained"):
+        evaluate(made)
+    (data / "circle" / "new.png").unlink()
+    weights = made.folder / "model.weights.h5"
+    contents = bytearray(weights.read_bytes())
+    contents[-1] ^= 1
+    weights.write_bytes(contents)
+    with pytest.raises(WeightsError, match="it was changed"):
+        evaluate(made)
+
+
+def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
+    with pytest.raises(RunError, match="first exists; choose another --name"):
+        train(recipe(pictures), name="first", root=run.folder.parent, say=quiet)
+    with pytest.raises(RunError, match="there is no run nothing"):
+        open_run("nothing")
+    half = run.folder.parent / "half"
+    half.mkdir()
+    (half / "run.json").write_text('{"status": "running"}')
+    with pytest.raises(RunError, match="half did not finish"):
+        open_run(half)
+
+
+def test_a_loss_that_is_not_a_number_is_said(pictures, tmp_path):
+    wild = recipe(pictures, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", watch=False)
+    with pytest.raises(KerazooError, match=r"lower optimizer.learning_rate \(it was 1e\+30\)"):
+        train(wild, root=tmp_path, say=quiet)
+
+
+def test_bad_recipes_are_named(pictures):
+    with pytest.raises(RecipeError, match="optimizer.name: .*'adam' or 'adamw', not 'adamm'"):
+        recipe(pictures, optimizer={"name": "adamm"})
+    with pytest.raises(RecipeError, match=r"no key 'training.epoch'; known here: epochs, batch_size"):
+        recipe(pictures, training={"epoch": 3})
+    with pytest.raises(RecipeError, match="--set 'epochs' is not key=value"):
+        make_recipe({"model": {"name": "mlp"}}, ["epochs"])
+    with pytest.raises(RecipeError, match="data"):
+        make_recipe({"model": {"name": "mlp"}})
+    with pytest.raises(ModelError, match="no model is called 'resnet21'"):
+        train(recipe(pictures, model="resnet21"), say=quiet)
+    assert not Path("runs").exists()
+
+
+def test_the_schedule_warms_up_and_ends_at_zero(pictures):
+    part = recipe(pictures, optimizer={"learning_rate": 0.5, "warmup": 0.1}).optimizer
+    rate = make_optimizer(part, steps=100)._learning_rate
+    values = [float(rate(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(values, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
+    assert momentum_for(421) == pytest.approx(1 - 10 / 421)
+    assert momentum_for(3) == 0.9
+
+
+# -- fine-tuning --------------------------------------------------------------------------------------------------
+
+
+def transfer_recipe(data, model, weights, epochs=0, **more):
+    part = {"weights": str(weights), "head_epochs": 10, **more}
+    return recipe(data, model=model, training={"epochs": epochs}, transfer=part, optimizer={"learning_rate": 1e-3})
+
+
+def test_finetune_from_a_run_keeps_the_frozen_part(run, pictures, tmp_path):
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder), root=tmp_path, say=quiet)
+    old, new = (feature_extractor(load_model(r.folder)[1]) for r in (run, made))
+    for a, b in zip(old.weights, new.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = table(made.folder / "history.csv")
+    assert len(rows) == 10
+    # the head's own validation, on standardised features, is what the whole network gives
+    assert float(rows[-1]["val_accuracy"]) == pytest.approx(
+        read_json(made.folder / "run.json")["results"]["val_accuracy"]
+    )
+    tags = tags_in(made.folder / "head")
+    assert "gradients/global/mean_norm" in tags
+    assert list((made.folder / "feature_maps").iterdir())
+
+
+def test_finetune_unfreezes_but_never_batch_norm(run, pictures, tmp_path):
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path, say=quiet)
+    old, new = (load_model(r.folder)[1] for r in (run, made))
+    moved = set()
+    for a, b in zip(feature_extractor(old).layers, feature_extractor(new).layers, strict=True):
+        if any(not np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True)):
+            moved.add(type(a).__name__)
+    assert moved == {"Conv2D"}
+
+
+def test_the_last_stages_are_unfrozen(monkeypatch):
+    entry = kerazoo.models.find("mobilenet_025")
+    model = kerazoo.build("mobilenet_025", input_shape=(32, 32, 3), num_classes=2)
+    chosen = transfer.layers_to_unfreeze(model, entry, 1)
+    assert "conv_pw_12" in chosen
+    assert "logits" in chosen
+    assert not {name for name in chosen if "_11" in name}
+    assert transfer.layers_to_unfreeze(model, entry, 0) == {layer.name for layer in model.layers}
+    with pytest.raises(ModelError, match="transfer.unfreeze=5: mobilenet_025 has 4 stages"):
+        transfer.layers_to_unfreeze(model, entry, 5)
+
+
+def test_random_weights_train_their_batch_norm(pictures, tmp_path):
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", "none", epochs=1), root=tmp_path, say=quiet)
+    norms = [x for x in load_model(made.folder)[1].layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert norms
+    assert all(np.any(np.array(norm.moving_mean) != 0) for norm in norms)
+
+
+def test_a_real_backbone_goes_the_whole_way(shared, pictures, tmp_path):
+    """ImageNet's MobileNet at alpha 0.25: fine-tune, export through the gate, the same answers from both."""
+    weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    asked = transfer_recipe(pictures, "mobilenet_025", weights)
+    made = finetune(make_recipe(asked.model_dump(), ["data.size=64"]), root=tmp_path, say=quiet)
+    assert read_json(made.folder / "run.json")["results"]["val_accuracy"] >= 0.9
+    folder = export_run(made, root=tmp_path / "saved_models")
+    assert json.loads((folder / PASSPORT).read_text())["preprocessing"]["scaling"] == "tf"
+
+
+def test_finetune_refuses_weights_that_do_not_fit(run, pictures, tmp_path):
+    cases = {
+        "resnet20": (run.folder, "are of bottleneck_cnn, not of resnet20"),
+        "vgg_small": (tmp_path / "missing.h5", "there are no weights '.*missing.h5' for vgg_small; take none"),
+        "bottleneck_cnn": ("cifar", "there are no weights 'cifar' for bottleneck_cnn; take mnist, none"),
+    }
+    for model, (weights, message) in cases.items():
+        with pytest.raises(WeightsError, match=message):
+            finetune(transfer_recipe(pictures, model, weights), root=tmp_path / "runs", say=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_npz_goes_the_whole_way(tmp_path):
+    """Arrays have no files: the gate encodes them without loss."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 100, (60, 16, 16)).astype(np.uint8)
+    y = np.arange(60) % 3
+    for label in range(3):
+        x[y == label, 4 * label : 4 * label + 6] += 120
+    np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9], class_names=["top", "mid", "low"])
+    plain = recipe(tmp_path / "bars.npz", model="cnn", optimizer={"learning_rate": 0.003}, training={"epochs": 6})
+    values = plain.model_dump(exclude_none=True)
+    values["data"] = {"path": str(tmp_path / "bars.npz")}
+    values["augmentation"] = {}
+    made = train(make_recipe(values), root=tmp_path / "runs", say=quiet)
+    results = read_json(made.folder / "run.json")["results"]
+    assert results["test_accuracy"] == 1.0
+    assert results["test_examples"] == 9
+    assert load_spec(made.folder).preprocessing.shape == (16, 16, 1)
+    folder = export_run(made, root=tmp_path / "saved_models")
+    assert json.loads((folder / PASSPORT).read_text())["gate"]["pictures"] == 6
+    assert ExportedModel(folder).class_names == ("top", "mid", "low")
+    assert len(load_examples(tmp_path / "bars.npz").split("test")) == 9
