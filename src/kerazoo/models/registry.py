@@ -132,7 +132,6 @@ def build(name: str, **arguments: Any) -> "keras.Model":
 def describe(name: str) -> dict[str, Any]:
     """The arguments that `build(name, ...)` takes, each with its default."""
     entry = find(name)
-    fixed = set(entry.arguments)
     parameters = inspect.signature(entry.builder()).parameters.values()
-    found = {p.name: p.default for p in parameters if p.name not in fixed}
+    found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}
     return found | {"input_shape": entry.input_shape}

@@ -43,10 +43,7 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     reproducible(recipe.seed)
 
     batches = batches_of(recipe, examples, preprocessing)
-    arguments = {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
-    if "momentum" in describe(entry.name):
-        arguments["momentum"] = momentum_for(batches.steps)
-    spec = ModelSpec(entry.name, arguments | recipe.model.arguments, preprocessing, examples.class_names)
+    spec = spec_of(entry, recipe, preprocessing, examples, momentum=momentum_for(batches.steps))
     model = spec.build()
     say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}")
 
@@ -77,7 +74,7 @@ def fit(
     progress = Progress(say, batches.steps * recipe.training.batch_size)
     history = model.fit(
         batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-        callbacks=[batches.clock(), progress, keras.callbacks.TerminateOnNaN(), *callbacks],
+        callbacks=[batches.clock(), progress, StopOnNaN(), *callbacks],
     ).history  # fmt: skip
     rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=False)]
     if rows and not np.isfinite(rows[-1]["loss"]):
@@ -86,6 +83,14 @@ def fit(
             f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
         )
     return [{"epoch": float(number)} | row for number, row in enumerate(rows, start=1)]
+
+
+class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops after an epoch whose loss is not finite. Keras's TerminateOnNaN makes every step wait for Python."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the epoch's mean loss."""
+        self.model.stop_training |= not np.isfinite((logs or {}).get("loss", 0.0))
 
 
 def make_optimizer(part: OptimizerPart, *, steps: int) -> keras.optimizers.Optimizer:
@@ -131,6 +136,21 @@ def input_of(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> P
     if isinstance(entry, Backbone):
         return entry.preprocessing(height, width, fit)
     return Preprocessing(height, width, channels, fit=fit, scaling="unit")
+
+
+def spec_of(
+    entry: Network | Backbone, recipe: Recipe, preprocessing: Preprocessing, examples: Examples, **preferred: Any
+) -> ModelSpec:
+    """The model of a run, every argument resolved, so that a later default changes nothing.
+
+    The recipe's own arguments come before `preferred` ones, these before the builder's defaults.
+    """
+    known = describe(entry.name)
+    arguments = {name: value for name, value in known.items() if name != "weights"}
+    arguments |= {name: value for name, value in preferred.items() if name in known}
+    arguments |= recipe.model.arguments
+    arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
+    return ModelSpec(entry.name, arguments, preprocessing, examples.class_names)
 
 
 def batches_of(recipe: Recipe, examples: Examples, preprocessing: Preprocessing) -> TrainingBatches:

@@ -3,6 +3,8 @@
 1. Features: one pass of the frozen network over the pictures, in inference mode.
 2. Head: a linear layer learned on the features, standardised; the standardisation is folded into its weights.
 3. Fine-tuning, where `training.epochs` > 0: the stages asked for are unfrozen, batch norm stays frozen.
+
+Random weights (`weights = "none"`) have no features worth keeping: with epochs, all of it learns from the start.
 """
 
 import time
@@ -32,7 +34,9 @@ from kerazoo.pipelines.training import (
     fit,
     input_of,
     make_optimizer,
+    momentum_for,
     reproducible,
+    spec_of,
     summary,
     watchers,
 )
@@ -53,20 +57,22 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     check_pictures(examples, preprocessing)
     reproducible(recipe.seed)
 
-    arguments = {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)} | stored
-    spec = ModelSpec(entry.name, arguments | recipe.model.arguments, preprocessing, examples.class_names)
+    batches = batches_of(recipe, examples, preprocessing)
+    preferred = stored if source is not None else {"momentum": momentum_for(batches.steps)}
+    spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
     model = _build(spec, source)
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
     say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
     run = create_run(folder, recipe, examples)
-    history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
+    history: list[dict[str, float]] = []
+    if source is not None or not recipe.training.epochs:
+        history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
     if recipe.training.epochs:
         for layer in model.layers:
-            # pretrained batch norm keeps its statistics; random weights have none worth keeping
+            # pretrained batch norm keeps its statistics
             frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = layer.name in unfrozen and not frozen_norm
-        batches = batches_of(recipe, examples, preprocessing)
         validation = evaluation_batches(examples.split("val"), preprocessing)
         with watchers(run, recipe, examples, preprocessing) as watch:
             history += fit(
@@ -102,12 +108,10 @@ def _input_of(
         spec = load_spec(source)
         if spec.name != entry.name:
             raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
-        shape = ("input_shape", "num_classes")
-        arguments = {key: value for key, value in spec.arguments.items() if key not in shape}
         size = recipe.data.size
         values = spec.preprocessing.to_json() | {"fit": recipe.data.fit}
         values |= {"height": size, "width": size} if size else {}
-        return Preprocessing.from_json(values), arguments
+        return Preprocessing.from_json(values), dict(spec.arguments)
     return input_of(entry, recipe, examples), {}
 
 
