@@ -1,6 +1,7 @@
 """The contract of every pretrained backbone. One of each family by default; the whole table in the slow tier."""
 
 import functools
+import hashlib
 import importlib
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from kerazoo.errors import ModelError, WeightsError
 from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.registry import find
-from kerazoo.models.weights import load_features
+from kerazoo.models.weights import copy_weights, load_features
 
 FAMILIES = (
     "vgg16", "resnet50", "resnet50_v2", "inception_v3", "xception", "mobilenet_025", "mobilenet_v2_035",
@@ -126,6 +127,11 @@ def test_weights_in_the_new_format_are_checked_too(tmp_path):
     for other in ("cnn", "resnet20"):
         with pytest.raises(WeightsError, match="do not fit"):
             load_features(kerazoo.build(other), tmp_path / "features.weights.h5")
+    # Keras itself would load the first layers of a deeper network without a word
+    deeper = kerazoo.build("vgg_small", filters=(32, 64, 128, 64))
+    feature_extractor(deeper).save_weights(tmp_path / "deeper.weights.h5")
+    with pytest.raises(WeightsError, match="do not fit vgg_small"):
+        load_features(kerazoo.build("vgg_small"), tmp_path / "deeper.weights.h5")
 
 
 @pytest.fixture
@@ -165,6 +171,45 @@ def test_imagenet_weights_are_downloaded_by_name(server, tmp_path, monkeypatch, 
         np.testing.assert_array_equal(a, b)
     assert (tmp_path / "home" / "models" / name).is_file()
     assert not capsys.readouterr().out  # standard output is for results
+
+
+def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, tmp_path, monkeypatch):
+    """Keras gives EfficientNet one more layer with weights="imagenet"; ours holds it in its Normalization."""
+    url, folder = server
+    shape = (40, 40, 3)
+    made = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    norm = next(layer for layer in made.layers if isinstance(layer, keras.layers.Normalization))
+    norm.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
+    for layer in made.layers:  # statistics that let differences through
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(layer.moving_variance * 0.05)
+    path = folder / "efficientnetb0_notop.h5"
+    _save_legacy(made, path)
+    source = importlib.import_module("keras.src.applications.efficientnet")
+    monkeypatch.setattr(source, "BASE_WEIGHTS_PATH", url)
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(source.WEIGHTS_HASHES, "b0", ("", digest))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path / "home"))
+    x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
+    published = keras.applications.EfficientNetB0(
+        include_top=False, weights="imagenet", input_shape=shape, pooling="avg"
+    )
+    expected = published(x, training=False).numpy()
+    assert np.abs(expected - made(x, training=False).numpy()).max() > 1e-3 * np.abs(expected).max()
+
+    arguments = {"input_shape": shape, "num_classes": 2}
+    by_name = kerazoo.build("efficientnet_b0", weights="imagenet", **arguments)
+    by_path = kerazoo.build("efficientnet_b0", weights=path, **arguments)
+    by_name.save_weights(tmp_path / "run.weights.h5")
+    rebuilt = kerazoo.build("efficientnet_b0", **arguments)
+    rebuilt.load_weights(tmp_path / "run.weights.h5")
+    features = feature_extractor(kerazoo.build("efficientnet_b0", **arguments))
+    copy_weights(feature_extractor(by_name), features)
+    for model in (by_name, by_path, rebuilt):
+        found = feature_extractor(model)(x, training=False).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_array_equal(features(x, training=False), feature_extractor(by_name)(x, training=False))
 
 
 def _save_legacy(model: keras.Model, path) -> None:

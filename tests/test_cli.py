@@ -132,6 +132,8 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         assert code == 0
         assert [len(p["top"]) for p in json.loads(out)["predictions"]] == [1] * 12
 
+    broken = tmp_path / "broken.toml"
+    broken.write_text('data = "pictures"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
         (train, "run runs/one exists; choose another --name"),
@@ -143,6 +145,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
         (["train", "mlp"], "there is no data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
+        (["train", broken, "--data", data], "recipe key data.path: 'data' is 'pictures'"),
     ):
         code, out, err = call(monkeypatch, capsys, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -151,8 +154,6 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
 
     code, _, err = call(monkeypatch, capsys, "train", "runs/one/recipe.toml", "--name", "again", "--set", "seed=0")
     assert code == 0, err
-    digests = [json.loads(Path("runs", name, "model.json").read_text())["weights_sha256"] for name in ("one", "again")]
-    assert len(digests[0]) == 64
     np.testing.assert_array_equal(*(np.load(f"runs/{name}/evaluation/val.npy") for name in ("one", "again")))
 
 

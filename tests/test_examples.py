@@ -85,6 +85,14 @@ def test_bad_folders_are_named(tmp_path, pictures):
     make_pictures(tmp_path / "parts" / "val", classes=("circle", "triangle"))
     with pytest.raises(DataError, match="class 'triangle' is in .*val but not in .*train"):
         load_examples(tmp_path / "parts")
+    (tmp_path / "parts" / "extra").mkdir()
+    with pytest.raises(DataError, match="has train, val and beside them extra; take out what is no split"):
+        load_examples(tmp_path / "parts")
+    flat = make_pictures(tmp_path / "flat" / "train").parent
+    (flat / "val").mkdir()
+    Image.new("RGB", (4, 4)).save(flat / "val" / "loose.png")
+    with pytest.raises(DataError, match="flat/val has no pictures in folders of classes"):
+        load_examples(flat)
     (tmp_path / "page.html").write_text("x")
     with pytest.raises(DataError, match=r"page.html is not an image folder or an .npz file"):
         load_examples(tmp_path / "page.html")
@@ -178,6 +186,23 @@ def test_each_example_comes_once_an_epoch(tmp_path):
     assert [len(y) for _, y in small.dataset.as_numpy_iterator()] == [23]
     rows = list(evaluation_batches(examples.split("train"), plain, batch_size=10).as_numpy_iterator())
     np.testing.assert_array_equal(np.concatenate([x[:, 0, 0, 0] for x, _ in rows]), np.arange(23))
+
+
+def test_augmentation_differs_by_position_and_epoch(tmp_path):
+    """The same picture at every position: what differs is augmentation alone."""
+    x = np.random.default_rng(0).integers(0, 256, (1, 9, 9)).astype(np.uint8).repeat(12, axis=0)
+    np.savez(tmp_path / "same.npz", x_train=x, y_train=np.arange(12) % 2, x_val=x[:2], y_val=[0, 1])
+    train = load_examples(tmp_path / "same.npz").split("train")
+    batches = training_batches(
+        train, Preprocessing(9, 9, channels=1), batch_size=12, seed=0, augmentation=Augmentation(shift=0.4)
+    )
+    epochs = []
+    for number in range(2):
+        batches.epoch.assign(number)
+        epochs.append(next(batches.dataset.as_numpy_iterator())[0])
+    for pictures in epochs:
+        assert len({p.tobytes() for p in pictures}) > 6
+    assert sum(not np.array_equal(a, b) for a, b in zip(*epochs, strict=True)) > 6
 
 
 def test_shifts_move_whole_pixels():

@@ -35,6 +35,8 @@ def assert_contract(model: keras.Model, x: np.ndarray, num_classes: int) -> None
     missing = [v.path for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None]
     assert not missing
     assert all(np.isfinite(g).all() for g in gradients)
+    still = [v.path for v, g in zip(model.trainable_variables, gradients, strict=True) if not np.any(g)]
+    assert not still
 
 
 def assert_rebuilds(model: keras.Model, again: keras.Model, x: np.ndarray, path) -> None:
@@ -113,6 +115,9 @@ def test_build_is_seeded_and_unknown_things_are_named():
         ("cnn", {"input_shape": (6, 6, 1), "padding": "valid"}, "leaves a feature map of 2x2 before convolution 2"),
         ("recurrent", {"cell": "rnn"}, "cell='rnn' is not one of simple, gru, lstm"),
         ("bottleneck_cnn", {"stages": (((8,),),)}, "each block is"),
+        ("bottleneck_cnn", {"stages": 5}, "stages=5 must be lists"),
+        ("bottleneck_cnn", {"momentum": 5}, "momentum=5 must be a number in"),
+        ("mlp", {"input_shape": 28}, "input_shape=28"),
         ("resnet20", {"input_shape": (4, 4, 3)}, "the smallest side it can take is 8 px"),
         ("perceptron", {"output": "sigmoid"}, "output='sigmoid' is not one of logits, threshold"),
     ],
@@ -221,6 +226,7 @@ def test_heads_turn_logits_into_answers():
     ("kind", "labels", "loss"),
     [
         ("multiclass", [1], -math.log(0.75)),
+        ("binary", [[1, 0]], (math.log(2) - math.log(0.25)) / 2),
         ("multilabel", [[1, 0]], (math.log(2) - math.log(0.25)) / 2),
         ("regression", [[1.0, 0.0]], (1 + math.log(3.0) ** 2) / 2),
     ],
@@ -239,9 +245,12 @@ def test_metrics_read_logits():
 def test_unknown_head_and_loss_are_named():
     with pytest.raises(ModelError, match="head='softmax' is not one of multiclass"):
         find_head("softmax")
-    with pytest.raises(ModelError, match="loss='hinge' is not one of cross_entropy"):
-        HEADS["binary"].make_loss("hinge")
-    assert set(LOSSES) >= {head.loss for head in HEADS.values()} | {network.loss for network in NETWORKS}
+    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass head; it takes cross_entropy"):
+        HEADS["multiclass"].make_loss("mse")
+    for head in HEADS.values():
+        assert {head.loss, *head.other_losses} <= set(LOSSES)
+    for network in NETWORKS:
+        HEADS["multiclass"].make_loss(network.loss)
 
 
 def test_weight_decay_spares_biases_and_norms():

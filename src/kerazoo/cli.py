@@ -90,11 +90,9 @@ def train(
     from kerazoo.pipelines.recipe import make_recipe, read_recipe
 
     values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
-    if data is not None:
-        values.setdefault("data", {})["path"] = data
-    elif "path" not in values.get("data", {}):
+    _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed})
+    if "data" not in values:
         raise RecipeError("there is no data: name an image folder or an .npz file with --data")
-    _override(values, epochs, seed)
     recipe = make_recipe(values, settings or [])
     start_tensorflow()
     if recipe.transfer is not None:
@@ -131,7 +129,7 @@ def finetune(
         "optimizer": {"learning_rate": 3e-4},
         "transfer": {"weights": weights},
     }
-    _override(values, epochs, seed)
+    _override(values, {"training.epochs": epochs, "seed": seed})
     recipe = make_recipe(values, settings or [])
     start_tensorflow()
     from kerazoo.pipelines.transfer import finetune as run_finetune
@@ -208,11 +206,12 @@ def _defaults(model: str) -> dict[str, Any]:
     return {"model": {"name": entry.name}, **{part: dict(values) for part, values in recipe.items()}}
 
 
-def _override(values: dict[str, Any], epochs: int | None, seed: int | None) -> None:
-    if epochs is not None:
-        values.setdefault("training", {})["epochs"] = epochs
-    if seed is not None:
-        values["seed"] = seed
+def _override(values: dict[str, Any], flags: dict[str, Any]) -> None:
+    from kerazoo.pipelines.recipe import override
+
+    for key, value in flags.items():
+        if value is not None:
+            override(values, key, value)
 
 
 def _report(run: Any, as_json: bool) -> None:
@@ -239,9 +238,6 @@ def main() -> None:
             raise
         say(f"kerazoo: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("kerazoo: stopped by Ctrl-C")
-        sys.exit(130)
     except OSError as error:
         if "--traceback" in arguments:
             raise

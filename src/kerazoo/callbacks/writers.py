@@ -27,7 +27,6 @@ class RunWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = (folder / "watch.jsonl").open("a", encoding="utf-8")
         self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))

@@ -8,6 +8,7 @@ Reading the table imports nothing heavy.
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ class Backbone:
     parameters: int
     stages: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    published_std: tuple[float, ...] = ()  # see `_fold_scaling`
 
     weights = ("imagenet",)
     loss = "cross_entropy"
@@ -77,7 +79,7 @@ def build_backbone(
     import keras
 
     from kerazoo.models import heads
-    from kerazoo.models.weights import load_features
+    from kerazoo.models.weights import copy_weights, load_features
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
     if weights == "imagenet" and shape[2] != 3:
@@ -87,23 +89,42 @@ def build_backbone(
         )
     inputs = keras.Input(shape, name="inputs")
     make = getattr(keras.applications, backbone.function)
-    arguments = {"include_top": False, "input_tensor": inputs, "input_shape": shape, "pooling": "avg", **fixed}
-    if weights == "imagenet":
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # where Keras reports its downloads
-                base = make(weights="imagenet", **arguments)
-        except Exception as error:  # get_file raises a bare Exception when a download fails
-            raise WeightsError(
-                f"no ImageNet weights for {backbone.name}: {error}; check the network, or fetch the file elsewhere "
-                "and name it with --weights PATH"
-            ) from error
-    else:
-        base = make(weights=None, **arguments)
+    arguments = {"include_top": False, "input_shape": shape, "pooling": "avg", **fixed}
+    # never weights="imagenet" here: EfficientNet builds another network then, and a run could not rebuild it
+    base = make(weights=None, input_tensor=inputs, **arguments)
     logits = heads.attach(base.output, num_classes, dropout=dropout, model=backbone.name)
     model = keras.Model(inputs, logits, name=backbone.name)
-    if weights not in (None, "imagenet"):
-        load_features(model, Path(str(weights)))
+    if weights is not None:
+        published = True
+        if weights == "imagenet":
+            copy_weights(_download(backbone.name, make, arguments), base)
+        else:
+            published = load_features(model, Path(str(weights)))
+        if published and backbone.published_std:
+            _fold_scaling(base, backbone.published_std)
     return model
+
+
+def _download(name: str, make: Callable[..., "keras.Model"], arguments: dict[str, Any]) -> "keras.Model":
+    try:
+        # Keras reports downloads on standard output, and warns of sizes whose weights are those of another
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return make(weights="imagenet", **arguments)
+    except Exception as error:  # get_file raises a bare Exception when a download fails
+        raise WeightsError(
+            f"no ImageNet weights for {name}: {error}; if the download failed, fetch the file elsewhere and name it "
+            "with --weights PATH"
+        ) from error
+
+
+def _fold_scaling(base: "keras.Model", std: tuple[float, ...]) -> None:
+    """Put EfficientNet's extra 1 / sqrt(std), a layer it has with published weights only, into its Normalization."""
+    import keras
+
+    norm = next(layer for layer in base.layers if isinstance(layer, keras.layers.Normalization))
+    norm.adapt_variance.assign(norm.adapt_variance * keras.ops.reshape(list(std), norm.adapt_variance.shape))
+    norm.finalize_state()
 
 
 def _resnet(name: str, blocks: tuple[int, ...], function: str, parameters: int) -> Backbone:
@@ -147,7 +168,10 @@ def _efficientnet(name: str, ends: str, size: int, features: int, parameters: in
     version = name.removeprefix("efficientnet_").upper().replace("V2_", "V2")
     stages = (*(f"block{end}" for end in ends.split()), "top_activation")
     module = "efficientnet_v2" if version.startswith("V2") else "efficientnet"
-    return Backbone(name, module, f"EfficientNet{version}", "none", size, 32, features, parameters, stages)
+    std = () if version.startswith("V2") else (0.229, 0.224, 0.225)
+    return Backbone(
+        name, module, f"EfficientNet{version}", "none", size, 32, features, parameters, stages, published_std=std
+    )
 
 
 def _convnext(variant: str, features: int, parameters: int) -> Backbone:

@@ -13,7 +13,7 @@ from keras import layers
 from kerazoo.errors import ModelError
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import convolution
-from kerazoo.models.validation import check_counts, check_input_shape
+from kerazoo.models.validation import check_counts, check_fraction, check_input_shape
 
 
 def bottleneck_cnn(
@@ -32,7 +32,10 @@ def bottleneck_cnn(
     the head. `dropout` acts before the logits; `momentum` is batch norm's. Raises ModelError.
     """
     stem = check_counts(stem, name="stem", model="bottleneck_cnn")
+    if not isinstance(stages, Sequence) or not all(isinstance(blocks, Sequence) for blocks in stages):
+        raise ModelError(f"bottleneck_cnn: stages={stages!r} must be lists of (squeeze, filters), one list a stage")
     shape = check_input_shape(input_shape, smallest=max(8, 2 ** len(stages)), model="bottleneck_cnn")
+    check_fraction(momentum, name="momentum", model="bottleneck_cnn")
     inputs = keras.Input(shape, name="inputs")
     x = inputs
     for index, filters in enumerate(stem, start=1):

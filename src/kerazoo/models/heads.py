@@ -27,6 +27,7 @@ class Head:
     activation: str
     loss: str
     metric: str
+    other_losses: tuple[str, ...] = ()
 
     def answers(self, logits: KerasTensor) -> KerasTensor:
         """(B, K) logits -> (B, K) answers: probabilities in [0, 1], or plain numbers for regression."""
@@ -35,10 +36,11 @@ class Head:
         return ops.sigmoid(logits) if self.activation == "sigmoid" else logits
 
     def make_loss(self, name: str | None = None) -> Any:
-        """The Keras loss that belongs to the head, or the one called `name` in `losses.LOSSES`."""
+        """The Keras loss that belongs to the head, or another one called `name` that goes with it."""
         name = name or self.loss
-        if name not in LOSSES:
-            raise ModelError(f"loss={name!r} is not one of {', '.join(LOSSES)}")
+        allowed = (self.loss, *self.other_losses)
+        if name not in allowed:
+            raise ModelError(f"loss={name!r} does not go with a {self.kind} head; it takes {', '.join(allowed)}")
         return LOSSES[name]()
 
     def make_metric(self) -> Any:
@@ -53,10 +55,10 @@ class Head:
 HEADS: dict[str, Head] = {
     head.kind: head
     for head in (
-        Head("multiclass", "softmax", "cross_entropy", "accuracy"),
-        Head("binary", "sigmoid", "binary_cross_entropy", "binary_accuracy"),
+        Head("multiclass", "softmax", "cross_entropy", "accuracy", ("perceptron", "quadratic")),
+        Head("binary", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("perceptron", "quadratic")),
         Head("multilabel", "sigmoid", "binary_cross_entropy", "binary_accuracy"),
-        Head("regression", "linear", "mse", "mae"),
+        Head("regression", "linear", "mse", "mae", ("mae",)),
     )
 }
 

@@ -8,7 +8,7 @@ from keras import KerasTensor, layers
 
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import convolution
-from kerazoo.models.validation import check_input_shape
+from kerazoo.models.validation import check_fraction, check_input_shape
 
 # (filters of the 1x1 branch, filters of the 3x3 branch); a single number is a downsampling module
 MODULES: tuple[tuple[int, int] | int, ...] = (
@@ -28,6 +28,7 @@ def inception_small(
     `dropout` acts before the logits; `momentum` is batch norm's. Raises ModelError.
     """
     shape = check_input_shape(input_shape, smallest=8, model="inception_small")
+    check_fraction(momentum, name="momentum", model="inception_small")
     inputs = keras.Input(shape, name="inputs")
     x = convolution(inputs, 96, 3, name="stem", momentum=momentum)
     for index, module in enumerate(MODULES, start=1):

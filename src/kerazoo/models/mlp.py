@@ -8,7 +8,7 @@ from keras import layers
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import ACTIVATIONS
 from kerazoo.models.layers import activation as activation_layer
-from kerazoo.models.validation import check_choice, check_count, check_counts, check_fraction, check_penalty
+from kerazoo.models.validation import check_choice, check_counts, check_fraction, check_penalty
 
 
 def mlp(
@@ -27,7 +27,7 @@ def mlp(
     share of units left out, in [0, 1); `l1` and `l2` add l1 * sum|w| + l2 * sum w^2 over kernels to the loss.
     Raises ModelError.
     """
-    shape = tuple(check_count(size, name="input_shape", model="mlp") for size in input_shape)
+    shape = check_counts(input_shape, name="input_shape", model="mlp")
     units = check_counts(units, name="units", model="mlp", allow_empty=True)
     check_choice(activation, ACTIVATIONS, name="activation", model="mlp")
     rate = check_fraction(dropout, name="dropout", model="mlp")

@@ -5,7 +5,7 @@ from keras import layers
 
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import Threshold
-from kerazoo.models.validation import check_choice, check_count
+from kerazoo.models.validation import check_choice, check_counts
 
 
 def perceptron(
@@ -39,7 +39,7 @@ def sigmoid_neuron(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: i
 def _layer(
     input_shape: tuple[int, ...], num_classes: int, model: str, initializer: str
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    shape = tuple(check_count(size, name="input_shape", model=model) for size in input_shape)
+    shape = check_counts(input_shape, name="input_shape", model=model)
     inputs = keras.Input(shape, name="inputs")
     x = layers.Flatten(name="flatten")(inputs)
     return inputs, attach(x, num_classes, model=model, kernel_initializer=initializer)

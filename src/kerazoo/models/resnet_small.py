@@ -9,7 +9,7 @@ from keras import KerasTensor, layers
 from kerazoo.errors import ModelError
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import ShortcutA, convolution
-from kerazoo.models.validation import check_input_shape
+from kerazoo.models.validation import check_fraction, check_input_shape
 
 FILTERS = (16, 32, 64)
 
@@ -30,6 +30,7 @@ def resnet_small(
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise ModelError(f"resnet_small: depth={depth!r} must be 6n + 2: 8, 14, 20, 26, 32, 44, 56, 110, ...")
     shape = check_input_shape(input_shape, smallest=8, model=name)
+    check_fraction(momentum, name="momentum", model=name)
     inputs = keras.Input(shape, name="inputs")
     x = convolution(inputs, FILTERS[0], 3, name="stem", momentum=momentum)
     for stage, filters in enumerate(FILTERS, start=1):

@@ -7,7 +7,7 @@ from kerazoo.errors import ModelError
 
 
 def check_input_shape(input_shape: Sequence[int], *, smallest: int, model: str) -> tuple[int, int, int]:
-    """`input_shape` as (H, W, C): H and W at least `smallest` px, C one of 1, 3, 4 or more."""
+    """`input_shape` as (H, W, C): H and W at least `smallest` px."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     if len(shape) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
         raise ModelError(f"{model}: input_shape={input_shape!r} is not (height, width, channels) in whole numbers")

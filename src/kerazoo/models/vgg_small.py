@@ -12,7 +12,7 @@ from keras import layers
 
 from kerazoo.models.heads import attach
 from kerazoo.models.layers import convolution
-from kerazoo.models.validation import check_counts, check_input_shape
+from kerazoo.models.validation import check_counts, check_fraction, check_input_shape
 
 
 def vgg_small(
@@ -29,6 +29,7 @@ def vgg_small(
     """
     filters = check_counts(filters, name="filters", model="vgg_small")
     shape = check_input_shape(input_shape, smallest=max(8, 2 ** len(filters)), model="vgg_small")
+    check_fraction(momentum, name="momentum", model="vgg_small")
     inputs = keras.Input(shape, name="inputs")
     x = inputs
     for stage, width in enumerate(filters, start=1):

@@ -1,12 +1,15 @@
 """Loading pretrained features into a network: shipped weights, a kerazoo model folder, or a weights file."""
 
+import hashlib
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import KerazooError, WeightsError
-from kerazoo.models.stored import DESCRIPTION, load_model
+from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
 
 if TYPE_CHECKING:
+    import h5py
     import keras
 
 SHIPPED = Path(__file__).parent / "pretrained"  # <network>_<weights>/ holds a model on disk
@@ -22,49 +25,88 @@ def shipped(name: str, weights: str) -> Path:
     return folder
 
 
-def load_features(model: "keras.Model", source: Path) -> None:
+def load_features(model: "keras.Model", source: Path) -> bool:
     """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
 
     `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
     leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
-    head. Raises WeightsError where the file is missing, damaged, or of another architecture.
+    head. True where the file has the format of the published ones. Raises WeightsError where it is missing, damaged, or
+    of another architecture.
     """
     from kerazoo.models.heads import feature_extractor
 
     features = feature_extractor(model)
+    if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
+        source = source.parent  # the file of a run: its folder says what it is
     if source.is_dir():
-        _, stored = load_model(source)
-        _copy(feature_extractor(stored), features, source)
-    elif source.is_file():
-        _load_file(features, source)
-    else:
-        raise WeightsError(f"there is no weights file or model folder {source}")
+        stored = feature_extractor(load_model(source)[1])
+        if stored.name != features.name or _shapes(stored) != _shapes(features):
+            raise WeightsError(
+                f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
+            )
+        copy_weights(stored, features)
+        return False
+    if source.is_file():
+        return _load_file(features, source)
+    raise WeightsError(f"there is no weights file or model folder {source}")
 
 
-def _copy(stored: "keras.Model", features: "keras.Model", source: Path) -> None:
-    old, new = ([(layer.name, layer) for layer in m.layers if layer.weights] for m in (stored, features))
-    shapes = [[tuple(w.shape) for _, layer in side for w in layer.weights] for side in (old, new)]
-    if stored.name != features.name or shapes[0] != shapes[1]:
-        raise WeightsError(
-            f"the weights in {source} are of {_name(stored)}, which does not fit {_name(features)} as it is built here"
-        )
-    for (_, giver), (_, taker) in zip(old, new, strict=True):
-        taker.set_weights(giver.get_weights())
+def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:
+    """Give `taker` the weights of `giver`, which has the same variables in the same order."""
+    taker.set_weights(giver.get_weights())
+    for layer in taker.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization works with what it derived from its weights
+            layer.finalize_state()
 
 
-def _load_file(features: "keras.Model", source: Path) -> None:
+def weights_digest(model: "keras.Model") -> str:
+    """The sha256 of all weights of `model`, in order."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _load_file(features: "keras.Model", source: Path) -> bool:
     import h5py
 
     if not h5py.is_hdf5(source):
         raise WeightsError(f"{source} is not a Keras weights file (HDF5): it may be cut short or something else")
-    path = source
     try:
-        features.load_weights(path)
+        with h5py.File(source) as file:
+            published = "layer_names" in file.attrs
+            found = sorted(_arrays(file))
+        # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
+        if not published and found != _shapes(features):
+            raise WeightsError(
+                f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
+                f"than its {len(features.weights)}"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            features.load_weights(source)
     except KerazooError:
         raise
     except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
+    return published
+
+
+def _arrays(file: "h5py.File") -> list[tuple[int, ...]]:
+    """The shapes of the weights in a file of the newer format, without optimizer and seeds."""
+    shapes: list[tuple[int, ...]] = []
+
+    def visit(name: str, item: Any) -> None:
+        if hasattr(item, "shape") and not name.startswith("optimizer") and "seed_generator" not in name:
+            shapes.append(tuple(item.shape))
+
+    file.visititems(visit)
+    return shapes
+
+
+def _shapes(model: "keras.Model") -> list[tuple[int, ...]]:
+    return sorted(tuple(weight.shape) for weight in model.weights)
 
 
 def _name(model: "keras.Model") -> str:

@@ -11,13 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.errors import DataError
+from kerazoo.errors import DataError, GateError, KerazooError
 from kerazoo.models.heads import find_head
 from kerazoo.models.stored import ModelSpec, load_model, read_json, write_json, write_text
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import Examples, check_class_names, load_examples
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.runs import Run
+
+TOLERANCE = 1e-4  # largest difference of a probability between two answers for a picture; batches round otherwise
 
 
 @dataclass(frozen=True)
@@ -88,38 +90,58 @@ class Evaluation:
 
 def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
     """What `model` answers for `examples`, in inference mode; written into `folder`."""
+    result = answers_of(model, spec, examples, split)
+    result.write(folder)
+    return result
+
+
+def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
+    """What `model` answers for `examples`, in inference mode. Raises KerazooError where an answer is not finite."""
     logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
+    if not np.isfinite(logits).all():
+        bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
+        raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
     probabilities = keras.ops.convert_to_numpy(find_head(spec.head).answers(keras.ops.convert_to_tensor(logits)))
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
     right = wide[np.arange(len(wide)), examples.labels]
     loss = float((np.log(np.exp(wide).sum(axis=1)) - right).mean())
-    result = Evaluation(split, examples.keys, examples.labels, probabilities, spec.class_names, loss)
-    result.write(folder)
-    return result
+    return Evaluation(split, examples.keys, examples.labels, probabilities, spec.class_names, loss)
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
-    """Evaluate a finished run on its own val and test, or on every split of other `data`.
+    """Evaluate a finished run on its own val and test, or on every split of other `data` (all of it as `test`, where
+    it has no splits of its own).
 
-    Results of its own data go into the run's `evaluation/`, of other data into `evaluation/NAME/`. Raises DataError
-    where the run's data has changed since, or where the classes differ.
+    Answers on its own data must be those the run recorded; results on other data go into `evaluation/NAME-DIGEST/`.
+    Raises DataError where the run's data has changed since, or where the classes differ, and GateError where the
+    answers do.
     """
     recipe = run.recipe()
     spec, model = load_model(run.folder)
-    examples = load_examples(data or recipe.data.path, validation=recipe.data.validation)
+    examples = load_examples(data or recipe.data.path, validation=None if data else recipe.data.validation)
     check_class_names(examples.class_names, spec.class_names, examples.source)
     folder = run.folder / "evaluation"
-    splits = examples.split_names
-    if data is None:
-        recorded = read_json(run.folder / "data.json")["digest"]
-        if examples.digest() != recorded:
-            raise DataError(
-                f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "
-                f"name it with --data {examples.source} to evaluate on it as it is now"
-            )
-        splits = [split for split in splits if split != "train"]
-    else:
-        folder = folder / Path(data).stem
-    check_pictures(examples, spec.preprocessing)
-    return [evaluate_model(model, spec, examples.split(split), folder, split) for split in splits]
+    if data is not None:
+        check_pictures(examples, spec.preprocessing)
+        folder = folder / f"{Path(examples.source).stem}-{examples.digest()[:8]}"
+        return [evaluate_model(model, spec, examples.split(s), folder, s) for s in examples.split_names]
+    check_unchanged(run, examples)
+    results = []
+    for split in examples.split_names[1:]:
+        result = answers_of(model, spec, examples.split(split), split)
+        recorded = np.load(folder / f"{split}.npy")
+        if not np.allclose(result.probabilities, recorded, rtol=0, atol=TOLERANCE):
+            raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
+        results.append(result)
+    return results
+
+
+def check_unchanged(run: Run, examples: Examples) -> None:
+    """Raise DataError where `examples` are not what `run` was trained on, byte by byte."""
+    recorded = read_json(run.folder / "data.json")["digest"]
+    if examples.digest() != recorded:
+        raise DataError(
+            f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "
+            f"name it with --data {examples.source} to evaluate on it as it is now"
+        )

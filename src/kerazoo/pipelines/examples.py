@@ -94,9 +94,10 @@ class Examples:
         }  # fmt: skip
 
 
-def load_examples(data: str | Path, *, validation: float = 0.1) -> Examples:
+def load_examples(data: str | Path, *, validation: float | None = 0.1) -> Examples:
     """The examples in an image folder or an `.npz` file; `validation` is the share of train held out where it has none.
 
+    None asks for pictures to evaluate on: nothing is held out, and what has no splits of its own is all "test".
     Raises DataError, naming the folder, class or file, for anything that cannot be trained on.
     """
     path = Path(data).expanduser()
@@ -108,6 +109,9 @@ def load_examples(data: str | Path, *, validation: float = 0.1) -> Examples:
         raise DataError(f"{data} is not an image folder or an .npz file")
     else:
         raise DataError(f"there is no folder or file {data}")
+    if validation is None:
+        whole = examples.split_names == ["train"]
+        return replace(examples, splits=np.full(len(examples), "test")) if whole else examples
     _check_classes(examples)
     if "val" not in examples.split_names:
         examples = _hold_out(examples, validation)
@@ -129,7 +133,11 @@ def _folder(root: Path) -> Examples:
     if not top:
         raise DataError(f"{root} has no folders in it; put the pictures of each class into a folder of its name")
     parts: dict[str, Path] = {}
-    if "train" in top and set(top) <= set(SPLITS):
+    named = [name for name in top if name in SPLITS]
+    if "train" in top and len(named) > 1 and named != top:
+        others = ", ".join(name for name in top if name not in SPLITS)
+        raise DataError(f"{root} has {', '.join(named)} and beside them {others}; take out what is no split")
+    if "train" in top and named == top:
         for name in top:
             if SPLITS[name] in parts:
                 raise DataError(f"{root} has two folders for {SPLITS[name]}: {parts[SPLITS[name]].name} and {name}")
@@ -140,14 +148,16 @@ def _folder(root: Path) -> Examples:
     rows: list[tuple[str, int, str, str]] = []
     left_out: list[str] = []
     for split, folder in parts.items():
+        left_out += [str(p.relative_to(root)) for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."]
+        before = len(rows)
         for child in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
             if child.name not in class_names:
                 raise DataError(f"class {child.name!r} is in {folder} but not in {parts['train']}")
-            pictures, others = picture_files(child)
-            left_out += [str(p.relative_to(root)) for p in others]
+            pictures, strange = picture_files(child)
+            left_out += [str(p.relative_to(root)) for p in strange]
             rows += [(str(p.relative_to(root)), class_names.index(child.name), split, str(p)) for p in pictures]
-    if not rows:
-        raise DataError(f"{root} has no pictures; they end in {', '.join(SUFFIXES)}")
+        if len(rows) == before:
+            raise DataError(f"{folder} has no pictures in folders of classes; they end in {', '.join(SUFFIXES)}")
     keys, labels, splits, paths = zip(*rows, strict=True)
     return Examples(
         str(root), keys, np.array(labels, np.int64), np.array(splits), class_names, paths=paths,

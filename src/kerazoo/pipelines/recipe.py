@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kerazoo.errors import RecipeError
 
@@ -20,15 +20,28 @@ class ModelPart(_Part):
     name: str
     arguments: dict[str, Any] = {}
 
+    @field_validator("arguments")
+    @classmethod
+    def _only_its_own(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Size, classes and weights follow from the data and the transfer part."""
+        for name, instead in (
+            ("input_shape", "data.size and data.channels"),
+            ("num_classes", "the data"),
+            ("weights", "transfer.weights"),
+        ):
+            if name in arguments:
+                raise ValueError(f"{name} is not set here: it comes from {instead}")
+        return arguments
+
 
 class DataPart(_Part):
-    """The data, and how pictures are fitted. `size` is a side in px, `channels` 1 or 3; None: the network's own."""
+    """The data, and how pictures are fitted: a side in px, 1 or 3 channels, and a way. None: the network's own."""
 
     path: str
     validation: float = Field(0.1, gt=0, lt=1, description="share of train held out where the data has no val")
     size: int | None = Field(None, ge=1)
     channels: Literal[1, 3] | None = None
-    fit: Literal["crop", "pad", "stretch"] = "crop"
+    fit: Literal["crop", "pad", "stretch"] | None = None
 
 
 class OptimizerPart(_Part):
@@ -84,6 +97,15 @@ class Recipe(_Part):
     seed: int = Field(0, ge=0, lt=2**31)
     watch: bool = True
 
+    def anchored(self) -> "Recipe":
+        """The same, with absolute paths, so that it can be run from anywhere."""
+        data = self.data.model_copy(update={"path": str(Path(self.data.path).expanduser().resolve())})
+        transfer = self.transfer
+        if transfer is not None and Path(transfer.weights).expanduser().exists():
+            path = str(Path(transfer.weights).expanduser().resolve())
+            transfer = transfer.model_copy(update={"weights": path})
+        return self.model_copy(update={"data": data, "transfer": transfer})
+
     def to_toml(self) -> str:
         """The resolved recipe, as it can be read again."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
@@ -126,12 +148,16 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string
-    *path, last = key.strip().split(".")
+    override(values, key.strip(), value)
+
+
+def override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key` (dotted) in nested `values`. Raises RecipeError where a part of it is a value itself."""
+    *path, last = key.split(".")
     for part in path:
-        inner = values.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {setting!r}: {part!r} has no keys of its own")
-        values = inner
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"recipe key {key}: {part!r} is {values!r}, which has no keys of its own")
     values[last] = value
 
 

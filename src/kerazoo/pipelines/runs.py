@@ -1,6 +1,6 @@
 """A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
 
-runs/NAME/run.json             status, command, seconds, version
+runs/NAME/run.json             status, command, seconds, results; the digest of the weights it started from
           recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
           environment.json     versions and hardware
           data.json            source, digest, classes, counts
@@ -74,14 +74,17 @@ def free_name(stem: str, root: Path = RUNS) -> str:
     return f"{stem}-{number}"
 
 
-def create_run(folder: Path, recipe: Recipe, examples: Examples) -> Run:
-    """A new run folder with all that is known before training. Raises RunError where the folder exists."""
+def create_run(folder: Path, recipe: Recipe, examples: Examples, **known: Any) -> Run:
+    """A new run folder with all that is known before training, `known` among it (in `run.json`).
+
+    Raises RunError where the folder exists.
+    """
     data = examples.describe()
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
         raise RunError(f"run {folder} exists; choose another --name or remove it") from error
-    write_json(folder / "run.json", {"status": "running", "command": sys.argv, "pid": os.getpid()})
+    write_json(folder / "run.json", {"status": "running", "command": sys.argv, "pid": os.getpid(), **known})
     write_text(folder / "recipe.toml", recipe.to_toml())
     write_json(folder / "environment.json", environment())
     write_json(folder / "data.json", data)

@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from kerazoo.callbacks import FeatureMaps, GradientNorms, Progress, RunWriter, WeightNorms
 from kerazoo.callbacks.feature_maps import default_taps
-from kerazoo.errors import KerazooError
+from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, describe, find
-from kerazoo.models.stored import ModelSpec, save_model
+from kerazoo.models.stored import ModelSpec, load_model, save_model
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.evaluation import evaluate_model
@@ -37,6 +37,9 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     start = time.perf_counter()
     entry = find(recipe.model.name)
     folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
+    loss = recipe.training.loss or entry.loss
+    find_head("multiclass").make_loss(loss)  # refuses one that does not go with it
+    recipe = recipe.anchored()
     examples = load_examples(recipe.data.path, validation=recipe.data.validation)
     preprocessing = input_of(entry, recipe, examples)
     check_pictures(examples, preprocessing)
@@ -51,7 +54,7 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     with watchers(run, recipe, examples, preprocessing) as watch:
         history = fit(
             model, batches, evaluation_batches(examples.split("val"), preprocessing), recipe=recipe,
-            loss=recipe.training.loss or entry.loss, callbacks=watch(model), say=say,
+            loss=loss, callbacks=watch(model), say=say,
         )  # fmt: skip
     return close_run(run, spec, model, examples, history, start, say)
 
@@ -130,12 +133,13 @@ def input_of(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> P
         height, width = examples.pixels.shape[1:3]
         if isinstance(entry, Network):
             channels = examples.pixels.shape[3]
-    size, fit = recipe.data.size, recipe.data.fit
+    size, fit = recipe.data.size, recipe.data.fit or "crop"
     height, width = (size, size) if size else (height, width)
-    channels = recipe.data.channels or channels
     if isinstance(entry, Backbone):
+        if recipe.data.channels not in (None, 3):
+            raise RecipeError(f"data.channels={recipe.data.channels}: {entry.name} takes 3; leave it out")
         return entry.preprocessing(height, width, fit)
-    return Preprocessing(height, width, channels, fit=fit, scaling="unit")
+    return Preprocessing(height, width, recipe.data.channels or channels, fit=fit, scaling="unit")
 
 
 def spec_of(
@@ -192,9 +196,10 @@ def close_run(
     """Save, evaluate on val and test, mark finished."""
     run.write_history(history)
     save_model(run.folder, spec, model)
+    stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
     results: dict[str, Any] = {}
     for split in examples.split_names[1:]:
-        result = evaluate_model(model, spec, examples.split(split), run.folder / "evaluation", split)
+        result = evaluate_model(stored, spec, examples.split(split), run.folder / "evaluation", split)
         results |= result.summary()
         say(result.line())
     run.finish(seconds=round(time.perf_counter() - start, 1), results=results)

@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from kerazoo.callbacks import GradientNorms, Progress, RunWriter, WeightNorms
-from kerazoo.errors import ModelError, WeightsError
+from kerazoo.errors import ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.heads import feature_extractor, find_head
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import ModelSpec, load_spec
-from kerazoo.models.weights import load_features, shipped
+from kerazoo.models.weights import load_features, shipped, weights_digest
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.preflight import check_pictures
@@ -51,7 +51,9 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     start = time.perf_counter()
     entry, transfer = find(recipe.model.name), recipe.transfer or TransferPart()
     folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
+    find_head("multiclass").make_loss(recipe.training.loss)  # refuses one that does not go with it
     source = weights_of(entry, transfer.weights)
+    recipe = recipe.anchored()
     examples = load_examples(recipe.data.path, validation=recipe.data.validation)
     preprocessing, stored = _input_of(entry, recipe, examples, source)
     check_pictures(examples, preprocessing)
@@ -64,7 +66,7 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
     say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
-    run = create_run(folder, recipe, examples)
+    run = create_run(folder, recipe, examples, start_weights=weights_digest(feature_extractor(model)))
     history: list[dict[str, float]] = []
     if source is not None or not recipe.training.epochs:
         history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
@@ -108,9 +110,13 @@ def _input_of(
         spec = load_spec(source)
         if spec.name != entry.name:
             raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
-        size = recipe.data.size
-        values = spec.preprocessing.to_json() | {"fit": recipe.data.fit}
-        values |= {"height": size, "width": size} if size else {}
+        values = spec.preprocessing.to_json()
+        if recipe.data.channels not in (None, values["channels"]):
+            raise RecipeError(
+                f"data.channels={recipe.data.channels}: the weights in {source} take {values['channels']}"
+            )
+        values |= {"fit": recipe.data.fit or values["fit"]}
+        values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
         return Preprocessing.from_json(values), dict(spec.arguments)
     return input_of(entry, recipe, examples), {}
 

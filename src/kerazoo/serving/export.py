@@ -47,7 +47,10 @@ def export_run(run: Run, *, name: str | None = None, new_version: bool = False, 
         passport = json.loads((temporary / PASSPORT).read_text(encoding="utf-8"))
         (temporary / PASSPORT).write_text(json.dumps({**passport, "gate": passed}, indent=2) + "\n", encoding="utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            raise RunError(f"export {target} appeared meanwhile; ask for --new-version again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -69,7 +72,7 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     """Write the SavedModel, with these signatures (B, any number of pictures; k = min(5, K)):
 
     - `serving_default`: `image_bytes` (B,) string, encoded pictures;
-    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C 1 or 3;
+    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
 
     each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
     `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`.

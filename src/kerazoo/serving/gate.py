@@ -14,38 +14,54 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.errors import DataError, GateError
+from kerazoo.errors import GateError
 from kerazoo.quiet import start_tensorflow
 
 LIMIT = 1000  # pictures; of a larger split every n-th
-TOLERANCE = 1e-4  # largest difference of a probability; batches of another size round otherwise
+FLOAT_PICTURES = 8  # of them are asked for once more as float images
 
 
 def check_export(export: Path, run: Any) -> dict[str, Any]:
-    """What was compared: {"split": ..., "pictures": ..., "largest_difference": ...}.
+    """What was compared: {"split": ..., "pictures": ..., "largest_difference": ...}, over both signatures.
 
     Raises GateError where a class or a probability differs from what evaluation recorded, or where the export cannot
-    be loaded.
+    be loaded; DataError where the pictures have changed since.
     """
+    from kerazoo.models.stored import load_spec
+    from kerazoo.pipelines.evaluation import TOLERANCE, check_unchanged
     from kerazoo.pipelines.examples import load_examples
 
     recipe = run.recipe()
-    examples = load_examples(recipe.data.path, validation=recipe.data.validation).split("val")
-    recorded = np.load(run.folder / "evaluation" / "val.npy")
-    if len(recorded) != len(examples):
-        raise DataError(f"{examples.source} has changed since {run.folder} was evaluated; evaluate it again")
-    chosen = range(0, len(examples), -(-len(examples) // LIMIT))
+    examples = load_examples(recipe.data.path, validation=recipe.data.validation)
+    check_unchanged(run, examples)
+    val = examples.split("val")
+    chosen = list(range(0, len(val), -(-len(val) // LIMIT)))
+    recorded = np.load(run.folder / "evaluation" / "val.npy")[chosen]
     with tempfile.TemporaryDirectory() as scratch:
-        answers = _ask(export, _pictures(examples.take(chosen), Path(scratch)), Path(scratch))
-    difference = np.abs(answers - recorded[list(chosen)]).max(axis=1)
-    classes_differ = answers.argmax(axis=1) != recorded[list(chosen)].argmax(axis=1)
-    wrong = [examples.keys[i] for i, bad in zip(chosen, classes_differ | (difference > TOLERANCE), strict=True) if bad]
+        paths = _pictures(val.take(chosen), Path(scratch))
+        images = _decoded(paths[:FLOAT_PICTURES], load_spec(run.folder).preprocessing, Path(scratch))
+        answers, again = _ask(export, paths, images, Path(scratch))
+    difference = np.abs(answers - recorded).max(axis=1)
+    difference[: len(again)] = np.maximum(difference[: len(again)], np.abs(again - recorded[: len(again)]).max(axis=1))
+    agree = (difference <= TOLERANCE) & (answers.argmax(axis=1) == recorded.argmax(axis=1))  # NaN agrees with nothing
+    wrong = [val.keys[i] for i, same in zip(chosen, agree, strict=True) if not same]
     if wrong:
         raise GateError(
             f"the export does not answer as the evaluated model did for {len(wrong)} of {len(chosen)} pictures, "
             f"{wrong[0]} first (largest difference {difference.max():.2g}); it was not kept"
         )
     return {"split": "val", "pictures": len(chosen), "largest_difference": float(difference.max())}
+
+
+def _decoded(paths: list[str], preprocessing: Any, scratch: Path) -> list[str]:
+    """Files with the pixels of the pictures, as `serve_images` takes them."""
+    import tensorflow as tf
+
+    files = []
+    for number, path in enumerate(paths):
+        files.append(str(scratch / f"{number}.npy"))
+        np.save(files[-1], preprocessing.decode(tf.io.read_file(path)).numpy().astype(np.float32))
+    return files
 
 
 def _pictures(examples: Any, scratch: Path) -> list[str]:
@@ -64,16 +80,17 @@ def _pictures(examples: Any, scratch: Path) -> list[str]:
     return paths
 
 
-def _ask(export: Path, pictures: list[str], scratch: Path) -> np.ndarray:
-    questions, answers = scratch / "questions.json", scratch / "answers.npy"
-    questions.write_text(json.dumps({"pictures": pictures, "answers": str(answers)}), encoding="utf-8")
+def _ask(export: Path, pictures: list[str], images: list[str], scratch: Path) -> tuple[np.ndarray, np.ndarray]:
+    questions, answers = scratch / "questions.json", scratch / "answers.npz"
+    asked = {"pictures": pictures, "images": images, "answers": str(answers)}
+    questions.write_text(json.dumps(asked), encoding="utf-8")
     command = [sys.executable, "-m", "kerazoo.serving.gate", str(export), str(questions)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise GateError(f"the export cannot be used in a fresh process: {reason}; it was not kept")
-    values: np.ndarray = np.load(answers)
-    return values
+    with np.load(answers) as found:
+        return found["pictures"], found["images"]
 
 
 def answer(export: Path, questions: Path) -> None:
@@ -81,9 +98,10 @@ def answer(export: Path, questions: Path) -> None:
     start_tensorflow(keras=False)
     from kerazoo.serving.saved_model import ExportedModel
 
-    asked = json.loads(questions.read_text(encoding="utf-8"))
-    rows = [row for _, row in ExportedModel(export).predict_files([Path(p) for p in asked["pictures"]])]
-    np.save(asked["answers"], np.stack(rows))
+    asked, model = json.loads(questions.read_text(encoding="utf-8")), ExportedModel(export)
+    rows = [row for _, row in model.predict_files([Path(p) for p in asked["pictures"]])]
+    images = [model.image_probabilities(np.load(path)[None])[0] for path in asked["images"]]
+    np.savez(asked["answers"], pictures=np.stack(rows), images=np.stack(images))
 
 
 if __name__ == "__main__":

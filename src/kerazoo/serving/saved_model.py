@@ -29,6 +29,12 @@ class ExportedModel:
         values: np.ndarray = self._serve(image_bytes=tf.constant(list(contents), tf.string))["probabilities"].numpy()
         return values
 
+    def image_probabilities(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) float32 pixels in [0, 255] -> (B, K) float32."""
+        serve = self._loaded.signatures["serve_images"]
+        values: np.ndarray = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()
+        return values
+
     def predict_files(self, paths: Sequence[Path], batch_size: int = 32) -> Iterator[tuple[Path, np.ndarray]]:
         """(path, (K,) float32) for each file, in order. Raises DataError that names the file which cannot be read."""
         for start in range(0, len(paths), batch_size):
