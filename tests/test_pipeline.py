@@ -305,7 +305,7 @@ def test_bad_recipes_are_named(pictures):
     with pytest.raises(RecipeError, match="recipe key data.path: 'data' is 'x', which has no keys of its own"):
         make_recipe({"model": {"name": "mlp"}, "data": "x"}, ["data.path=y"])
     with pytest.raises(RecipeError, match="data.channels=1: mobilenet_025 takes 3"):
-        train(recipe(pictures, model="mobilenet_025", data={"channels": 1}), say=quiet)
+        train(make_recipe(recipe(pictures, model="mobilenet_025").model_dump(), ["data.channels=1"]), say=quiet)
     with pytest.raises(RecipeError, match="optimizer.name: .*'adam' or 'adamw', not 'adamm'"):
         recipe(pictures, optimizer={"name": "adamm"})
     with pytest.raises(RecipeError, match=r"no key 'training.epoch'; known here: epochs, batch_size"):
