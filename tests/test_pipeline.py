@@ -188,7 +188,7 @@ def test_answers_do_not_depend_on_batch_mates(export, pictures):
 
 
 def test_the_export_loads_in_the_c_api_and_holds_each_weight_once(run, export):
-    """What TensorFlow Serving loads with: variables held by a Keras model inside a module are not found there."""
+    """What TensorFlow Serving loads with. That it also runs in a session is the next test."""
     library = ctypes.CDLL(str(next(Path(tf.__file__).parent.glob("libtensorflow_cc.so*"))))
     for name in ("TF_NewStatus", "TF_NewSessionOptions", "TF_NewGraph", "TF_LoadSessionFromSavedModel"):
         getattr(library, name).restype = ctypes.c_void_p

@@ -90,7 +90,7 @@ def test_gradient_norms_are_the_gradients(scaled):
     model.layers[-1].set_weights([np.array([[2.0]], np.float32)])
     optimizer = keras.optimizers.SGD(0.1)
     model.compile(optimizer=keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, loss="mse")
-    x, t = np.array([[1.0], [3.0]], np.float32), np.array([[0.0], [1.0]], np.float32)
+    x, t = np.array([[3.0], [1.0]], np.float32), np.array([[1.0], [0.0]], np.float32)  # the larger gradient first
     w, norms = 2.0, []
     for step in range(2):
         gradient = 2 * x[step, 0] * (w * x[step, 0] - t[step, 0])
