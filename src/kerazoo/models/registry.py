@@ -3,7 +3,6 @@
 Reading it imports neither keras nor tensorflow, so the command line can list the zoo at once.
 """
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -105,6 +104,8 @@ def list_models(text: str = "") -> list[str]:
 def find(name: str) -> Network | Backbone:
     """The entry called `name`. Raises ModelError, with the nearest names, where there is none."""
     if name not in REGISTRY:
+        import difflib  # needed here only; `kerazoo --help` starts sooner without it
+
         near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`kerazoo models` lists them all"
         raise ModelError(f"no model is called {name!r}: {hint}")
