@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import keras
 import numpy as np
 import pytest
+from test_layers import assert_size_formula
 from test_networks import assert_contract, assert_rebuilds
 
 import kerazoo
@@ -68,6 +69,7 @@ def test_contract(name, tmp_path):
     x = np.array(entry.preprocessing(*shape[:2]).scale(x))
     model = kerazoo.build(name, input_shape=shape, num_classes=3)
     assert_contract(model, x, 3)
+    assert assert_size_formula(model)
     assert model.count_params() == entry.parameters + (entry.features + 1) * 3
     assert model.get_layer("features").output.shape == (None, entry.features)
     assert all(isinstance(model.get_layer(stage).output, keras.KerasTensor) for stage in entry.stages)

@@ -14,7 +14,8 @@ from kerazoo.models.layers import MinPooling2D, ShortcutA, SumPooling2D, Thresho
 from kerazoo.models.registry import NETWORKS, describe
 
 WINDOWED = (
-    keras.layers.Conv2D, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, MinPooling2D, SumPooling2D,
+    keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
+    keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, MinPooling2D, SumPooling2D,
 )  # fmt: skip
 
 
@@ -53,6 +54,20 @@ def test_pooling_by_hand(layer, reduce, size, stride, padding):
     assert pooling.compute_output_shape((None, 7, 6, 3)) == (None, *found.shape[1:])
 
 
+def assert_size_formula(model):
+    """Holds it for every convolution and pooling of a flat network; how many there are."""
+    found = [layer for layer in model.layers if isinstance(layer, WINDOWED)]
+    for layer in found:
+        window = np.ravel(getattr(layer, "kernel_size", None) or layer.pool_size)
+        stride = np.ravel(layer.strides)[0]
+        for axis in (1, 2):
+            before, after = layer.input.shape[axis], layer.output.shape[axis]
+            size = window[(axis - 1) % len(window)]  # Inception has kernels of 1x7 and 7x1
+            total = max((-(-before // stride) - 1) * stride + size - before, 0) if layer.padding == "same" else 0
+            assert after == (before - size + total) // stride + 1, layer.name
+    return len(found)
+
+
 @pytest.mark.parametrize("name", [n.name for n in NETWORKS if n.name not in ("perceptron", "sigmoid_neuron", "mlp")])
 @pytest.mark.parametrize("shape", [(28, 28, 1), (33, 29, 3)])
 def test_size_formula_holds_for_every_window_in_the_zoo(name, shape):
@@ -62,15 +77,7 @@ def test_size_formula_holds_for_every_window_in_the_zoo(name, shape):
         variants = [{"padding": p, "strides": s, "filters": (3,)} for p in ("same", "valid") for s in (1, 2)]
     for arguments in variants:
         model = kerazoo.build(name, input_shape=shape, **arguments)
-        found = [layer for layer in model.layers if isinstance(layer, WINDOWED)]
-        assert found or name == "recurrent"
-        for layer in found:
-            kernel = layer.kernel_size[0] if isinstance(layer, keras.layers.Conv2D) else np.ravel(layer.pool_size)[0]
-            stride = np.ravel(layer.strides)[0]
-            for axis in (1, 2):
-                before, after = layer.input.shape[axis], layer.output.shape[axis]
-                total = max((-(-before // stride) - 1) * stride + kernel - before, 0) if layer.padding == "same" else 0
-                assert after == (before - kernel + total) // stride + 1, layer.name
+        assert assert_size_formula(model) or name == "recurrent"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 13])
