@@ -136,6 +136,16 @@ def test_what_is_no_picture_is_refused():
             decode(bad)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF"])
+def test_a_header_cut_short_is_refused_in_readable_words(kind):
+    """An error that quotes the picture's bytes reaches Python as UnicodeDecodeError, now and then."""
+    whole = encode(photo(), kind)
+    for length in range(2, 40):
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            decode(whole[:length])
+        assert "out of range" not in str(error.value)
+
+
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (48, 31), (30, 90)])
 def test_stretch_is_pillows_antialiased_bilinear(height, width):
     image = photo(240, 320)

@@ -67,8 +67,12 @@ def over_white(image: tf.Tensor) -> tf.Tensor:
 
 def byte(contents: tf.Tensor, at: int) -> tf.Tensor:
     """The byte at `at` as int32; -1 past the end."""
-    value = tf.io.decode_raw(tf.strings.substr(tf.strings.join([contents, b"\x00"]), at, 1), tf.uint8)
-    return tf.cond(tf.strings.length(contents) > at, lambda: tf.cast(value[0], tf.int32), lambda: -1)
+
+    def read() -> tf.Tensor:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(contents, at, 1), tf.uint8)[0], tf.int32)
+
+    # read only where it is: substr's own error quotes the bytes, and Python then fails to decode the message
+    return tf.cond(tf.strings.length(contents) > at, read, lambda: -1)
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:
