@@ -80,11 +80,12 @@ class Preprocessing:
         orientation says; PNG, GIF (a still one), BMP (24 or 32 bits) and WebP through TensorFlow. Alpha is laid over
         white, palettes and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma,
         as in Pillow. A colour key (PNG's tRNS without a palette) counts for opaque.
-        Raises tf.errors.InvalidArgumentError for anything else.
+        Raises tf.errors.InvalidArgumentError for anything else, and, before it decodes, for animations and for what
+        announces more than `decoding.MAX_PIXELS`.
         """
-        from kerazoo.models import pixels
+        from kerazoo.models import decoding
 
-        return pixels.decode(contents, self.channels)
+        return decoding.decode(contents, self.channels)
 
     def fit_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
         """(H, W, 1 or 3) pixels in [0, 255], any type -> (height, width, channels) uint8."""
