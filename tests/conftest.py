@@ -1,5 +1,9 @@
 """Shared by all tests: TensorFlow starts once, in silence, and small real data sets are made on the spot."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,8 @@ from PIL import Image
 from kerazoo.quiet import start_tensorflow
 
 start_tensorflow()
+os.environ["KERAZOO_CACHE"] = tempfile.mkdtemp(prefix="kerazoo-tests-")  # also for the processes that tests start
+atexit.register(shutil.rmtree, os.environ["KERAZOO_CACHE"], ignore_errors=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -87,7 +87,9 @@ def test_a_run_holds_all_that_it_should(run, pictures):
     # fit's own validation and the evaluation afterwards are the same number
     assert float(rows[-1]["val_accuracy"]) == pytest.approx(state["results"]["val_accuracy"])
     assert float(rows[-1]["val_loss"]) == pytest.approx(state["results"]["val_loss"], rel=1e-5)
-    assert read_json(run.folder / "data.json")["counts"]["train"] == {"circle": 15, "square": 15}
+    counts = read_json(run.folder / "data.json")["counts"]
+    for name in ("circle", "square"):
+        assert counts["train"][name] + counts["val"][name] == 20
     assert (run.folder / "tensorboard").is_dir()
     tags = tags_in(run.folder)
     assert {"gradients/global/mean_norm", "weights/logits/kernel/norm"} <= tags
@@ -221,7 +223,7 @@ def test_the_passport(run, export):
     assert passport["preprocessing"] == load_spec(run.folder).preprocessing.to_json()
     assert passport["weights_sha256"] == read_json(run.folder / "model.json")["weights_sha256"]
     assert passport["metrics"]["val_accuracy"] == read_json(run.folder / "run.json")["results"]["val_accuracy"]
-    assert passport["gate"]["pictures"] == 10
+    assert passport["gate"]["pictures"] == len(np.load(run.folder / "evaluation" / "val.npy"))
     assert passport["gate"]["largest_difference"] < 1e-5
 
 
@@ -231,7 +233,7 @@ def test_the_gate_refuses_an_export_that_answers_otherwise(run, tmp_path):
     kept = path.read_bytes()
     try:
         np.save(path, np.load(path)[:, ::-1])
-        with pytest.raises(GateError, match="does not answer as the evaluated model did for 10 of 10 pictures"):
+        with pytest.raises(GateError, match=r"does not answer as the evaluated model did for (\d+) of \1 pictures"):
             export_run(run, root=tmp_path)
     finally:
         path.write_bytes(kept)

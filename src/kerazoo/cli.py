@@ -29,6 +29,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
+DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
 
@@ -78,9 +79,49 @@ def _row(entry: Any) -> dict[str, Any]:
 
 
 @app.command()
+def check(
+    data: Annotated[str, typer.Argument(help=DATA)],
+    write: Annotated[bool, typer.Option("--write", help="Keep what was found; training leaves out the bad.")] = False,
+    manifest: Annotated[
+        str | None, typer.Option(help="Where the manifest is kept. [default: kerazoo-manifest.json with the data]")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A regular expression: what it finds in file names stays in one split.")
+    ] = None,
+    validation: Annotated[float | None, typer.Option(help="Share of train held out. [default: 0.1]")] = None,
+    show_augmented: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw pictures as training sees them.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="The augmentation drawn: none, light, standard or strong.")] = "standard",
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Look at every picture with the decoder of training; exit code 1 where something would spoil a result."""
+    from kerazoo.pipelines.recipe import make_recipe
+
+    values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
+    _override(values, {"data.manifest": manifest, "data.group": group, "data.validation": validation})
+    recipe = make_recipe(values, settings or [])
+    start_tensorflow()
+    from kerazoo.pipelines.preflight import check as run_check
+    from kerazoo.pipelines.report import progress_bar, show_augmented_pictures, table
+
+    with progress_bar() as progress:
+        report = run_check(recipe.data, write=write, progress=progress)
+    if show_augmented is not None:
+        say(f"drawn: {show_augmented_pictures(recipe, show_augmented)}")
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        table(report)
+    if report.spoiled:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Argument(help="A name from `kerazoo models`, or a recipe file (.toml).")],
-    data: Annotated[str | None, typer.Option("--data", help="An image folder or an .npz file.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help=DATA)] = None,
     name: Name = None,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -93,7 +134,7 @@ def train(
     values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
     _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed})
     if "data" not in values:
-        raise RecipeError("there is no data: name an image folder or an .npz file with --data")
+        raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [])
     start_tensorflow()
     if recipe.transfer is not None:
@@ -105,7 +146,7 @@ def train(
 
 @app.command()
 def finetune(
-    data: Annotated[str, typer.Argument(help="An image folder or an .npz file.")],
+    data: Annotated[str, typer.Argument(help=DATA)],
     backbone: Annotated[str, typer.Option("--backbone", help="A name from `kerazoo models`.")] = "mobilenet_v2_100",
     weights: Annotated[
         str,

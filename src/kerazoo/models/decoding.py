@@ -1,7 +1,7 @@
-"""The graph code that turns encoded bytes into upright pixels. The header is read, and the size capped, before decoding.
+"""The graph code that turns encoded bytes into upright pixels; the header is read, and the size capped, first.
 
-A file of some kilobytes can announce pictures of gigabytes, and an animation costs a decoder all of its frames: both are
-refused from the first bytes, in training and in an export alike.
+A file of some kilobytes can announce a picture of gigabytes, and an animation costs a decoder all of its frames: both
+are refused from the first bytes, in training and in an export alike.
 """
 
 from collections.abc import Callable
@@ -132,6 +132,8 @@ def choose(index: tf.Tensor, functions: list[Callable[[tf.Tensor], tf.Tensor]], 
     tf.cond and tf.switch_case are lowered to switches, and every operation of a dead side is still scheduled: more
     time than a small JPEG takes to decode. The bare Case operation calls one function.
     """
+    if tf.executing_eagerly():  # where the bare operation never returns (TensorFlow 2.21)
+        return functions[int(index)](value)
     value = tf.convert_to_tensor(value)
     spec = tf.TensorSpec(value.shape, value.dtype)
     branches = [tf.function(function, autograph=False).get_concrete_function(spec) for function in functions]
@@ -139,7 +141,7 @@ def choose(index: tf.Tensor, functions: list[Callable[[tf.Tensor], tf.Tensor]], 
 
 
 def _gif_frames(contents: tf.Tensor) -> tf.Tensor:
-    """How many pictures a GIF holds, int32; 2 for any number over 1. Source: GIF89a specification, sections 18 to 27."""
+    """How many pictures a GIF holds, int32; 2 for any number over 1. Source: GIF89a, sections 18 to 27."""
     data = tf.io.decode_raw(tf.strings.join([contents, b"\x3b" * 16]), tf.uint8)  # a cut file ends in trailers
     length = tf.strings.length(contents)
 

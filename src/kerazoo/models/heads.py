@@ -15,7 +15,7 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from kerazoo.errors import ModelError
-from kerazoo.models.losses import LOSSES
+from kerazoo.models.losses import LOSSES, SOFT_LOSSES
 from kerazoo.models.validation import check_count, check_fraction
 
 
@@ -35,21 +35,29 @@ class Head:
             return ops.softmax(logits, axis=-1)
         return ops.sigmoid(logits) if self.activation == "sigmoid" else logits
 
-    def make_loss(self, name: str | None = None) -> Any:
-        """The Keras loss that belongs to the head, or another one called `name` that goes with it."""
+    def make_loss(self, name: str | None = None, *, soft: bool = False) -> Any:
+        """The Keras loss that belongs to the head, or another one called `name` that goes with it.
+
+        `soft` is for a multiclass head whose labels are (B, K) shares of the classes, as mixup makes them.
+        """
         name = name or self.loss
         allowed = (self.loss, *self.other_losses)
         if name not in allowed:
             raise ModelError(f"loss={name!r} does not go with a {self.kind} head; it takes {', '.join(allowed)}")
+        if soft and self.kind == "multiclass":
+            if name not in SOFT_LOSSES:
+                raise ModelError(f"loss={name!r} takes no mixed labels; it goes without mixup and cutmix")
+            return SOFT_LOSSES[name]()
         return LOSSES[name]()
 
-    def make_metric(self) -> Any:
+    def make_metric(self, *, soft: bool = False) -> Any:
         """The Keras metric that reads logits: accuracy at p = 0.5 for sigmoids, mean absolute error for regression."""
         if self.metric == "mae":
             return keras.metrics.MeanAbsoluteError(name="mae")
         if self.metric == "binary_accuracy":
             return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)  # a logit of 0 is p = 0.5
-        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+        return kind(name="accuracy")
 
 
 HEADS: dict[str, Head] = {

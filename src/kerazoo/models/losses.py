@@ -55,3 +55,8 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "mse": keras.losses.MeanSquaredError,
     "mae": keras.losses.MeanAbsoluteError,
 }
+# of labels that are (B, K) shares of the classes
+SOFT_LOSSES: dict[str, Callable[[], Any]] = {
+    "cross_entropy": lambda: keras.losses.CategoricalCrossentropy(from_logits=True),
+    "quadratic": QuadraticCost,
+}

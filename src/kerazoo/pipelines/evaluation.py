@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,29 +25,42 @@ TOLERANCE = 1e-4  # largest difference of a probability between two answers for 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """N answers: `probabilities` (N, K) float32 in [0, 1], `labels` (N,), and the examples' `keys`."""
+    """N answers, (N, K) float32, and what was right, as in `Examples.labels`; the examples' `keys` name them.
+
+    Answers are probabilities in [0, 1] of classes or labels, or the numbers of a regression. `loss` is the mean
+    cross-entropy in nats (of a label, for multilabel), or the mean squared error.
+    """
 
     split: str
     keys: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
     class_names: tuple[str, ...]
-    loss: float  # mean cross-entropy in nats
+    loss: float
+    task: str = "multiclass"
 
     @property
     def predicted(self) -> np.ndarray:
-        """(N,) class numbers."""
-        answers: np.ndarray = self.probabilities.argmax(axis=1)
-        return answers
+        """(N,) class numbers, (N, K) 0 or 1 at p = 0.5, or (N, K) numbers."""
+        if self.task == "multiclass":
+            answers: np.ndarray = self.probabilities.argmax(axis=1)
+            return answers
+        return (self.probabilities >= 0.5).astype(np.float32) if self.task == "multilabel" else self.probabilities
 
     @property
     def accuracy(self) -> float:
-        """The share of examples answered right."""
+        """The share answered right: of examples, or of the labels of all examples."""
         return float((self.predicted == self.labels).mean())
 
+    @property
+    def right(self) -> float:
+        """The share of examples answered wholly right."""
+        same = self.predicted == self.labels
+        return float(same.all(axis=1).mean() if same.ndim == 2 else same.mean())
+
     def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy (Wilson 1927)."""
-        n, p = len(self.labels), self.accuracy
+        """Wilson's 95 % interval of the share of examples answered right (Wilson 1927)."""
+        n, p = len(self.labels), self.right
         centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
 
@@ -55,37 +69,91 @@ class Evaluation:
         size = len(self.class_names)
         return np.bincount(self.labels * size + self.predicted, minlength=size * size).reshape(size, size)
 
-    def summary(self) -> dict[str, Any]:
-        """{"val_accuracy": ..., "val_accuracy_interval": [low, high], "val_loss": ..., "val_examples": ...}"""
-        values = {
-            "accuracy": self.accuracy, "accuracy_interval": list(self.interval()), "loss": self.loss,
-            "examples": len(self.labels),
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of the task, by name.
+
+        multiclass: accuracy and its interval; multilabel: accuracy of labels, exact_match of examples and its interval,
+        mean_average_precision over the labels that occur; regression: mae, rmse, r2.
+        """
+        if self.task == "multiclass":
+            return {"accuracy": self.accuracy, "accuracy_interval": list(self.interval())}
+        if self.task == "multilabel":
+            precision = {
+                "mean_average_precision": float(np.mean([p for p in self.precisions().values() if p is not None]))
+            }
+            exact = {"exact_match": self.right, "exact_match_interval": list(self.interval())}
+            return {"accuracy": self.accuracy, **exact, **precision}
+        wide = self.labels.astype(np.float64)
+        error = self.probabilities - wide
+        unexplained, all_of_it = (error**2).sum(), ((wide - wide.mean(axis=0)) ** 2).sum()
+        return {
+            "mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean())),
+            "r2": float(1 - unexplained / all_of_it) if all_of_it else None,
         }  # fmt: skip
+
+    def precisions(self) -> dict[str, float | None]:
+        """The average precision of each label; None where it does not occur."""
+        from sklearn.metrics import average_precision_score
+
+        columns = zip(self.class_names, self.labels.T, self.probabilities.T, strict=True)
+        return {name: float(average_precision_score(y, p)) if y.any() else None for name, y, p in columns}
+
+    def summary(self) -> dict[str, Any]:
+        """The metrics with the split's name before each: {"val_accuracy": ..., "val_loss": ..., "val_examples": ...}"""
+        values = {**self.metrics(), "loss": self.loss, "examples": len(self.labels)}
         return {f"{self.split}_{name}": value for name, value in values.items()}
 
     def line(self) -> str:
         """One line for a person."""
-        low, high = self.interval()
-        accuracy = f"accuracy {self.accuracy:.4f} (95 % {low:.4f}-{high:.4f})"
-        return f"{self.split}: {accuracy}, loss {self.loss:.4f}, {len(self.labels):,} pictures"
+        values, (low, high) = self.metrics(), self.interval()
+        if self.task == "multiclass":
+            said = f"accuracy {self.accuracy:.4f} (95 % {low:.4f}-{high:.4f})"
+        elif self.task == "multilabel":
+            said = f"accuracy of labels {self.accuracy:.4f}, all right {self.right:.4f} (95 % {low:.4f}-{high:.4f})"
+            said += f", mean average precision {values['mean_average_precision']:.4f}"
+        else:
+            said = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+        return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} pictures"
 
     def write(self, folder: Path) -> None:
-        """`SPLIT.csv` (key, label, predicted, probability), `SPLIT.npy` (probabilities), `SPLIT.json` (metrics)."""
+        """`SPLIT.csv` (what was right and answered for each key), `SPLIT.npy` (answers), `SPLIT.json` (metrics)."""
         folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["key", "label", "predicted", "probability"])
-        names = self.class_names
-        for key, label, answer, row in zip(self.keys, self.labels, self.predicted, self.probabilities, strict=True):
-            table.writerow([key, names[label], names[answer], f"{row[answer]:.6f}"])
+        csv.writer(text, lineterminator="\n").writerows(self._rows())
         write_text(folder / f"{self.split}.csv", text.getvalue())
         temporary = folder / f"{self.split}.{os.getpid()}.tmp.npy"
         np.save(temporary, self.probabilities)
         temporary.replace(folder / f"{self.split}.npy")
-        confusion = self.confusion()
-        recall = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
-        details = {"recall": dict(zip(names, recall.tolist(), strict=True)), "confusion": confusion.tolist()}
+        details: dict[str, Any] = {}
+        if self.task == "multiclass":
+            confusion = self.confusion()
+            recall = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
+            recalls = dict(zip(self.class_names, recall.tolist(), strict=True))
+            details = {"recall": recalls, "confusion": confusion.tolist()}
+        elif self.task == "multilabel":
+            details = {"average_precision": self.precisions()}
         write_json(folder / f"{self.split}.json", {**self.summary(), **details})
+
+    def _rows(self) -> Iterator[list[Any]]:
+        names, answers = self.class_names, zip(self.keys, self.labels, self.predicted, self.probabilities, strict=True)
+        if self.task == "multiclass":
+            yield ["key", "label", "predicted", "probability"]
+            yield from ([key, names[y], names[found], f"{row[found]:.6f}"] for key, y, found, row in answers)
+        elif self.task == "multilabel":
+            yield ["key", "labels", "predicted", *names]
+            for key, y, found, row in answers:
+                words = ["|".join(n for n, on in zip(names, ones, strict=True) if on) for ones in (y, found)]
+                yield [key, *words, *(f"{p:.6f}" for p in row)]
+        else:
+            yield ["key", *names, *(f"predicted_{name}" for name in names)]
+            yield from ([key, *(f"{v:.9g}" for v in y), *(f"{v:.9g}" for v in row)] for key, y, _, row in answers)
+
+
+def agree(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """(N,) whether two answers for a picture are the same, within TOLERANCE (of the number, where it is over 1)."""
+    near = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # NaN is near nothing
+    same: np.ndarray = near.all(axis=1) & (answers.argmax(axis=1) == recorded.argmax(axis=1))
+    return same
 
 
 def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
@@ -101,12 +169,19 @@ def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: s
     if not np.isfinite(logits).all():
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
-    probabilities = keras.ops.convert_to_numpy(find_head(spec.head).answers(keras.ops.convert_to_tensor(logits)))
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    right = wide[np.arange(len(wide)), examples.labels]
-    loss = float((np.log(np.exp(wide).sum(axis=1)) - right).mean())
-    return Evaluation(split, examples.keys, examples.labels, probabilities, spec.class_names, loss)
+    answers = keras.ops.convert_to_numpy(find_head(spec.head).answers(keras.ops.convert_to_tensor(logits)))
+    loss = _loss(logits.astype(np.float64), examples.labels, spec.head)
+    return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.head)
+
+
+def _loss(z: np.ndarray, labels: np.ndarray, task: str) -> float:
+    """The mean loss of (N, K) logits: cross-entropy of the softmax, of each label's sigmoid, or the squared error."""
+    if task == "multiclass":
+        z = z - z.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]).mean())
+    if task == "multilabel":
+        return float((np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))).mean())
+    return float(((z - labels) ** 2).mean())
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
@@ -119,11 +194,12 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     """
     recipe = run.recipe()
     spec, model = load_model(run.folder)
-    examples = load_examples(data or recipe.data.path, validation=None if data else recipe.data.validation)
+    other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None})
+    examples = load_examples(other or recipe.data, hold_out=data is None)
     check_class_names(examples.class_names, spec.class_names, examples.source)
     folder = run.folder / "evaluation"
     if data is not None:
-        check_pictures(examples, spec.preprocessing)
+        check_pictures(examples, other)
         folder = folder / f"{Path(examples.source).stem}-{examples.digest()[:8]}"
         return [evaluate_model(model, spec, examples.split(s), folder, s) for s in examples.split_names]
     check_unchanged(run, examples)
@@ -131,7 +207,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     for split in examples.split_names[1:]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = np.load(folder / f"{split}.npy")
-        if not np.allclose(result.probabilities, recorded, rtol=0, atol=TOLERANCE):
+        if not agree(result.probabilities, recorded).all():
             raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
         results.append(result)
     return results

@@ -1,41 +1,227 @@
-"""Preflight: decode every picture once with the decoder of training, and name those that cannot be read."""
+"""Preflight: every picture decoded once, with the decoder of training, before anything is trained on it.
 
-import tensorflow as tf
+| finding         | means                                                              | spoils | excluded by `--write` |
+|-----------------|--------------------------------------------------------------------|--------|-----------------------|
+| unreadable, dangling link, empty, undecodable, not a picture, unsupported, enormous, animated | it cannot be trained on | yes | it |
+| leak            | the same pixels in two splits                                      | yes    | the copy nearer to train |
+| near leak       | the same picture, saved otherwise, in two splits                   | yes    | the copy nearer to train |
+| contradiction   | the same pixels under two labels                                   | yes    | all of them           |
+| parted group    | a group that is in two splits                                      | yes    | nothing               |
+| empty class     | a class without a picture to train on                              | yes    | nothing               |
+| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
+"""  # noqa: E501
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from kerazoo.errors import DataError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.examples import Examples
+from kerazoo.pipelines import manifest, splits
+from kerazoo.pipelines.duplicates import look_alikes, same_pixels
+from kerazoo.pipelines.examples import Examples, read_examples
+from kerazoo.pipelines.inspection import DECODER, Inspection, inspect_all, one_line
+from kerazoo.pipelines.recipe import DataPart
+
+IMBALANCE = 10  # largest class over smallest
+KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of a picture in two splits, the one that others were measured on stays
+UNUSABLE = (
+    "unreadable", "dangling link", "empty", "undecodable", "not a picture", "unsupported", "enormous", "animated",
+)  # fmt: skip
 
 
-def check_pictures(examples: Examples, preprocessing: Preprocessing) -> None:
-    """Raises DataError that names every file which cannot be read or decoded, with the reason (at most ten in full)."""
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: its kind (see the table above), the picture or class it is about, and what to know of it."""
+
+    kind: str
+    key: str
+    detail: str
+    spoils: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found. `excluded` says of each picture that training should leave out why."""
+
+    source: str
+    pictures: int
+    counts: dict[str, dict[str, int]]  # of what is left, by split and class
+    findings: tuple[Finding, ...]
+    excluded: dict[str, str]
+    manifest: str | None  # where the manifest is that excludes them, if there is one
+
+    @property
+    def spoiled(self) -> list[Finding]:
+        """What would spoil a result, and is not excluded by a manifest."""
+        settled = self.excluded if self.manifest else {}
+        return [f for f in self.findings if f.spoils and (f.key not in settled or f.kind in ("parted group",))]
+
+    def kinds(self) -> dict[str, list[Finding]]:
+        """Findings by kind, what spoils first, then the most frequent."""
+        found: dict[str, list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            found[finding.kind].append(finding)
+        return dict(sorted(found.items(), key=lambda item: (not any(f.spoils for f in item[1]), -len(item[1]))))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and `"ok"`: whether nothing is left that would spoil a result."""
+        return {
+            "source": self.source, "ok": not self.spoiled, "pictures": self.pictures, "counts": self.counts,
+            "findings": [asdict(finding) for finding in self.findings], "excluded": self.excluded,
+            "manifest": self.manifest,
+        }  # fmt: skip
+
+
+def check(
+    part: DataPart, *, write: bool = False, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Report:
+    """Look at every picture that `part` names; by `write`, keep what was found in the manifest.
+
+    Raises DataError where there is nothing to look at, or where the manifest cannot be written.
+    """
+    examples = read_examples(part)
+    found = inspect_all(examples, progress=progress)
+    good = [i for i, row in enumerate(found) if row.bad is None]
+    findings = [Finding(row.bad[0], examples.keys[i], row.bad[1], True) for i, row in enumerate(found) if row.bad]
+    excluded = {finding.key: f"{finding.kind}: {finding.detail}" for finding in findings}
+    if not good:
+        raise DataError(f"{examples.source} has no picture that can be decoded: {_first(findings)}")
+    hashes = tuple(row.sha256 for row in found)
+    left = splits.hold_out(replace(examples, known_hashes=hashes).take(good), part.validation, part.test)
+    rows = [found[i] for i in good]
+
+    pairs = [*_same(left, rows), *_alike(left, rows), *_groups(left)]
+    excluded |= {f.key: f"{f.kind}: {f.detail}" for f in pairs if f.spoils and f.kind != "parted group"}
+    left = left.take(np.flatnonzero([key not in excluded for key in left.keys]))
+    findings += [*pairs, *_classes(left), *_oddities(examples, found)]
+    findings += [Finding("left out", key, why) for key, why in examples.left_out.items()]
+
+    path = manifest.manifest_path(examples.source, part.manifest)
+    if write:
+        stamps = [(row.sha256, row.size, row.mtime_ns) for row in found]
+        written = [asdict(finding) for finding in findings]
+        manifest.write_manifest(path, examples, stamps, excluded, written, DECODER)
+    counts = {split: left.counts(split) for split in left.split_names}
+    settled = str(path) if _is_settled(path, examples, excluded) else None
+    return Report(examples.source, len(examples), counts, tuple(findings), excluded, settled)
+
+
+def check_pictures(examples: Examples, part: DataPart | None = None) -> None:
+    """Raises DataError that names every file which cannot be read or decoded, with the reason (at most ten in full).
+
+    What a manifest of this decoder vouches for is not looked at again.
+    """
     if examples.paths is None:
         return
-    paths = tf.constant(examples.paths)
-
-    def reads(index: tf.Tensor) -> tf.Tensor:
-        image = preprocessing.decode(tf.io.read_file(paths[index]))
-        with tf.control_dependencies([tf.debugging.assert_greater(tf.size(image), 0)]):
-            return tf.identity(index)
-
-    # one element a file, so that ignore_errors drops only what is bad
-    checked = tf.data.Dataset.range(len(examples)).map(reads, num_parallel_calls=tf.data.AUTOTUNE)
-    good = set(checked.ignore_errors().as_numpy_iterator())
-    bad = [examples.paths[i] for i in range(len(examples)) if i not in good]
+    if examples.manifest and part and manifest.decoder_of(examples.source, part.manifest) == DECODER:
+        return
+    found = inspect_all(examples)
+    bad = [f"{one_line(examples.paths[i])} ({row.bad[0]}: {row.bad[1]})" for i, row in enumerate(found) if row.bad]
     if bad:
-        rows = "; ".join(f"{path} ({_reason(path, preprocessing)})" for path in bad[:10])
         more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
         count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
-        raise DataError(f"{count} cannot be decoded: {rows}{more}; mend or remove them")
+        raise DataError(
+            f"{count} cannot be decoded: {'; '.join(bad[:10])}{more}; mend or remove them, "
+            f"or leave them out by `kerazoo check {examples.source} --write`"
+        )
 
 
-def _reason(path: str, preprocessing: Preprocessing) -> str:
+def _is_settled(path: Any, examples: Examples, excluded: dict[str, str]) -> bool:
+    """Whether a manifest that is up to date excludes all of `excluded`."""
+    if not path.is_file():
+        return False
     try:
-        contents = tf.io.read_file(path)
-        if not tf.strings.length(contents):
-            return "it is empty"
-        preprocessing.decode(contents)
-    except tf.errors.OpError as error:
-        text = str(error.message).split(" [Op:")[0].split("{{")[0]
-        return " ".join(text.replace("\n", " ").split())[-120:].strip() or type(error).__name__
-    return "it has no pixels"
+        followed = manifest.follow(examples, str(path))
+    except DataError:
+        return False
+    return set(excluded) <= set(followed.left_out)
+
+
+def _first(findings: Sequence[Finding]) -> str:
+    return f"{one_line(findings[0].key)} ({findings[0].kind}: {findings[0].detail})"
+
+
+def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
+    """Leaks, contradictions and copies among pictures with the same pixels."""
+    for group in same_pixels(found):
+        names = [examples.keys[i] for i in group]
+        labels = [_label(examples, i) for i in group]
+        where = [str(examples.splits[i]) for i in group]
+        if len(set(labels)) > 1:
+            for i in group:
+                other = next(j for j in group if _label(examples, j) != _label(examples, i))
+                detail = f"{_label(examples, i)}, and as {one_line(examples.keys[other])} {_label(examples, other)}"
+                yield Finding("contradiction", examples.keys[i], detail, True)
+            continue
+        first = min(range(len(group)), key=lambda n: KEPT_FIRST[where[n]])
+        for n, name in enumerate(names):
+            if where[n] != where[first]:
+                yield Finding("leak", name, f"in {where[n]}, and as {one_line(names[first])} in {where[first]}", True)
+            elif n != first:
+                yield Finding("copy", name, f"the same pixels as {one_line(names[first])}")
+
+
+def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
+    """Leaks, contradictions and copies among pictures that look the same."""
+    for pair in look_alikes(found):
+        a, b = sorted((pair.a, pair.b), key=lambda i: -KEPT_FIRST[str(examples.splits[i])])
+        name, other = examples.keys[a], one_line(examples.keys[b])
+        seen = f"looks like {other}{' in a mirror' if pair.mirrored else ''} ({pair.likeness:.3f})"
+        parted = examples.splits[a] != examples.splits[b]
+        if parted:
+            seen += f", which is in {examples.splits[b]}"
+            yield Finding("possible leak" if pair.mirrored else "near leak", name, seen, not pair.mirrored)
+        if _label(examples, a) != _label(examples, b):
+            words = f"{_label(examples, a)}, and {seen}, labelled {_label(examples, b)}"
+            yield Finding("near contradiction", name, words)
+        elif not parted and not pair.mirrored:
+            yield Finding("near copy", name, seen)
+
+
+def _label(examples: Examples, index: int) -> str:
+    value = examples.labels[index]
+    if examples.task == "multiclass":
+        return examples.class_names[int(value)]
+    if examples.task == "multilabel":
+        names = [name for name, on in zip(examples.class_names, value, strict=True) if on]
+        return "+".join(names) or "no label"
+    return ", ".join(f"{number:g}" for number in value)
+
+
+def _groups(examples: Examples) -> Iterable[Finding]:
+    if examples.groups is None:
+        return
+    where: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(examples.groups, examples.splits.tolist(), strict=True):
+        where[group].add(split)
+    for group, parts in where.items():
+        if len(parts) > 1:
+            yield Finding("parted group", group, f"it is in {' and '.join(sorted(parts))}", True)
+
+
+def _classes(examples: Examples) -> Iterable[Finding]:
+    """Classes that are missing, and classes of very unlike size."""
+    if examples.task == "regression":
+        return
+    train = examples.counts("train")
+    for split in examples.split_names:
+        for name, count in examples.counts(split).items():
+            if count == 0 and split == "train":
+                yield Finding("empty class", name, "it has no picture to train on", True)
+            elif count == 0:
+                yield Finding("missing class", name, f"it has no picture in {split}")
+    largest, smallest = max(train, key=lambda n: train[n]), min(train, key=lambda n: train[n])
+    if train[smallest] and train[largest] > IMBALANCE * train[smallest]:
+        ratio = f"{train[largest] / train[smallest]:.1f} times as many in {largest}"
+        yield Finding(
+            "imbalance", smallest, f"{train[smallest]} to train on, {ratio}; training.balance makes up for it"
+        )
+
+
+def _oddities(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
+    for key, row in zip(examples.keys, found, strict=True):
+        for kind, detail in row.odd:
+            yield Finding(kind, key, detail)

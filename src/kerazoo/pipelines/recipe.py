@@ -35,10 +35,25 @@ class ModelPart(_Part):
 
 
 class DataPart(_Part):
-    """The data, and how pictures are fitted: a side in px, 1 or 3 channels, and a way. None: the network's own."""
+    """The data, how it is split, and how pictures are fitted.
+
+    `path` is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`. `validation` and `test` are
+    the shares of train held out where the data has no such split. `group` is a regular expression on file names: what
+    it finds in them stays in one split. `label` and `task` say what of a table is learned. `data_dir` and `download`
+    are for TFDS. `manifest` is what `kerazoo check --write` wrote, beside the data if None; "none" ignores it.
+    `size` (px), `channels` and `fit`: None is the network's own.
+    """
 
     path: str
-    validation: float = Field(0.1, gt=0, lt=1, description="share of train held out where the data has no val")
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.0, ge=0, lt=1)
+    group: str | None = None
+    label: str | None = None
+    task: Literal["multiclass", "multilabel", "regression"] | None = None
+    data_dir: str | None = None
+    download: bool = True
+    manifest: str | None = None
+    cache: Literal["auto", "always", "never"] = "auto"
     size: int | None = Field(None, ge=1)
     channels: Literal[1, 3] | None = None
     fit: Literal["crop", "pad", "stretch"] | None = None
@@ -55,20 +70,38 @@ class OptimizerPart(_Part):
 
 
 class AugmentationPart(_Part):
-    """Augmentation in training; see `augmentation.Augmentation`."""
+    """Augmentation in training: a named policy, and parts of it set otherwise; see `augmentation.Augmentation`."""
 
-    shift: float = Field(0.0, ge=0, lt=1)
-    rotate: float = Field(0.0, ge=0, le=180)
-    zoom: float = Field(0.0, ge=0, lt=1)
-    flip: bool = False
+    policy: str = "none"
+    shift: float | None = None
+    rotate: float | None = None
+    zoom: float | None = None
+    flip: bool | None = None
+    flip_vertical: bool | None = None
+    crop: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    saturation: float | None = None
+    hue: float | None = None
+    randaugment: int | None = None
+    magnitude: float | None = None
+    erase: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
 
 
 class TrainingPart(_Part):
-    """How long and by what loss; `loss` None is the network's own."""
+    """How long and by what loss; `loss` None is the network's own.
+
+    `drop_last` leaves the last, partial batch of an epoch out. `balance` makes up for classes of unlike sizes, by
+    sampling or by weights; see `batches.training_batches`.
+    """
 
     epochs: int = Field(15, ge=0)
     batch_size: int = Field(128, ge=1)
     loss: str | None = None
+    drop_last: bool = True
+    balance: Literal["none", "sampling", "weights"] = "none"
 
 
 class TransferPart(_Part):
@@ -99,7 +132,13 @@ class Recipe(_Part):
 
     def anchored(self) -> "Recipe":
         """The same, with absolute paths, so that it can be run from anywhere."""
-        data = self.data.model_copy(update={"path": str(Path(self.data.path).expanduser().resolve())})
+        data = self.data
+        if not data.path.startswith("tfds:"):
+            data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
+        for name in ("manifest", "data_dir"):
+            place = getattr(data, name)
+            if place is not None and place != "none":
+                data = data.model_copy(update={name: str(Path(place).expanduser().resolve())})
         transfer = self.transfer
         if transfer is not None and Path(transfer.weights).expanduser().exists():
             path = str(Path(transfer.weights).expanduser().resolve())
@@ -118,6 +157,15 @@ def make_recipe(values: dict[str, Any], settings: list[str] | tuple[str, ...] = 
     """
     for setting in settings:
         _set(values, setting)
+    return _validated(values)
+
+
+def data_part(values: dict[str, Any]) -> DataPart:
+    """The data part of a recipe by itself. Raises RecipeError as `make_recipe` does."""
+    return _validated({"model": {"name": "-"}, "data": values}).data
+
+
+def _validated(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.stored import ModelSpec, load_model, save_model
-from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.inspection import one_line
+from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe
 from kerazoo.pipelines.runs import RUNS, Run, check_free, create_run, free_name
@@ -37,15 +40,15 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     start = time.perf_counter()
     entry = find(recipe.model.name)
     folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
-    loss = recipe.training.loss or entry.loss
-    find_head("multiclass").make_loss(loss)  # refuses one that does not go with it
     recipe = recipe.anchored()
-    examples = load_examples(recipe.data.path, validation=recipe.data.validation)
+    augmentation_of(recipe)  # refuses what it does not know before any data is read
+    examples = load_examples(recipe.data)
+    loss = loss_of(recipe, examples, entry.loss)
     preprocessing = input_of(entry, recipe, examples)
-    check_pictures(examples, preprocessing)
+    check_pictures(examples, recipe.data)
     reproducible(recipe.seed)
 
-    batches = batches_of(recipe, examples, preprocessing)
+    batches, validation = batches_of(recipe, examples, preprocessing, say)
     spec = spec_of(entry, recipe, preprocessing, examples, momentum=momentum_for(batches.steps))
     model = spec.build()
     say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}")
@@ -53,9 +56,8 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     run = create_run(folder, recipe, examples)
     with watchers(run, recipe, examples, preprocessing) as watch:
         history = fit(
-            model, batches, evaluation_batches(examples.split("val"), preprocessing), recipe=recipe,
-            loss=loss, callbacks=watch(model), say=say,
-        )  # fmt: skip
+            model, batches, validation, recipe=recipe, head=spec.head, loss=loss, callbacks=watch(model), say=say
+        )
     return close_run(run, spec, model, examples, history, start, say)
 
 
@@ -65,20 +67,27 @@ def fit(
     validation: tf.data.Dataset,
     *,
     recipe: Recipe,
+    head: str,
     loss: str,
     callbacks: list[keras.callbacks.Callback],
     say: Say,
 ) -> list[dict[str, float]]:
     """Compile and fit `model` as `recipe` says; one row of losses and metrics an epoch. Raises KerazooError on NaN."""
-    head = find_head("multiclass")
+    kind, soft = find_head(head), augmentation_of(recipe).mixes
     epochs = recipe.training.epochs
     optimizer = make_optimizer(recipe.optimizer, steps=batches.steps * epochs)
-    model.compile(optimizer=optimizer, loss=head.make_loss(loss), metrics=[head.make_metric()])
+    model.compile(optimizer=optimizer, loss=kind.make_loss(loss, soft=soft), metrics=[kind.make_metric(soft=soft)])
     progress = Progress(say, batches.steps * recipe.training.batch_size)
-    history = model.fit(
-        batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-        callbacks=[batches.clock(), progress, StopOnNaN(), *callbacks],
-    ).history  # fmt: skip
+    try:
+        history = model.fit(
+            batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
+            callbacks=[batches.clock(), progress, StopOnNaN(), *callbacks],
+        ).history  # fmt: skip
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+        raise KerazooError(
+            f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
+            f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
+        ) from error
     rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=False)]
     if rows and not np.isfinite(rows[-1]["loss"]):
         raise KerazooError(
@@ -154,15 +163,43 @@ def spec_of(
     arguments |= {name: value for name, value in preferred.items() if name in known}
     arguments |= recipe.model.arguments
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
-    return ModelSpec(entry.name, arguments, preprocessing, examples.class_names)
+    return ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
 
 
-def batches_of(recipe: Recipe, examples: Examples, preprocessing: Preprocessing) -> TrainingBatches:
-    """The training batches that `recipe` asks for."""
-    return training_batches(
-        examples.split("train"), preprocessing, batch_size=recipe.training.batch_size, seed=recipe.seed,
-        augmentation=Augmentation(**recipe.augmentation.model_dump()),
+def loss_of(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
+    """The name of the recipe's loss, else the network's `preferred` one for classes, else the head's own.
+
+    Raises ModelError where it does not go with the labels.
+    """
+    head = find_head(examples.task)
+    loss = recipe.training.loss or (preferred if examples.task == "multiclass" and preferred else head.loss)
+    head.make_loss(loss, soft=augmentation_of(recipe).mixes)
+    return loss
+
+
+def augmentation_of(recipe: Recipe) -> Augmentation:
+    """The named policy, with the parts that the recipe sets otherwise. Raises RecipeError."""
+    parts = recipe.augmentation.model_dump(exclude_none=True)
+    policy = parts.pop("policy")
+    if policy not in POLICIES:
+        raise RecipeError(f"augmentation.policy={policy!r} is not one of {', '.join(POLICIES)}")
+    return replace(POLICIES[policy], **parts)
+
+
+def batches_of(
+    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, say: Say
+) -> tuple[TrainingBatches, tf.data.Dataset]:
+    """The training and the validation batches that `recipe` asks for, from a cache where it is worth it."""
+    train, val, augmentation = examples.split("train"), examples.split("val"), augmentation_of(recipe)
+
+    def stored(part: Examples) -> np.ndarray | None:
+        return prepared(part, preprocessing, cache=recipe.data.cache, passes=recipe.training.epochs, say=say)
+
+    batches = training_batches(
+        train, preprocessing, batch_size=recipe.training.batch_size, seed=recipe.seed, augmentation=augmentation,
+        balance=recipe.training.balance, drop_last=recipe.training.drop_last, stored=stored(train),
     )  # fmt: skip
+    return batches, evaluation_batches(val, preprocessing, stored=stored(val), one_hot=augmentation.mixes)
 
 
 @contextmanager
@@ -215,5 +252,14 @@ def reproducible(seed: int) -> None:
 def summary(examples: Examples) -> str:
     """One line: classes, and examples in each split."""
     parts = ", ".join(f"{int(np.sum(examples.splits == split)):,} {split}" for split in examples.split_names)
-    left_out = f"; {len(examples.left_out)} files that are not pictures left out" if examples.left_out else ""
-    return f"{len(examples.class_names)} classes, {parts}{left_out}"
+    what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers to predict"}[examples.task]
+    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}"
+
+
+def _left_out(examples: Examples, limit: int = 5) -> str:
+    """How many files take no part, which, and why; all of them stand in the run's data.json."""
+    if not examples.left_out:
+        return ""
+    shown = [f"{one_line(key)} ({why})" for key, why in list(examples.left_out.items())[:limit]]
+    more = f", and {len(examples.left_out) - limit} more" if len(examples.left_out) > limit else ""
+    return f"; {len(examples.left_out)} left out: {', '.join(shown)}{more}"

@@ -29,10 +29,12 @@ from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
 from kerazoo.pipelines.runs import RUNS, Run, check_free, create_run, free_name
 from kerazoo.pipelines.training import (
     Say,
+    augmentation_of,
     batches_of,
     close_run,
     fit,
     input_of,
+    loss_of,
     make_optimizer,
     momentum_for,
     reproducible,
@@ -51,15 +53,16 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     start = time.perf_counter()
     entry, transfer = find(recipe.model.name), recipe.transfer or TransferPart()
     folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
-    find_head("multiclass").make_loss(recipe.training.loss)  # refuses one that does not go with it
+    augmentation_of(recipe)  # refuses what it does not know before any data is read
     source = weights_of(entry, transfer.weights)
     recipe = recipe.anchored()
-    examples = load_examples(recipe.data.path, validation=recipe.data.validation)
+    examples = load_examples(recipe.data)
+    loss = loss_of(recipe, examples)
     preprocessing, stored = _input_of(entry, recipe, examples, source)
-    check_pictures(examples, preprocessing)
+    check_pictures(examples, recipe.data)
     reproducible(recipe.seed)
 
-    batches = batches_of(recipe, examples, preprocessing)
+    batches, validation = batches_of(recipe, examples, preprocessing, say)
     preferred = stored if source is not None else {"momentum": momentum_for(batches.steps)}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
     model = _build(spec, source)
@@ -75,12 +78,10 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
             # pretrained batch norm keeps its statistics
             frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = layer.name in unfrozen and not frozen_norm
-        validation = evaluation_batches(examples.split("val"), preprocessing)
         with watchers(run, recipe, examples, preprocessing) as watch:
             history += fit(
-                model, batches, validation, recipe=recipe, loss=recipe.training.loss or find_head(spec.head).loss,
-                callbacks=watch(model), say=say,
-            )  # fmt: skip
+                model, batches, validation, recipe=recipe, head=spec.head, loss=loss, callbacks=watch(model), say=say
+            )
     elif recipe.watch:
         with watchers(run, recipe, examples, preprocessing) as watch:
             maps = watch(model)[-1]
@@ -167,22 +168,27 @@ def learn_head(
     )
     steps = -(-len(train) // recipe.training.batch_size)
     part = OptimizerPart(learning_rate=transfer.head_learning_rate, weight_decay=0.0)
-    kind = find_head("multiclass")
+    kind = find_head(examples.task)
+    y_train, y_val = train.labels, val.labels
+    centre, unit = np.zeros(1, np.float32), np.ones(1, np.float32)
+    if kind.kind == "regression":
+        centre, unit = y_train.mean(axis=0), np.maximum(y_train.std(axis=0), 1e-12)
+        y_train, y_val = (y_train - centre) / unit, (y_val - centre) / unit
     head.compile(
         optimizer=make_optimizer(part, steps=steps * transfer.head_epochs),
         loss=kind.make_loss(), metrics=[kind.make_metric()],
     )  # fmt: skip
-    pictures = tf.data.Dataset.from_tensor_slices(((x_train - mean) / spread, train.labels))
+    pictures = tf.data.Dataset.from_tensor_slices(((x_train - mean) / spread, y_train))
     shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(recipe.training.batch_size)
     progress = Progress(say, len(train), title="head epoch", every=20)
     with RunWriter(run.folder / "head") as writer:
         history = head.fit(
-            shuffled, validation_data=((x_val - mean) / spread, val.labels), epochs=transfer.head_epochs,
+            shuffled, validation_data=((x_val - mean) / spread, y_val), epochs=transfer.head_epochs,
             shuffle=False, verbose=0,
             callbacks=[progress, *([GradientNorms(writer), WeightNorms(writer)] if recipe.watch else [])],
         ).history  # fmt: skip
     kernel, bias = head.get_layer("logits").get_weights()
     kernel = kernel / spread[:, None]
-    old.set_weights([kernel, bias - mean @ kernel])
+    old.set_weights([kernel * unit, (bias - mean @ kernel) * unit + centre])
     rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
     return [{"head_epoch": float(number)} | row for number, row in enumerate(rows, start=1)]

@@ -75,7 +75,8 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
 
     each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
-    `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`.
+    `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A
+    regression gives `values` (B, K) float32 and `class_names`.
     One picture that cannot be decoded fails its whole batch, with TensorFlow's message.
     """
     preprocessing, head = spec.preprocessing, find_head(spec.head)
@@ -89,6 +90,8 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
 
     def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = head.answers(model(x, training=False))
+        if spec.head == "regression":
+            return {"values": probabilities, "class_names": tf.repeat(names[None], tf.shape(x)[0], axis=0)}
         values, indices = tf.math.top_k(probabilities, k)
         top = tf.gather(names, indices)
         every = tf.repeat(names[None], tf.shape(x)[0], axis=0)

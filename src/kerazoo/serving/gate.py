@@ -28,11 +28,11 @@ def check_export(export: Path, run: Any) -> dict[str, Any]:
     be loaded; DataError where the pictures have changed since.
     """
     from kerazoo.models.stored import load_spec
-    from kerazoo.pipelines.evaluation import TOLERANCE, check_unchanged
+    from kerazoo.pipelines.evaluation import agree, check_unchanged
     from kerazoo.pipelines.examples import load_examples
 
     recipe = run.recipe()
-    examples = load_examples(recipe.data.path, validation=recipe.data.validation)
+    examples = load_examples(recipe.data)
     check_unchanged(run, examples)
     val = examples.split("val")
     chosen = list(range(0, len(val), -(-len(val) // LIMIT)))
@@ -43,8 +43,9 @@ def check_export(export: Path, run: Any) -> dict[str, Any]:
         answers, again = _ask(export, paths, images, Path(scratch))
     difference = np.abs(answers - recorded).max(axis=1)
     difference[: len(again)] = np.maximum(difference[: len(again)], np.abs(again - recorded[: len(again)]).max(axis=1))
-    agree = (difference <= TOLERANCE) & (answers.argmax(axis=1) == recorded.argmax(axis=1))  # NaN agrees with nothing
-    wrong = [val.keys[i] for i, same in zip(chosen, agree, strict=True) if not same]
+    same = agree(answers, recorded)
+    same[: len(again)] &= agree(again, recorded[: len(again)])
+    wrong = [val.keys[i] for i, is_same in zip(chosen, same, strict=True) if not is_same]
     if wrong:
         raise GateError(
             f"the export does not answer as the evaluated model did for {len(wrong)} of {len(chosen)} pictures, "

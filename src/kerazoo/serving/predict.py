@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError, RunError
-from kerazoo.pipelines.examples import picture_files
+from kerazoo.pipelines.image_folder import picture_files
 from kerazoo.serving.saved_model import PASSPORT, ExportedModel, read_file
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one file: class names by falling probability, in [0, 1]."""
+    """The answer for one file: class names by falling probability, in [0, 1]; or a regression's numbers by name."""
 
     path: Path
     top: tuple[tuple[str, float], ...]
+    task: str = "multiclass"
 
     def to_json(self) -> dict[str, Any]:
-        """{"file": ..., "label": ..., "probability": ..., "top": [[name, probability], ...]}"""
+        """{"file": ..., "label": ..., "probability": ..., "top": [[name, probability], ...]}, or
+        {"file": ..., "values": {name: number}}."""
+        if self.task == "regression":
+            return {"file": str(self.path), "values": dict(self.top)}
         label, probability = self.top[0]
         return {"file": str(self.path), "label": label, "probability": probability, "top": [list(t) for t in self.top]}
 
@@ -33,12 +37,14 @@ def predict(model: str | Path, targets: list[Path], *, top: int = 5) -> list[Pre
     export = Path(model)
     if (export / PASSPORT).is_file():
         loaded = ExportedModel(export)
-        answers, names = list(loaded.predict_files(files)), loaded.class_names
+        answers, names, task = list(loaded.predict_files(files)), loaded.class_names, loaded.task
     elif (export / "saved_model.pb").is_file():
         raise RunError(f"{model} is a SavedModel without {PASSPORT}: it was not made by `kerazoo export`")
     else:
-        answers, names = _from_run(model, files)
-    return [Prediction(path, _top(row, names, top)) for path, row in answers]
+        answers, names, task = _from_run(model, files)
+    if task == "regression":
+        return [Prediction(path, tuple(zip(names, map(float, row), strict=True)), task) for path, row in answers]
+    return [Prediction(path, _top(row, names, top), task) for path, row in answers]
 
 
 def find_files(targets: list[Path]) -> list[Path]:
@@ -57,7 +63,7 @@ def find_files(targets: list[Path]) -> list[Path]:
     return files
 
 
-def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np.ndarray]], tuple[str, ...]]:
+def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np.ndarray]], tuple[str, ...], str]:
     import keras
     import tensorflow as tf
 
@@ -74,7 +80,7 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np
             raise DataError(f"{path} cannot be decoded; it must be a JPEG, PNG, GIF, BMP or WebP picture") from error
         logits = network(x[None], training=False)
         answers.append((path, keras.ops.convert_to_numpy(find_head(spec.head).answers(logits))[0]))
-    return answers, spec.class_names
+    return answers, spec.class_names, spec.head
 
 
 def _top(row: np.ndarray, names: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:

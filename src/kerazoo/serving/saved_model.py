@@ -21,18 +21,23 @@ class ExportedModel:
             raise RunError(f"{folder} is not an export: it holds no saved_model.pb with a {PASSPORT}")
         self.passport: dict[str, Any] = json.loads((folder / PASSPORT).read_text(encoding="utf-8"))
         self.class_names: tuple[str, ...] = tuple(self.passport["class_names"])
+        self.task: str = self.passport["head"]
+        self._answers = "values" if self.task == "regression" else "probabilities"
         self._loaded = tf.saved_model.load(str(folder))  # signatures lose their variables when this is collected
         self._serve = self._loaded.signatures["serving_default"]
 
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
-        """B encoded pictures -> (B, K) float32. Raises tf.errors.InvalidArgumentError where one cannot be decoded."""
-        values: np.ndarray = self._serve(image_bytes=tf.constant(list(contents), tf.string))["probabilities"].numpy()
+        """B encoded pictures -> (B, K) float32 probabilities, or a regression's numbers.
+
+        Raises tf.errors.InvalidArgumentError where one cannot be decoded.
+        """
+        values: np.ndarray = self._serve(image_bytes=tf.constant(list(contents), tf.string))[self._answers].numpy()
         return values
 
     def image_probabilities(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, C) float32 pixels in [0, 255] -> (B, K) float32."""
         serve = self._loaded.signatures["serve_images"]
-        values: np.ndarray = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()
+        values: np.ndarray = serve(images=tf.constant(images, tf.float32))[self._answers].numpy()
         return values
 
     def predict_files(self, paths: Sequence[Path], batch_size: int = 32) -> Iterator[tuple[Path, np.ndarray]]:

@@ -1,0 +1,73 @@
+"""An `.npz` file: `x_train`, `y_train`, the same for `val` and `test` by choice, and `class_names` by choice."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kerazoo.errors import DataError
+from kerazoo.pipelines.examples import Examples
+
+
+def read(path: Path) -> Examples:
+    """The pictures in `path`: x (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8.
+
+    y is N class numbers from 0; (N, K) of 0 and 1, several labels each; or floats, (N,) or (N, K), numbers to predict.
+    Raises DataError that names the array.
+    """
+    arrays = _arrays(path)
+    splits = [name for name in ("train", "val", "test") if f"x_{name}" in arrays]
+    if "train" not in splits:
+        raise DataError(f"{path} has no x_train; it has {', '.join(sorted(arrays)) or 'nothing'}")
+    pixels, labels, tasks, keys = [], [], [], []
+    for split in splits:
+        x = arrays[f"x_{split}"]
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
+            wanted = "pictures as (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8"
+            raise DataError(f"{path}: x_{split} is {x.shape} {x.dtype}; it must hold {wanted}")
+        y, task = _labels(path, split, len(x), arrays.get(f"y_{split}"))
+        pixels.append(x[..., None] if x.ndim == 3 else x)
+        labels.append(y)
+        tasks.append(task)
+        keys += [f"x_{split}[{i}]" for i in range(len(x))]
+    if len({x.shape[1:] for x in pixels}) > 1:
+        raise DataError(f"{path}: the splits hold pictures of different shapes: {[x.shape[1:] for x in pixels]}")
+    if len({(task, y.shape[1:]) for task, y in zip(tasks, labels, strict=True)}) > 1:
+        raise DataError(f"{path}: the splits hold labels of different kinds: {[(y.shape, y.dtype) for y in labels]}")
+    every = np.concatenate(labels)
+    return Examples(
+        str(path), tuple(keys), every, np.repeat(splits, [len(x) for x in pixels]),
+        _names(path, arrays.get("class_names"), every, tasks[0]), tasks[0], pixels=np.concatenate(pixels),
+    )  # fmt: skip
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}") from error
+
+
+def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[np.ndarray, str]:
+    if y is not None and len(y) == count and y.ndim in (1, 2):
+        if y.dtype.kind == "f" and np.isfinite(y).all():
+            return y.reshape(count, -1).astype(np.float32), "regression"
+        if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "iub" and np.isin(y, (0, 1)).all():
+            return y.astype(np.float32), "multilabel"
+        if y.size == count and y.dtype.kind in "iu" and y.min(initial=0) >= 0:
+            return y.reshape(-1).astype(np.int64), "multiclass"
+    raise DataError(
+        f"{path}: y_{split} must hold {count} class numbers from 0, or ({count}, K) of 0 and 1, or finite floats"
+    )
+
+
+def _names(path: Path, names: np.ndarray | None, labels: np.ndarray, task: str) -> tuple[str, ...]:
+    count = int(labels.max(initial=-1)) + 1 if task == "multiclass" else labels.shape[1]
+    if names is None:
+        return tuple(map(str, range(count)))
+    if task == "multiclass" and count > len(names):
+        raise DataError(f"{path}: label {count - 1} has no name; class_names has {len(names)}")
+    if task != "multiclass" and count != len(names):
+        raise DataError(f"{path}: class_names has {len(names)} names for {count} columns of labels")
+    return tuple(names.astype(str).tolist())

@@ -1,0 +1,151 @@
+"""A table of pictures: CSV, TSV or Parquet, one row a picture.
+
+| column                              | holds                                                                        |
+|-------------------------------------|------------------------------------------------------------------------------|
+| `path` (or file, filename, image)   | the picture's file, from the table's folder                                  |
+| `label`                             | its class                                                                    |
+| `labels`, instead                   | its labels, any number, with `|` between them                                |
+| `target`, instead                   | the number to predict                                                        |
+| `split`, by choice                  | train, val or test; empty is train                                           |
+| `group`, by choice                  | what belongs together and must not be parted by a split                      |
+
+`data.label` names other columns: one with classes, one with numbers (`data.task = "regression"`), one with `|` between
+labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1 or of numbers.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerazoo.errors import DataError
+from kerazoo.pipelines.examples import SPLITS, Examples
+from kerazoo.pipelines.image_folder import readable
+from kerazoo.pipelines.recipe import DataPart
+
+PATHS = ("path", "file", "filename", "image")
+LABELS = {"label": "multiclass", "labels": "multilabel", "target": "regression"}
+BETWEEN = "|"
+
+
+def read(path: Path, part: DataPart) -> Examples:
+    """The pictures in the table at `path`. Raises DataError that names the table, the row and the column."""
+    columns = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
+    where = next((name for name in PATHS if name in columns), None)
+    if where is None:
+        raise DataError(f"{path} has no column {' or '.join(PATHS)}; it has {', '.join(columns) or 'none'}")
+    if not columns[where]:
+        raise DataError(f"{path} has no rows")
+    names, task = _label_columns(path, part, columns)
+    labels, class_names = _read_labels(path, [columns[name] for name in names], names, task)
+    files = [str(name) for name in columns[where]]
+    for row, file in enumerate(files, start=1):
+        if not file:
+            raise DataError(f"{path}, row {row}: column {where} is empty")
+    splits = [_split(path, row, value) for row, value in enumerate(columns.get("split", [""] * len(files)), start=1)]
+    groups = columns.get("group")
+    return Examples(
+        str(path), tuple(map(readable, files)), labels, np.array(splits), class_names, task,
+        paths=tuple(str(path.parent / file) for file in files),
+        groups=None if groups is None else tuple(str(value) or key for value, key in zip(groups, files, strict=True)),
+    )  # fmt: skip
+
+
+def _text(path: Path) -> dict[str, list[Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    rows = [row for row in rows if row]
+    header = [name.strip() for name in rows[0]] if rows else []
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise DataError(f"{path}, row {number}: {len(row)} values for {len(header)} columns")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} has two columns of one name: {', '.join(header)}")
+    return {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    return {name: ["" if value is None else value for value in table[name].to_pylist()] for name in table.column_names}
+
+
+def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) -> tuple[list[str], str]:
+    """The columns that hold the labels, and the task."""
+    if part.label is None:
+        known = [name for name in LABELS if name in columns]
+        if len(known) != 1:
+            has = f"it has {', '.join(columns)}" if not known else f"it has {' and '.join(known)}"
+            raise DataError(f"{path} must have one column of {', '.join(LABELS)}, or data.label names another; {has}")
+        return known, part.task or LABELS[known[0]]
+    names = [name.strip() for name in part.label.split(",")]
+    for name in names:
+        if name not in columns:
+            raise DataError(f"data.label={part.label!r}: {path} has no column {name!r}; it has {', '.join(columns)}")
+    if len(names) > 1 and part.task == "multiclass":
+        raise DataError(f"data.label={part.label!r}: classes stand in one column")
+    return names, part.task or ("multilabel" if len(names) > 1 else LABELS.get(names[0], "multiclass"))
+
+
+def _read_labels(
+    path: Path, columns: list[list[Any]], names: list[str], task: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if task == "regression" or len(columns) > 1:
+        values = np.stack([_numbers(path, name, column) for name, column in zip(names, columns, strict=True)], axis=1)
+        if task == "multilabel" and not np.isin(values, (0, 1)).all():
+            row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
+            raise DataError(f"{path}, row {row + 1}: column {names[at]} is {values[row, at]:g}; a label is 0 or 1")
+        return values.astype(np.float32), tuple(names)
+    (column,) = columns
+    if task == "multilabel":
+        sets = [_several(value) for value in column]
+        class_names = _in_order(label for labels in sets for label in labels)
+        targets = np.array([[name in labels for name in class_names] for labels in sets], np.float32)
+        return targets.reshape(len(column), len(class_names)), class_names
+    for row, value in enumerate(column, start=1):
+        if str(value).strip() == "":
+            raise DataError(f"{path}, row {row}: column {names[0]} is empty")
+    words = [str(value).strip() for value in column]
+    class_names = _in_order(words)
+    index = {name: number for number, name in enumerate(class_names)}
+    return np.array([index[word] for word in words], np.int64), class_names
+
+
+def _several(value: Any) -> set[str]:
+    words: Sequence[Any] = value if isinstance(value, list) else str(value).split(BETWEEN)
+    return {str(word).strip() for word in words} - {""}
+
+
+def _in_order(words: Any) -> tuple[str, ...]:
+    """Each word once: whole numbers by size, other words by letters."""
+    known = set(words)
+    return tuple(sorted(known, key=int if all(w.isdecimal() and w.isascii() for w in known) else None))
+
+
+def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
+    values = np.empty(len(column))
+    for row, value in enumerate(column):
+        try:
+            values[row] = float(value)
+        except (TypeError, ValueError):
+            values[row] = np.nan
+        if not np.isfinite(values[row]):
+            raise DataError(f"{path}, row {row + 1}: column {name} is {value!r}; it must be a finite number")
+    return values
+
+
+def _split(path: Path, row: int, value: Any) -> str:
+    name = str(value).strip().lower() or "train"
+    if name not in SPLITS:
+        raise DataError(f"{path}, row {row}: split {value!r} is not one of {', '.join(SPLITS)}")
+    return SPLITS[name]

@@ -1,0 +1,289 @@
+"""Inspection of one picture file: what it is, whether the decoder of training reads it, and what it looks like.
+
+A file is read and decoded once; what was found is kept by path, size and time of change, so that a second look at an
+unchanged folder takes a fraction of the first.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sqlite3
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.caches import cache_folder, in_words
+from kerazoo.pipelines.examples import Examples
+
+MAX_BYTES = 512_000_000  # of one file; it would stand in memory whole
+TINY = 16  # px of the shorter side
+DECODER = f"1-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+AT_ONCE = 256  # files between two writes of the cache
+THUMB = 16  # px
+
+_RGB = Preprocessing(1, 1)
+# rows of the discrete cosine transform (II) of 32 samples, frequencies 0 to 7
+_COSINES = np.cos(np.pi / 32 * (np.arange(32) + 0.5) * np.arange(8)[:, None]).astype(np.float32)
+_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # what a mirror does to the columns' frequencies
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in one file. `bad` says why it cannot be trained on; `odd` names what is worth knowing.
+
+    `pixels` is a digest of shape and decoded pixels; `hash` and `mirrored` are perceptual hashes (64 bits) of the
+    picture and its mirror image, None where it is too flat to have one; `thumb` is (16, 16, 3) uint8.
+    """
+
+    sha256: str = ""
+    size: int = -1
+    mtime_ns: int = -1
+    height: int = 0
+    width: int = 0
+    bad: tuple[str, str] | None = None  # (kind, reason)
+    odd: tuple[tuple[str, str], ...] = ()  # (kind, detail)
+    pixels: str = ""
+    hash: int | None = None
+    mirrored: int | None = None
+    thumb: bytes = b""
+
+
+def inspect_all(
+    examples: Examples, *, workers: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[Inspection]:
+    """The inspection of every example, in order; `progress` is told (done, of). Files that did not change since an
+    earlier inspection are not read again."""
+    found: list[Inspection] = []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        if examples.paths is None:
+            assert examples.pixels is not None
+            pictures = zip(examples.pixels, examples.hashes, strict=True)
+            for done, row in enumerate(pool.map(lambda row: _of_array(*row), pictures), start=1):
+                found.append(row)
+                if done % AT_ONCE == 0:
+                    progress(done, len(examples))
+            return found
+        with Inspections() as known:
+            for start in range(0, len(examples), AT_ONCE):
+                paths = examples.paths[start : start + AT_ONCE]
+                at_hand = known.find(paths)
+                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, at_hand))
+                known.keep([(p, row) for p, row, kept in zip(paths, rows, at_hand, strict=True) if kept is None])
+                found += rows
+                progress(len(found), len(examples))
+    return found
+
+
+def inspect_file(path: str) -> Inspection:
+    """Read, decode and describe one file; whatever is wrong with it is found, never raised."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        kind = "dangling link" if Path(path).is_symlink() else "unreadable"
+        return Inspection(bad=(kind, error.strerror or str(error)))
+    seen: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    if not stat.S_ISREG(status.st_mode):
+        return Inspection(**seen, bad=("unreadable", "it is no regular file"))
+    if status.st_size > MAX_BYTES:
+        reason = f"the file has {in_words(status.st_size)}; at most {in_words(MAX_BYTES)} are taken"
+        return Inspection(**seen, bad=("enormous", reason))
+    try:
+        contents = Path(path).read_bytes()
+    except OSError as error:
+        return Inspection(**seen, bad=("unreadable", error.strerror or str(error)))
+    return inspect_contents(contents, Path(path).suffix, **seen)
+
+
+def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
+    """Decode and describe the contents of a file whose name ends in `suffix`."""
+    values: dict[str, Any] = {"sha256": hashlib.sha256(contents).hexdigest(), **seen}
+    if not contents:
+        return Inspection(**values, bad=("empty", "it has no bytes"))
+    form, odd, enormous = _header(contents, suffix)
+    if enormous:
+        return Inspection(**values, bad=("enormous", enormous), odd=odd)
+    try:
+        pixels = _decode(contents)
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        reason = _reason(error)
+        kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
+        if kind == "not a picture" and form:
+            kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
+        return Inspection(**values, bad=(kind, reason), odd=odd)
+    if min(pixels.shape[:2]) < TINY:
+        odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
+    return Inspection(**values, odd=odd, **_looks(pixels))
+
+
+KINDS_OF_FAILURE = (
+    ("it is animated", "animated"),
+    ("header announces", "enormous"),
+    ("it is not a ", "not a picture"),
+)
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)  # type: ignore[untyped-decorator]
+def _decode_graph(contents: tf.Tensor) -> tf.Tensor:
+    return _RGB.decode(contents)
+
+
+def _decode(contents: bytes) -> np.ndarray:
+    with tf.device("CPU:0"):
+        pixels: np.ndarray = _decode_graph(tf.constant(contents)).numpy()
+    return pixels
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "message", error))
+    if "assertion failed: [" in text:
+        return " ".join(text.split("assertion failed: [")[1].split("[[")[0].replace("]", " ").split())
+    text = text.split("{{function_node")[0] if not text.startswith("{{") else text.split("}}")[-1]
+    return " ".join(text.split("[[")[0].split(" [Op:")[0].split())[:160].strip() or type(error).__name__
+
+
+def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    """(format or "", oddities, why it is enormous or ""), read by Pillow from the header alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(contents))
+    except Image.DecompressionBombError:
+        return "", (), "its header announces more pixels than are taken"
+    except Exception:  # Pillow raises what its readers raise; the decoder has the word
+        return _by_signature(contents), (), ""
+    form, mode = str(image.format), image.mode
+    odd: list[tuple[str, str]] = []
+    if form not in ENDINGS.get(suffix.lower(), ()):
+        odd.append(("wrong ending", f"it is {form}, named {suffix}"))
+    if mode == "CMYK":
+        odd.append(("CMYK", "turned into RGB"))
+    if mode.startswith("I") or (form == "PNG" and contents[24:25] == b"\x10"):
+        odd.append(("16-bit", "the upper 8 bits are kept"))
+    if mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        odd.append(("alpha", "laid over white"))
+    if form == "PNG" and getattr(image, "is_animated", False):
+        odd.append(("animated", "the first picture is taken"))
+    try:
+        orientation = image.getexif().get(0x0112, 1) if form == "JPEG" else 1
+    except Exception:  # broken EXIF is none
+        orientation = 1
+    if orientation in range(2, 9):
+        odd.append(("EXIF-turned", f"orientation {orientation}, turned upright"))
+    return form, tuple(odd), ""
+
+
+ENDINGS = {
+    ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".gif": ("GIF",), ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+}  # fmt: skip
+
+
+def _by_signature(contents: bytes) -> str:
+    """The name of a known format that Pillow may not read, else ""."""
+    kinds = ((b"ftypavif", "AVIF"), (b"ftypheic", "HEIC"), (b"ftypmif1", "HEIF"))
+    return next((name for mark, name in kinds if contents[4:12] == mark), "")
+
+
+def _looks(pixels: np.ndarray) -> dict[str, Any]:
+    """Digest, perceptual hashes and thumbnail of (H, W, 3) uint8 pixels.
+
+    The hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of the picture at
+    32 x 32 (pHash: Zauner 2010, section 3.2.1).
+    """
+    digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
+    digest.update(pixels.tobytes())
+    small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BOX), np.float32)
+    thumb = small.reshape(THUMB, 2, THUMB, 2, 3).mean((1, 3)).round().astype(np.uint8)
+    waves = _COSINES @ (small @ np.array([0.299, 0.587, 0.114], np.float32)) @ _COSINES.T
+    found: dict[str, Any] = {
+        "height": pixels.shape[0], "width": pixels.shape[1], "pixels": digest.hexdigest(), "thumb": thumb.tobytes(),
+    }  # fmt: skip
+    if small.std((0, 1)).max() >= 2:
+        found |= {"hash": _bits(waves), "mirrored": _bits(waves * _FLIP)}
+    return found
+
+
+def _bits(waves: np.ndarray) -> int:
+    values = waves.ravel()[1:]  # without the mean
+    return int.from_bytes(np.packbits(np.concatenate([values > np.median(values), [False]])).tobytes(), "big")
+
+
+def _of_array(pixels: np.ndarray, content: str) -> Inspection:
+    return Inspection(sha256=content, **_looks(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels))
+
+
+class Inspections:
+    """The inspections kept on disk: a SQLite file, which two processes may use at once."""
+
+    def __init__(self) -> None:
+        self._path = cache_folder("checks") / f"{DECODER}.sqlite"
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Inspections":
+        self._base = sqlite3.connect(self._path, timeout=60)
+        self._base.execute("CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, found TEXT, thumb BLOB)")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._base.close()
+
+    def find(self, paths: Sequence[str]) -> list[Inspection | None]:
+        """For each path what is known of it, if the file has still the size and time of change that it had."""
+        return [self._find(path) for path in paths]
+
+    def _find(self, path: str) -> Inspection | None:
+        row = self._base.execute("SELECT found, thumb FROM seen WHERE path = ?", (os.fsencode(path),)).fetchone()
+        if row is None:
+            return None
+        values = json.loads(row[0])
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return None
+        if (status.st_size, status.st_mtime_ns) != (values["size"], values["mtime_ns"]):
+            return None
+        values["bad"] = None if values["bad"] is None else tuple(values["bad"])
+        values["odd"] = tuple(tuple(pair) for pair in values["odd"])
+        return Inspection(**values, thumb=row[1])
+
+    def keep(self, rows: Sequence[tuple[str, Inspection]]) -> None:
+        """Keep what was found, but for what a second look may find otherwise: files that could not be read."""
+        with self._base:
+            self._base.executemany(
+                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(p, found) for p, found in rows if found.sha256)
+            )
+
+
+def _row(path: str, found: Inspection) -> tuple[bytes, str, bytes]:
+    values = asdict(found)
+    thumb = values.pop("thumb")
+    return os.fsencode(path), json.dumps(values), thumb
+
+
+def names(keys: Sequence[str], limit: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(map(one_line, keys[:limit])) + more
+
+
+def one_line(key: str) -> str:
+    """A name as it is where it can be printed, else with its odd characters written out."""
+    return key if key.isprintable() else repr(key)
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover [0, count)."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,118 @@
+"""Fitted pictures, uint8, by index: decoded from files as they are asked for, or kept prepared on disk.
+
+The cache is one `.npy` file, mapped into memory: its name is a digest of the contents and of how they are fitted, so a
+changed picture or setting makes another. Scaling and augmentation come after it and cost nothing to change.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.errors import DataError
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.caches import cache_folder, in_words, room_for
+from kerazoo.pipelines.examples import Examples
+
+AT_ONCE = 64  # pictures prepared before they are written
+SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
+VERSION = 1  # of what decoding and fitting give; a change of them makes another cache
+
+
+def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of an index -> (h, w, C) uint8, which reads, decodes and fits the picture of that index."""
+    if examples.paths is not None:
+        paths = tf.constant([os.fsencode(path) for path in examples.paths])
+        return lambda index: preprocessing.fit_pixels(preprocessing.decode(tf.io.read_file(paths[index])))
+    assert examples.pixels is not None
+    rows = rows_from(examples.pixels)
+    return lambda index: preprocessing.fit_pixels(rows(index[None])[0])
+
+
+def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of indices (B,) -> (B, h, w, C) uint8, the rows of an array in memory or mapped from disk."""
+
+    def rows(indices: tf.Tensor) -> tf.Tensor:
+        # the array stays outside of the graph, which would copy it
+        found = tf.numpy_function(lambda index: stored[index], [indices], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, (None, *stored.shape[1:]))
+
+    return rows
+
+
+def prepared(
+    examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int, say: Callable[[str], None]
+) -> np.ndarray | None:
+    """(N, h, w, C) uint8 where the fitted pictures are at hand or worth writing to disk, else None.
+
+    `cache` is "always", "never", or "auto": where there are at least two `passes` over picture files, and the cache
+    takes at most a tenth of the free disk. What is written is announced by `say` with its size.
+    """
+    if examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
+        return examples.pixels
+    if cache == "never" or (cache == "auto" and (passes < 2 or examples.paths is None)):
+        return None
+    path, size = cache_path(examples, preprocessing), len(examples) * int(np.prod(preprocessing.shape))
+    found = _opened(path, (len(examples), *preprocessing.shape))
+    if found is not None:
+        return found
+    try:
+        room_for(path, size, "the prepared pictures", share=SMALL if cache == "auto" else None)
+    except DataError:
+        if cache == "auto":
+            return None
+        raise
+    say(f"writing {len(examples):,} prepared pictures to {path} ({in_words(size)})")
+    return _write(path, examples, preprocessing)
+
+
+def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
+    """Where the fitted pictures of `examples` lie, or would lie."""
+    fitting = {key: value for key, value in preprocessing.to_json().items() if key != "scaling"}
+    digest = hashlib.sha256(json.dumps([VERSION, tf.__version__, fitting], sort_keys=True).encode())
+    for content in examples.hashes:
+        digest.update(content.encode())
+    return cache_folder("pictures") / f"{digest.hexdigest()[:32]}.npy"
+
+
+def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array at `path`; None where it is missing, cut short, or of another shape."""
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.uint8 else None
+
+
+def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
+    """Write the cache, whole or not at all. Two processes may: each under a name of its own, renamed at the end."""
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            shape = (len(examples), *preprocessing.shape)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for pictures in _fitted(examples, preprocessing):
+                file.write(pictures.tobytes())  # not through a memory map: a full disk would kill the process
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
+            "or train without a cache by data.cache=never"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    written: np.ndarray = np.load(path, mmap_mode="r")
+    return written
+
+
+def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    pixels = tf.data.Dataset.range(len(examples)).map(
+        decoded_from(examples, preprocessing), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    yield from pixels.batch(AT_ONCE).prefetch(2).as_numpy_iterator()

@@ -1,0 +1,79 @@
+"""Splits: which of the examples are held out, as a function of nothing but content.
+
+A file is held out when the number its content hash begins with, in [0, 1), is below the share: adding files moves none
+that is there. Chance alone would give small classes too many or too few, so that the count of a class is kept within a
+third of its share, and files move only where it would leave that. Arrays, which nothing is added to, give each class
+its exact share.
+"""
+
+import hashlib
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from kerazoo.errors import DataError
+from kerazoo.pipelines.examples import Examples
+
+
+def with_groups(examples: Examples, pattern: str | None) -> Examples:
+    """The same with `groups` by a regular expression on the keys: its first group, or all it matches.
+
+    A key without a match is a group by itself. Raises DataError where nothing matches.
+    """
+    if pattern is None:
+        return examples
+    try:
+        found = [re.search(pattern, key) for key in examples.keys]
+    except re.error as error:
+        raise DataError(f"data.group={pattern!r} is not a regular expression: {error}") from error
+    if not any(found):
+        raise DataError(f"data.group={pattern!r} matches no name in {examples.source}, such as {examples.keys[0]!r}")
+    groups = (m[1 if m.re.groups else 0] if m else None for m in found)
+    named = zip(groups, examples.keys, strict=True)
+    return replace(examples, groups=tuple(key if group is None else group for group, key in named))
+
+
+def hold_out(examples: Examples, validation: float, test: float) -> Examples:
+    """Move shares of train to val and test, each only where the data has no such split; within each class.
+
+    What belongs to one group goes one way, and so do identical files.
+    """
+    shares = {}
+    if "val" not in examples.split_names:
+        shares["val"] = validation
+    if test and "test" not in examples.split_names:
+        shares["test"] = test
+    if not shares:
+        return examples
+    if sum(shares.values()) >= 1:
+        raise DataError(f"data.validation={validation} and data.test={test} leave nothing to train on")
+    splits = examples.splits.astype("<U5")
+    positions = np.flatnonzero(splits == "train")
+    splits[positions] = _drawn(examples.take(positions), shares)
+    if not np.any(splits == "val"):
+        raise DataError(f"{examples.source} has too few groups to hold any out for validation; give it a val split")
+    return replace(examples, splits=splits)
+
+
+def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
+    """(N,) the split of each example. What has one name (a group, or a content) is one unit, of its first class."""
+    names = train.hashes
+    if train.groups is not None:
+        names = tuple(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest() for group in train.groups)
+    units, first, unit_of = np.unique(names, return_index=True, return_inverse=True)  # in order of hash
+    numbers = np.array([int(unit[:16], 16) / 2**64 for unit in units])
+    labels = train.labels if train.task == "multiclass" else np.zeros(len(train), np.int64)
+    class_of = labels[first]
+    chosen = np.full(len(units), "train", "<U5")
+    for label in np.unique(class_of):
+        members = np.flatnonzero(class_of == label)
+        below, left = 0.0, len(members)
+        for split, share in shares.items():
+            wanted = share * np.sum(class_of == label)
+            drawn = wanted if train.pixels is not None else np.sum(numbers[members] < below + share)
+            count = round(float(np.clip(drawn, wanted - max(1, wanted / 3), wanted + max(1, wanted / 3))))
+            count = max(1, min(left - 1, count)) if left > 1 or train.pixels is not None else 0
+            chosen[members[:count]], members = split, members[count:]
+            below, left = below + share, left - count
+    return chosen[unit_of]
