@@ -4,6 +4,7 @@ A file of some kilobytes can announce a picture of gigabytes, and an animation c
 are refused from the first bytes, in training and in an export alike.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -15,6 +16,17 @@ HEADER = 32  # bytes; every size but JPEG's stands in them
 
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Scalar string -> (H, W, channels) uint8, upright; see `Preprocessing.decode`."""
+    return _compiled(channels)(tf.convert_to_tensor(contents, tf.string))
+
+
+@functools.cache
+def _compiled(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The graph, built once a process: it takes longer than to decode many a folder."""
+    decode = tf.function(lambda contents: _decode(contents, channels), autograph=False)
+    return decode.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     is_jpeg = tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
     # walking the segments costs more than decoding a small picture, and few pictures have anything to find there
     may_turn = tf.strings.regex_full_match(contents, rb"\C*Exif\x00\x00\C*")
@@ -130,10 +142,9 @@ def choose(index: tf.Tensor, functions: list[Callable[[tf.Tensor], tf.Tensor]], 
     """`functions[index](value)`, uint8 pixels; what is not chosen costs nothing.
 
     tf.cond and tf.switch_case are lowered to switches, and every operation of a dead side is still scheduled: more
-    time than a small JPEG takes to decode. The bare Case operation calls one function.
+    time than a small JPEG takes to decode. The bare Case operation calls one function. It
+    is for graphs: called eagerly, it never returns (TensorFlow 2.21).
     """
-    if tf.executing_eagerly():  # where the bare operation never returns (TensorFlow 2.21)
-        return functions[int(index)](value)
     value = tf.convert_to_tensor(value)
     spec = tf.TensorSpec(value.shape, value.dtype)
     branches = [tf.function(function, autograph=False).get_concrete_function(spec) for function in functions]

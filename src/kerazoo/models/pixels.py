@@ -1,5 +1,6 @@
 """The graph code behind `Preprocessing` that fits and scales decoded pixels; `decoding.py` makes them."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,20 @@ AFFINE: dict[str, tuple[np.ndarray, np.ndarray]] = {
 
 def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
     """(H, W, 1 or 3) pixels in [0, 255] -> `shape`, uint8: channels, then size by `how` (crop, pad or stretch)."""
+    image = tf.convert_to_tensor(image)
+    return _compiled(tf.TensorSpec(image.shape, image.dtype), shape, how, interpolation)(image)
+
+
+@functools.cache
+def _compiled(
+    spec: tf.TensorSpec, shape: tuple[int, int, int], how: str, interpolation: str
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The graph, built once a process."""
+    fit = tf.function(lambda image: _fit(image, shape, how, interpolation), autograph=False)
+    return fit.get_concrete_function(spec)  # type: ignore[no-any-return]
+
+
+def _fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
     height, width, channels = shape
     image = to_uint8(image)
     if image.shape[-1] != channels:
@@ -35,7 +50,9 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: 
         if how == "pad":
             resize = tf.image.resize_with_pad
             return lambda part: to_uint8(resize(part, height, width, method=interpolation, antialias=antialias))
-        return lambda part: to_uint8(tf.image.resize(part, (height, width), method=interpolation, antialias=antialias))
+        return lambda part: _rounded(
+            tf.image.resize(part, (height, width), method=interpolation, antialias=antialias), interpolation
+        )
 
     part = _largest_part(image, height, width) if how == "crop" else image
     size = tf.shape(part)[:2]
@@ -44,6 +61,11 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: 
     index = tf.where(tf.reduce_all(size == (height, width)), 0, tf.where(enlarged, 1, 2))
     ways = [lambda part: part, resized(antialias=False), resized(antialias=True)]
     return tf.ensure_shape(choose(index, ways, part), shape)
+
+
+def _rounded(image: tf.Tensor, interpolation: str) -> tf.Tensor:
+    """Resized pixels -> uint8; means of pixels need no clipping."""
+    return tf.cast(tf.round(image), tf.uint8) if interpolation in ("bilinear", "area") else to_uint8(image)
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
@@ -66,5 +88,6 @@ def scale(image: tf.Tensor, scaling: str) -> tf.Tensor:
     """(..., C) pixels in [0, 255] -> float32; see `Preprocessing.scale`."""
     x = tf.cast(image, tf.float32)
     x = x[..., ::-1] if scaling == "caffe" else x
-    factor, offset = (tf.constant(value, tf.float32) for value in AFFINE[scaling])
-    return x * factor - offset
+    factor, offset = (np.asarray(value, np.float32) for value in AFFINE[scaling])
+    x = x * factor if np.any(factor != 1) else x  # a pass over the batch costs as much as reading it from a cache
+    return x - offset if np.any(offset) else x

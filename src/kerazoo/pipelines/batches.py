@@ -150,7 +150,10 @@ def _pictures(
 
     if stored is not None:
         read_rows = rows_from(stored)
-        batches = rows.map(lambda index, position: (read_rows(index), index, position))
+        batches = rows.map(
+            lambda index, position: (read_rows(index), index, position),
+            num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+        )  # fmt: skip
         if not seeded:
             return batches
         each = batches.unbatch().map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -194,8 +197,9 @@ def _balanced(examples: Examples, seed: int) -> IndexOf:
         label, number = drawn % classes, drawn // classes
         size = tf.gather(size_of, label)
         number += epoch * tf.gather(draws_of, label)
-        seeds = tf.stack([seed + 1 + label, number // size], axis=1)  # of the class and its round
-        within = tf.random.experimental.index_shuffle(number % size, seeds, size - 1)
+        # of the class and its round; index_shuffle itself takes no seed per index
+        seeds = tf.stack([tf.fill(tf.shape(label), tf.constant(seed, tf.int64)), label + 1, number // size], axis=1)
+        within = tf.raw_ops.RandomIndexShuffle(index=number % size, seed=seeds, max_index=size - 1, rounds=4)
         return tf.gather(all_members, tf.gather(first_of, label) + within)
 
     return index_of

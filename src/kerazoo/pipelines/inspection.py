@@ -113,7 +113,7 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
         return Inspection(**values, bad=("empty", "it has no bytes"))
     form, odd, enormous = _header(contents, suffix)
     if enormous:
-        return Inspection(**values, bad=("enormous", enormous), odd=odd)
+        return Inspection(**values, bad=("enormous", enormous))
     try:
         pixels = _decode(contents)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
@@ -121,7 +121,7 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
         kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
         if kind == "not a picture" and form:
             kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
-        return Inspection(**values, bad=(kind, reason), odd=odd)
+        return Inspection(**values, bad=(kind, reason))
     if min(pixels.shape[:2]) < TINY:
         odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
     return Inspection(**values, odd=odd, **_looks(pixels))
@@ -134,14 +134,9 @@ KINDS_OF_FAILURE = (
 )
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)  # type: ignore[untyped-decorator]
-def _decode_graph(contents: tf.Tensor) -> tf.Tensor:
-    return _RGB.decode(contents)
-
-
 def _decode(contents: bytes) -> np.ndarray:
     with tf.device("CPU:0"):
-        pixels: np.ndarray = _decode_graph(tf.constant(contents)).numpy()
+        pixels: np.ndarray = _RGB.decode(tf.constant(contents)).numpy()
     return pixels
 
 

@@ -38,7 +38,7 @@ def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
 
     def rows(indices: tf.Tensor) -> tf.Tensor:
         # the array stays outside of the graph, which would copy it
-        found = tf.numpy_function(lambda index: stored[index], [indices], tf.uint8, stateful=False)
+        found = tf.numpy_function(lambda index: np.take(stored, index, axis=0), [indices], tf.uint8, stateful=False)
         return tf.ensure_shape(found, (None, *stored.shape[1:]))
 
     return rows

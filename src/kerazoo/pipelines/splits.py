@@ -1,9 +1,9 @@
 """Splits: which of the examples are held out, as a function of nothing but content.
 
 A file is held out when the number its content hash begins with, in [0, 1), is below the share: adding files moves none
-that is there. Chance alone would give small classes too many or too few, so that the count of a class is kept within a
-third of its share, and files move only where it would leave that. Arrays, which nothing is added to, give each class
-its exact share.
+that is there. So that chance does not leave a class with none or with far too many, its count is kept from 1 to within
+two standard deviations (of a Poisson count) of its share; files move only where it would leave that. Arrays, which
+nothing is added to, give each class its exact share.
 """
 
 import hashlib
@@ -69,11 +69,13 @@ def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
     for label in np.unique(class_of):
         members = np.flatnonzero(class_of == label)
         below, left = 0.0, len(members)
-        for split, share in shares.items():
+        for later, (split, share) in zip(reversed(range(len(shares))), shares.items(), strict=True):
             wanted = share * np.sum(class_of == label)
             drawn = wanted if train.pixels is not None else np.sum(numbers[members] < below + share)
-            count = round(float(np.clip(drawn, wanted - max(1, wanted / 3), wanted + max(1, wanted / 3))))
-            count = max(1, min(left - 1, count)) if left > 1 or train.pixels is not None else 0
+            slack = 2 * np.sqrt(wanted)
+            count = round(float(np.clip(drawn, wanted - slack, wanted + slack)))
+            most = left - 1 - later  # one is left for train, and one for each split to come
+            count = max(1, min(most, count)) if most > 0 else 0
             chosen[members[:count]], members = split, members[count:]
             below, left = below + share, left - count
     return chosen[unit_of]
