@@ -203,3 +203,65 @@ def test_no_noise_reaches_the_terminal(here, tmp_path):
         ours = re.compile(r"bottleneck_cnn: |epoch 1/1 |val: ")
         assert all(ours.match(line) for line in done.stderr.splitlines()), done.stderr
         assert done.stdout
+
+
+# -- check --------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_would_spoil_a_result_and_leaves_it_out(here, monkeypatch, capsys):
+    good = make_pictures(here / "good", size=40)
+    code, out, _ = call(monkeypatch, capsys, "check", good)
+    assert code == 0
+    assert "24 pictures, nothing that would spoil a result" in out
+    bad = make_pictures(here / "bad", size=40)
+    (bad / "circle" / "page [1].jpg").write_text("<html>")
+    (bad / "circle" / "12.webp").write_bytes((bad / "circle" / "00.png").read_bytes())
+    code, out, _ = call(monkeypatch, capsys, "check", bad)
+    assert code == 1
+    assert re.search(r"not a picture +1 +circle/page \[1\].jpg: it is not a JPEG, PNG, GIF, BMP or WebP", out)
+    assert re.search(r"wrong ending +1 +circle/12.webp: it is PNG, named .webp", out)
+    assert re.search(r"copy +1 +circle/12.webp: the same pixels as circle/00.png", out)
+    assert "1 findings in 26 pictures would spoil a result" in out
+    code, out, _ = call(monkeypatch, capsys, "check", bad, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["ok"], report["pictures"], list(report["excluded"])) == (False, 26, ["circle/page [1].jpg"])
+    code, out, _ = call(monkeypatch, capsys, "check", bad, "--write")
+    assert code == 0
+    assert "kerazoo-manifest.json: training leaves out 1 of 26 pictures" in out
+    assert call(monkeypatch, capsys, "check", bad)[0] == 0
+    settings = ["--set", "data.size=16", "--set", "data.channels=3", "--epochs", "1", "--name", "run"]
+    code, out, err = call(monkeypatch, capsys, "train", "mlp", "--data", bad, *settings)
+    assert code == 0
+    assert "1 left out: circle/page [1].jpg (not a picture: it is not a JPEG" in err
+
+
+def test_check_draws_what_training_sees(here, monkeypatch, capsys):
+    data = make_pictures(here / "data", size=40)
+    code, _, err = call(monkeypatch, capsys, "check", data, "--show-augmented", "grid.png", "--policy", "strong")
+    assert code == 0
+    assert "drawn: grid.png" in err
+    image = Image.open(here / "grid.png")
+    assert image.size[0] == 8 * 160
+    assert len(np.unique(np.array(image).reshape(-1, 3), axis=0)) > 100
+    assert sorted(p.name for p in here.iterdir()) == ["data", "grid.png"]
+    code, _, err = call(monkeypatch, capsys, "check", data, "--show-augmented", "grid.png", "--policy", "wild")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "augmentation.policy='wild' is not one of none, light, standard, strong" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no folder or file nowhere"),
+        (["tfds:mnist", "--set", "data.data_dir=.", "--set", "data.download=false"], "tfds:mnist is not in"),
+        (["data", "--group", "subject"], "data.group='subject' matches no name"),
+        (["data", "--validation", "1.5"], "recipe key data.validation: input should be less than 1, not 1.5"),
+        (["data", "--write", "--manifest", "no/such/place.json"], "no/such/place.json cannot be written"),
+    ],
+)
+def test_check_names_what_it_cannot_do(here, monkeypatch, capsys, arguments, message):
+    make_pictures(here / "data")
+    code, out, err = call(monkeypatch, capsys, "check", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
