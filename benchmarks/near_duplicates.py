@@ -48,7 +48,7 @@ def main():
         found, planted = pictures(count)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        pairs = look_alikes(found)
+        pairs, _ = look_alikes(found)
         seconds = time.perf_counter() - start
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
         row = {

@@ -481,8 +481,18 @@ def test_a_planted_leak_in_real_photos_is_found(tmp_path, shared):
 def test_flat_pictures_are_no_look_alikes():
     flat = [inspect_contents(encode(Image.new("RGB", (40, 40), (n, n, n)), "PNG"), ".png") for n in (10, 200)]
     assert [row.hash for row in flat] == [None, None]
-    assert look_alikes(flat) == []
-    assert look_alikes([Inspection(), Inspection()]) == []
+    assert look_alikes(flat) == ([], True)
+    assert look_alikes([Inspection(), Inspection()]) == ([], True)
+
+
+def test_a_film_is_not_searched_for_ever(monkeypatch):
+    from kerazoo.pipelines import duplicates
+
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 100)
+    frames = [inspect_contents(encode(photo(1).resize((60 + n, 48)), "PNG"), ".png") for n in range(40)]
+    pairs, complete = look_alikes(frames)
+    assert not complete
+    assert 50 <= len(pairs) <= 100
 
 
 # -- memory -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@
 | contradiction   | the same pixels under two labels                                   | yes    | all of them           |
 | parted group    | a group that is in two splits                                      | yes    | nothing               |
 | empty class     | a class without a picture to train on                              | yes    | nothing               |
-| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
+| near contradiction, possible leak (mirrored), copy, near copy, look-alikes (too many), missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
 """  # noqa: E501
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines import manifest, splits
-from kerazoo.pipelines.duplicates import look_alikes, same_pixels
+from kerazoo.pipelines.duplicates import MAX_PAIRS, look_alikes, same_pixels
 from kerazoo.pipelines.examples import Examples, read_examples
 from kerazoo.pipelines.inspection import DECODER, Inspection, inspect_all, one_line
 from kerazoo.pipelines.recipe import DataPart
@@ -166,7 +166,10 @@ def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
 
 def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
     """Leaks, contradictions and copies among pictures that look the same."""
-    for pair in look_alikes(found):
+    pairs, complete = look_alikes(found)
+    if not complete:
+        yield Finding("look-alikes", examples.source, f"over {MAX_PAIRS:,} pairs look alike; only the first are named")
+    for pair in pairs:
         a, b = sorted((pair.a, pair.b), key=lambda i: -KEPT_FIRST[str(examples.splits[i])])
         name, other = examples.keys[a], one_line(examples.keys[b])
         seen = f"looks like {other}{' in a mirror' if pair.mirrored else ''} ({pair.likeness:.3f})"
