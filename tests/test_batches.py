@@ -5,18 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_pictures
+from PIL import Image
 
 from kerazoo.errors import DataError, RecipeError
 from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.caches import cache_folder
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.pictures import cache_path, prepared
+from kerazoo.serving.export import write_saved_model
 
 STRONG = POLICIES["strong"]
 SMALL = Preprocessing(16, 16)
@@ -219,6 +223,7 @@ start_tensorflow()
 import resource, signal
 from kerazoo.errors import DataError
 from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.pictures import prepared
 if len(sys.argv) > 2:
@@ -340,3 +345,35 @@ def test_augmentation_parts():
     assert rows.max() > 12.5
     assert not Augmentation()
     assert Augmentation(zoom=0.1)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_training_sees_what_the_export_sees(tmp_path, fit):
+    """Prepared from a path in training = prepared from bytes in an exported graph, to the last bit."""
+    kinds = [("JPEG", {"exif": orientation}) for orientation in range(1, 9)]
+    kinds += [("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {})]
+    for number, (kind, options) in enumerate(kinds):
+        rng = np.random.default_rng(number)
+        size = (20, 26) if number % 2 else (70, 51)  # smaller and larger than what the network takes
+        image = Image.fromarray(rng.integers(0, 256, (5, 6, 3)).astype(np.uint8)).resize(size)
+        if "exif" in options:
+            exif = Image.Exif()
+            exif[0x0112] = options.pop("exif")
+            options["exif"] = exif
+        folder = tmp_path / "data" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.{kind.lower()}", kind, **options)
+    examples = load_examples(tmp_path / "data", hold_out=False)
+    preprocessing = Preprocessing(40, 32, fit=fit, scaling="torch")
+    inputs = keras.Input(preprocessing.shape)
+    network = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    names = tuple(map(str, range(40 * 32 * 3)))
+    spec = ModelSpec("mlp", {}, preprocessing, names, "regression")  # its answers are the pixels it is given
+    write_saved_model(tmp_path / "export", spec, network)
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    contents = tf.constant([Path(path).read_bytes() for path in examples.paths])
+    answers = served(image_bytes=contents)["values"].numpy()
+    batches = training_batches(examples, preprocessing, batch_size=12, seed=0, augmentation=Augmentation())
+    pixels = next(batches.dataset.as_numpy_iterator())[0]
+    order = tf.random.experimental.index_shuffle(tf.range(12, dtype=tf.int64), [0, 0], tf.constant(11, tf.int64))
+    np.testing.assert_array_equal(pixels.reshape(12, -1), answers[order.numpy()])
