@@ -237,6 +237,11 @@ def test_mnist_in_the_tfds_layout_is_read_by_name(tmp_path, shared):
         np.testing.assert_array_equal(np.array(Image.open(examples.paths[index])), pixels)
     again = load_examples("tfds:mnist", data_dir=str(tmp_path), download=False)
     assert again.digest() == examples.digest()
+    other = tmp_path / "other"  # the same name and version, other contents
+    subprocess.run(
+        [sys.executable, "-c", WRITE_MNIST, other, source, "50"], check=True, capture_output=True, timeout=300
+    )
+    assert len(load_examples("tfds:mnist", data_dir=str(other), download=False)) == 100
 
 
 def test_a_tfds_name_that_is_not_at_hand_is_one_line(tmp_path):

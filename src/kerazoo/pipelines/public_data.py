@@ -4,7 +4,8 @@ Its encoded pictures are written out once, as files, below the cache folder: fro
 split like any other pictures, by the decoder of training. Splits train, validation and test are taken, others named.
 """
 
-import itertools
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -27,7 +28,10 @@ def read(part: DataPart) -> Examples:
     name = part.path.removeprefix(TFDS)
     builder = _builder(name, part)
     image, label, task, class_names = _features(name, builder.info)
-    folder = cache_folder("tfds") / builder.info.full_name.replace("/", "-")
+    # one name may be prepared in two places, with other contents
+    splits = {split: [info.num_examples, info.num_bytes] for split, info in builder.info.splits.items()}
+    mark = hashlib.sha256(json.dumps([str(builder.data_dir), splits], sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_folder("tfds") / f"{builder.info.full_name.replace('/', '-')}-{mark}"
     if not (folder / INDEX).is_file():
         _write_out(builder, image, label, folder)
     index = read_json(folder / INDEX)
@@ -107,7 +111,7 @@ def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
         for split, ours in taken.items():
             (temporary / ours).mkdir(parents=True)
             encoded = builder.as_dataset(split=split, decoders={image: tfds.decode.SkipDecoding()}, shuffle_files=False)
-            for number, row in enumerate(itertools.chain(encoded.as_numpy_iterator())):
+            for number, row in enumerate(encoded.as_numpy_iterator()):
                 contents = row[image]
                 file = f"{ours}/{number:07d}.{ENDINGS.get(contents[:2], 'jpg')}"
                 (temporary / file).write_bytes(contents)
