@@ -53,8 +53,8 @@ def caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def train(tmp_path):
-    """The training split of 40 small pictures."""
-    return load_examples(make_pictures(tmp_path / "many", count=24, size=20)).split("train")
+    """The training split of 28 small pictures."""
+    return load_examples(make_pictures(tmp_path / "many", count=14, size=20)).split("train")
 
 
 def cache_of(examples, say=lambda line: None):
@@ -285,11 +285,14 @@ def test_each_example_comes_once_an_epoch(tmp_path):
     examples = load_examples(tmp_path / "a.npz")
     plain = Preprocessing(2, 2, channels=1, scaling="none")
     batches = training_batches(examples.split("train"), plain, batch_size=5, seed=0, augmentation=Augmentation())
+    orders = set()
     for number in range(3):
         batches.epoch.assign(number)
         seen = np.concatenate([x[:, 0, 0, 0] for x, _ in batches.dataset.as_numpy_iterator()])
         assert len(seen) == 20  # the last three make no whole batch
         assert len(set(seen.tolist())) == 20
+        orders.add(tuple(seen.tolist()))
+    assert len(orders) == 3
     small = training_batches(examples.split("train"), plain, batch_size=50, seed=0, augmentation=Augmentation())
     assert [len(y) for _, y in small.dataset.as_numpy_iterator()] == [23]
     rows = list(evaluation_batches(examples.split("train"), plain, batch_size=10).as_numpy_iterator())
