@@ -533,3 +533,108 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
             (root / "ab"[number % 2] / f"{number:06d}.png").write_bytes(encode(image, "PNG"))
         sizes[count] = peak(root, tmp_path / f"runs{count}")
     assert sizes[100_000] - sizes[1_000] <= 300, sizes
+
+
+# -- what a manifest holds to -------------------------------------------------------------------------------------
+
+
+def test_the_splits_that_were_checked_are_the_splits_of_training(tmp_path):
+    root = make_pictures(tmp_path / "data", count=30, size=48)
+    for number in range(12):
+        photo(number).save(root / "circle" / f"one{number}.png")
+        photo(number).resize((90, 72)).save(root / "circle" / f"two{number}.jpg", quality=80)
+    part = data_part({"path": str(root), "validation": 0.3})
+    assert check(part).spoiled
+    report = check(part, write=True)
+    assert report.to_json()["ok"]
+    examples = load_examples(part)
+    assert set(report.excluded) == {finding.key for finding in report.findings if finding.spoils}
+    assert {split: sum(counts.values()) for split, counts in report.counts.items()} == {
+        split: int((examples.splits == split).sum()) for split in ("train", "val")
+    }
+    with pytest.raises(DataError, match=r"data.validation is 0.1, but .* was written for 0.3, and what leaks depends"):
+        load_examples(root)
+    assert [f.kind for f in check(data_part({"path": str(root)})).spoiled if f.kind == "stale manifest"]
+
+
+def test_a_table_that_changed_since_its_manifest_is_noticed(tmp_path):
+    root = make_pictures(tmp_path / "data", count=8)
+    rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
+    table = root / "list.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    check(data_part({"path": str(table)}), write=True)
+    load_examples(table)
+    table.write_text("\n".join(["path,label", rows[0].replace(",circle", ",square"), *rows[1:]]))
+    with pytest.raises(DataError, match="labels, splits or groups in .*list.csv are not those in"):
+        load_examples(table)
+
+
+def test_a_manifest_that_training_would_refuse_is_a_finding(written):
+    values = json.loads((written / NAME).read_text())
+    values["excluded"] |= {f"circle/{n:02d}.png": "by hand" for n in range(8)}
+    (written / NAME).write_text(json.dumps(values))
+    (finding,) = [f for f in check(data_part({"path": str(written)})).spoiled if f.kind == "stale manifest"]
+    assert "class 'circle'" in finding.detail
+    values["excluded"] = {}  # the bad picture is asked for
+    (written / NAME).write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"1 picture cannot be decoded: .*bad.png"):
+        check_pictures(load_examples(written))
+
+
+def test_a_damaged_cache_of_checks_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "caches"))
+    root = make_pictures(tmp_path / "data", count=4)
+    part = data_part({"path": str(root)})
+    check(part)
+    (base,) = (tmp_path / "caches" / "checks").iterdir()
+    base.write_bytes(b"no data base at all" * 100)
+    assert check(part).to_json()["ok"]
+    base.unlink()
+    base.mkdir()  # cannot be opened at all
+    assert check(part).to_json()["ok"]
+
+
+def test_reasons_are_readable(tmp_path):
+    whole = encode(photo(1), "JPEG")
+    assert inspect_contents(whole[:300], ".jpg").bad == (
+        "undecodable",
+        "Invalid JPEG data, size 300",
+    )
+    assert "[" not in inspect_contents(png_bomb(11_500), ".png").bad[1]
+
+
+def test_exif_turns_as_it_is_reported():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encode(photo(1), "JPEG", exif=exif)
+    filled = plain[:2] + b"\xff" + plain[2:]  # a marker may be filled up
+    for contents in (plain, filled):
+        right = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
+        np.testing.assert_array_equal(Preprocessing(1, 1).decode(tf.constant(contents)).numpy(), np.array(right))
+        assert inspect_contents(contents, ".jpg").odd == (("EXIF-turned", "orientation 6, turned upright"),)
+    png = encode(photo(1), "PNG", exif=exif)
+    assert inspect_contents(png, ".png").odd == (("EXIF-turned", "orientation 6, not turned"),)
+
+
+def test_headers_that_never_end_are_given_up():
+    import time
+
+    jpeg = encode(photo(1), "JPEG")
+    long = jpeg[:2] + b"\xff\xe2\x00\x02" * 50_000 + jpeg[2:]
+    gif = encode(photo(1), "GIF")
+    comment = b"\x21\xfe" + b"\x01a" * 100_000 + b"\x00"
+    start = time.process_time()
+    Preprocessing(1, 1).decode(tf.constant(long + b"Exif\x00\x00"))
+    assert inspect_contents(gif[:-1] + comment + b"\x3b", ".gif").bad[0] == "animated"
+    assert time.process_time() - start < 20  # it was 13 s for each of these, and grew with them
+
+
+def test_colours_of_a_bmp_in_another_order_are_refused():
+    pixels = np.array(photo(1, (8, 8)).convert("RGBA"))
+    header = struct.pack("<2sI2HI", b"BM", 122 + 256, 0, 0, 122)
+    info = struct.pack("<I2i2H6I", 108, 8, 8, 1, 32, 3, 256, 0, 0, 0, 0)
+    masks = struct.pack("<4I", 0xFF, 0xFF00, 0xFF0000, 0xFF000000)  # red first
+    bmp = header + info + masks + bytes(108 - 40 - 16) + pixels.tobytes()
+    kind, reason = inspect_contents(bmp, ".bmp").bad
+    assert kind == "undecodable"
+    assert "order of colours" in reason

@@ -68,6 +68,8 @@ def test_several_labels_all_the_way(pictures, tmp_path):
     results = read_json(run.folder / "run.json")["results"]
     assert results["val_accuracy"] >= 0.9
     assert results["val_mean_average_precision"] >= 0.95
+    history = rows_of(run.folder / "history.csv")
+    assert results["val_loss"] == pytest.approx(float(history[-1]["val_loss"]), rel=1e-4)
     low, high = results["val_exact_match_interval"]
     assert low <= results["val_exact_match"] <= high
     row = rows_of(run.folder / "evaluation" / "val.csv")[0]
@@ -117,8 +119,8 @@ def test_metrics_of_several_labels_and_of_numbers_by_hand():
 
 def test_answers_agree_within_the_tolerance_of_their_size():
     one = np.array([[1000.0], [0.5], [np.nan]])
-    assert agree(one, one + [[0.05], [0.00005], [0]]).tolist() == [True, True, False]
-    assert agree(one, one + [[0.2], [0.0002], [0]]).tolist() == [False, False, False]
+    assert agree(one, one + [[0.05], [0.00005], [0]], "regression").tolist() == [True, True, False]
+    assert agree(one, one + [[0.2], [0.0002], [0]], "regression").tolist() == [False, False, False]
 
 
 @pytest.fixture(scope="module")

@@ -105,15 +105,18 @@ def check(
     start_tensorflow()
     from kerazoo.pipelines.preflight import check as run_check
     from kerazoo.pipelines.report import progress_bar, show_augmented_pictures, table
+    from kerazoo.pipelines.training import augmentation_of
 
+    augmentation_of(recipe)  # refuses what it does not know before any work
     with progress_bar() as progress:
         report = run_check(recipe.data, write=write, progress=progress)
-    if show_augmented is not None:
-        say(f"drawn: {show_augmented_pictures(recipe, show_augmented)}")
     if as_json:
         _print_json(report.to_json())
     else:
         table(report)
+    if show_augmented is not None:
+        show_augmented_pictures(recipe, report, show_augmented)
+        say(f"drawn: {show_augmented}")
     if report.spoiled:
         raise typer.Exit(1)
 
@@ -267,7 +270,8 @@ def _report(run: Any, as_json: bool) -> None:
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False))
+    # names that are no UTF-8 are written as \udcXX, which JSON reads
+    print(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def main() -> None:

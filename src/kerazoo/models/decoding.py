@@ -11,7 +11,8 @@ import tensorflow as tf
 
 MAX_PIXELS = 120_000_000  # of one picture: the largest cameras give 102 megapixels; 360 MB when decoded
 KINDS = "JPEG, PNG, GIF, BMP or WebP"
-HEADER = 32  # bytes; every size but JPEG's stands in them
+MAX_SEGMENTS, MAX_BLOCKS = 1_000, 40_000  # of a JPEG and a GIF, walked through at 20 microseconds each
+HEADER = 72  # bytes; every size but JPEG's stands in them
 
 
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -24,6 +25,17 @@ def _compiled(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once a process: it takes longer than to decode many a folder."""
     decode = tf.function(lambda contents: _decode(contents, channels), autograph=False)
     return decode.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _compiled_orientation() -> Callable[[tf.Tensor], tf.Tensor]:
+    function = tf.function(exif_orientation, autograph=False)
+    return function.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def orientation_of(contents: bytes) -> int:
+    """The EXIF orientation, 1 to 8, that decoding turns a JPEG by."""
+    return int(_compiled_orientation()(tf.constant(contents)))
 
 
 def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -68,13 +80,22 @@ def _other(contents: tf.Tensor) -> tf.Tensor:
 
     def bmp() -> tf.Tensor:
         # TensorFlow takes palette indices for grey values; a negative height counts rows from the top
-        deep = _require(head[28] >= 24, "BMP pictures with a palette are not supported; save them as PNG")
-        with tf.control_dependencies([deep, _of_decent_size(_little(head[22:26]), _little(head[18:22]))]):
+        masks = tf.reduce_all(head[54:66] == [0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0])  # red, green, blue
+        plain = (_little(head[30:34]) == 0) | ((_little(head[30:34]) == 3) & masks)
+        usual = _require(
+            (head[14] >= 40) & (head[28] >= 24) & plain,
+            "BMP pictures with a palette, compression or another order of colours are not supported; save it as PNG",
+        )
+        with tf.control_dependencies([usual]):
+            size = _of_decent_size(_little(head[22:26]), _little(head[18:22]))
+        with tf.control_dependencies([size]):
             return tf.io.decode_bmp(contents, channels=0)[..., :3]
 
     def gif() -> tf.Tensor:
         size = _of_decent_size(_little(head[8:10]), _little(head[6:8]))
-        with tf.control_dependencies([size, _require(_gif_frames(contents) < 2, "it is animated")]):
+        with tf.control_dependencies(
+            [size, _require(_gif_frames(contents) < 2, "it is animated, or in too many pieces to tell")]
+        ):
             return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
     def webp() -> tf.Tensor:
@@ -176,12 +197,13 @@ def _gif_frames(contents: tf.Tensor) -> tf.Tensor:
         return tf.logical_and(tf.logical_and(position < length, frames < 2), tf.logical_or(in_data, block))
 
     start = (13 + table(at(tf.constant(10))), tf.constant(False), tf.constant(0))
-    return tf.while_loop(going, step, start)[2]
+    position, in_data, frames = tf.while_loop(going, step, start, maximum_iterations=MAX_BLOCKS)
+    return tf.where(going(position, in_data, frames), 2, frames)
 
 
 def over_white(image: tf.Tensor) -> tf.Tensor:
     """(H, W, 4) uint8 -> (H, W, 3) uint8: laid over white by its alpha; opaque pixels stay as they are."""
-    pixels = tf.cast(image, tf.int32)
+    pixels = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits, in half the memory of int32
     colour, alpha = pixels[..., :3], pixels[..., 3:]
     return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
@@ -212,7 +234,11 @@ def exif_orientation(contents: tf.Tensor) -> tf.Tensor:
         in_header = tf.logical_and(marker >= 0xFFC0, marker != 0xFFDA)  # the scan starts at 0xFFDA
         return tf.logical_and(in_header, tf.logical_not(tf.logical_and(marker == 0xFFE1, is_exif(at))))
 
-    segment = tf.while_loop(walking, lambda at: (at + 2 + tf.maximum(number(at + 2, 2), 2),), (tf.constant(2),))[0]
+    def next_segment(at: tf.Tensor) -> tuple[tf.Tensor]:
+        # a marker may be filled up with bytes 0xFF
+        return (tf.where(number(at, 2) == 0xFFFF, at + 1, at + 2 + tf.maximum(number(at + 2, 2), 2)),)
+
+    segment = tf.while_loop(walking, next_segment, (tf.constant(2),), maximum_iterations=MAX_SEGMENTS)[0]
 
     def read_tag() -> tf.Tensor:
         tiff = segment + 10

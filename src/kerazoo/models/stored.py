@@ -96,14 +96,15 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, values: Any) -> None:
     """Write `values` to `path` whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all: a temporary name first, then a rename."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # names that are no UTF-8 are written as \udcXX
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

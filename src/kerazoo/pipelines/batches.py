@@ -24,7 +24,9 @@ class TrainingBatches:
     """Batches of one epoch, (B, h, w, C) float32 with their labels, whose order follows the variable `epoch`.
 
     Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed where the augmentation mixes. A third
-    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at.
+    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at,
+    for `fit`, which then asks for `steps - start` batches; past them the asserted cardinality would be an error. `at`
+    is for any other reader.
     Each example comes once an epoch, unless sampling is balanced. The rest says what the batches are made of.
     """
 
@@ -66,7 +68,7 @@ def training_batches(
         raise RecipeError(f"training.balance={balance!r} is for one class a picture; this data is {examples.task}")
     index_of = _balanced(examples, seed) if balance == "sampling" else _shuffled(count, seed)
     labels = tf.constant(examples.labels)
-    weights = tf.constant(_class_weights(examples)) if balance == "weights" else None
+    weights = tf.constant(class_weights(examples)) if balance == "weights" else None
     classes = len(examples.class_names)
 
     def finish(pixels: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -205,7 +207,7 @@ def _balanced(examples: Examples, seed: int) -> IndexOf:
     return index_of
 
 
-def _class_weights(examples: Examples) -> np.ndarray:
+def class_weights(examples: Examples) -> np.ndarray:
     """(K,) float32: N / (K n). Source: King and Zeng 2001, as scikit-learn's "balanced"."""
     sizes = np.bincount(examples.labels, minlength=len(examples.class_names))
     return (len(examples) / (len(sizes) * np.maximum(sizes, 1))).astype(np.float32)

@@ -78,9 +78,8 @@ class Evaluation:
         if self.task == "multiclass":
             return {"accuracy": self.accuracy, "accuracy_interval": list(self.interval())}
         if self.task == "multilabel":
-            precision = {
-                "mean_average_precision": float(np.mean([p for p in self.precisions().values() if p is not None]))
-            }
+            known = [p for p in self.precisions().values() if p is not None]
+            precision = {"mean_average_precision": float(np.mean(known)) if known else None}
             exact = {"exact_match": self.right, "exact_match_interval": list(self.interval())}
             return {"accuracy": self.accuracy, **exact, **precision}
         wide = self.labels.astype(np.float64)
@@ -110,7 +109,8 @@ class Evaluation:
             said = f"accuracy {self.accuracy:.4f} (95 % {low:.4f}-{high:.4f})"
         elif self.task == "multilabel":
             said = f"accuracy of labels {self.accuracy:.4f}, all right {self.right:.4f} (95 % {low:.4f}-{high:.4f})"
-            said += f", mean average precision {values['mean_average_precision']:.4f}"
+            if values["mean_average_precision"] is not None:
+                said += f", mean average precision {values['mean_average_precision']:.4f}"
         else:
             said = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
         return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} pictures"
@@ -149,11 +149,14 @@ class Evaluation:
             yield from ([key, *(f"{v:.9g}" for v in y), *(f"{v:.9g}" for v in row)] for key, y, _, row in answers)
 
 
-def agree(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """(N,) whether two answers for a picture are the same, within TOLERANCE (of the number, where it is over 1)."""
+def agree(answers: np.ndarray, recorded: np.ndarray, task: str) -> np.ndarray:
+    """(N,) whether two answers for a picture are the same, within TOLERANCE (of the number, where it is over 1).
+
+    A multiclass answer must also be the same class.
+    """
     near = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # NaN is near nothing
-    same: np.ndarray = near.all(axis=1) & (answers.argmax(axis=1) == recorded.argmax(axis=1))
-    return same
+    same: np.ndarray = near.all(axis=1)
+    return same & (answers.argmax(axis=1) == recorded.argmax(axis=1)) if task == "multiclass" else same
 
 
 def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
@@ -194,12 +197,12 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     """
     recipe = run.recipe()
     spec, model = load_model(run.folder)
-    other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None})
+    other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None, "group": None})
     examples = load_examples(other or recipe.data, hold_out=data is None)
     check_class_names(examples.class_names, spec.class_names, examples.source)
     folder = run.folder / "evaluation"
     if data is not None:
-        check_pictures(examples, other)
+        check_pictures(examples)
         folder = folder / f"{Path(examples.source).stem}-{examples.digest()[:8]}"
         return [evaluate_model(model, spec, examples.split(s), folder, s) for s in examples.split_names]
     check_unchanged(run, examples)
@@ -207,7 +210,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     for split in examples.split_names[1:]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = np.load(folder / f"{split}.npy")
-        if not agree(result.probabilities, recorded).all():
+        if not agree(result.probabilities, recorded, spec.head).all():
             raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
         results.append(result)
     return results

@@ -126,7 +126,7 @@ def load_examples(data: str | Path | DataPart, *, hold_out: bool = True, **optio
     from kerazoo.pipelines import manifest, splits
 
     part = data if isinstance(data, DataPart) else data_part({"path": str(data), **options})
-    examples = manifest.follow(read_examples(part), part.manifest)
+    examples = manifest.follow(read_examples(part), part, hold_out=hold_out)
     if not hold_out:
         whole = examples.split_names == ["train"]
         return replace(examples, splits=np.full(len(examples), "test")) if whole else examples

@@ -1,12 +1,15 @@
 """An `.npz` file: `x_train`, `y_train`, the same for `val` and `test` by choice, and `class_names` by choice."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.examples import Examples
+
+MAX_CLASSES = 100_000
 
 
 def read(path: Path) -> Examples:
@@ -25,6 +28,8 @@ def read(path: Path) -> Examples:
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
             wanted = "pictures as (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8"
             raise DataError(f"{path}: x_{split} is {x.shape} {x.dtype}; it must hold {wanted}")
+        if not len(x):
+            raise DataError(f"{path}: x_{split} holds no pictures")
         y, task = _labels(path, split, len(x), arrays.get(f"y_{split}"))
         pixels.append(x[..., None] if x.ndim == 3 else x)
         labels.append(y)
@@ -44,14 +49,18 @@ def read(path: Path) -> Examples:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz: {error}") from error
 
 
 def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[np.ndarray, str]:
-    if y is not None and len(y) == count and y.ndim in (1, 2):
-        if y.dtype.kind == "f" and np.isfinite(y).all():
+    if y is not None and y.ndim in (1, 2) and len(y) == count:
+        if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all():
+            raise DataError(
+                f"{path}: y_{split} holds 0 and 1 as floats; make them class numbers, or integers for labels"
+            )
+        if y.dtype.kind == "f" and (np.abs(y) <= np.finfo(np.float32).max).all():
             return y.reshape(count, -1).astype(np.float32), "regression"
         if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "iub" and np.isin(y, (0, 1)).all():
             return y.astype(np.float32), "multilabel"
@@ -64,6 +73,12 @@ def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[n
 
 def _names(path: Path, names: np.ndarray | None, labels: np.ndarray, task: str) -> tuple[str, ...]:
     count = int(labels.max(initial=-1)) + 1 if task == "multiclass" else labels.shape[1]
+    if names is not None and names.ndim != 1:
+        raise DataError(f"{path}: class_names must be a list of names, not of shape {names.shape}")
+    if names is None and count > MAX_CLASSES:
+        raise DataError(
+            f"{path}: label {count - 1} is over {MAX_CLASSES - 1:,}; class numbers go up from 0 without gaps"
+        )
     if names is None:
         return tuple(map(str, range(count)))
     if task == "multiclass" and count > len(names):

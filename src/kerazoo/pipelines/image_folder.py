@@ -31,8 +31,11 @@ def read(root: Path) -> Examples:
                 raise DataError(f"class {child.name!r} is in {folder} but not in {parts['train']}")
             pictures, strange = picture_files(child)
             left_out |= {readable(p.relative_to(root)): NO_PICTURE for p in strange}
-            folders = (p for p in sorted(child.rglob("*")) if is_picture(p) and p.is_dir())
-            left_out |= {readable(p.relative_to(root)): "it is a folder; pictures in it are taken" for p in folders}
+            for p in sorted(p for p in child.rglob("*") if p.is_dir()):
+                if p.is_symlink():
+                    left_out[readable(p.relative_to(root))] = "it is a link to a folder, which is not followed"
+                elif is_picture(p):
+                    left_out[readable(p.relative_to(root))] = "it is a folder; pictures in it are taken"
             label = class_names.index(child.name)
             rows += [(readable(p.relative_to(root)), label, split, str(p)) for p in pictures]
         if len(rows) == before:
@@ -77,3 +80,8 @@ def is_picture(path: Path) -> bool:
 def readable(path: Path | str) -> str:
     """A name that can be printed and stored: bytes that are no UTF-8 are written as `\\xNN`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def one_line(name: str) -> str:
+    """A name as it is where it can be printed on one line, else with its odd characters written out."""
+    return name if name.isprintable() else repr(name)

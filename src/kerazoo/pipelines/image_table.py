@@ -14,6 +14,7 @@ labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.examples import SPLITS, Examples
-from kerazoo.pipelines.image_folder import readable
+from kerazoo.pipelines.image_folder import one_line, readable
 from kerazoo.pipelines.recipe import DataPart
 
 PATHS = ("path", "file", "filename", "image")
 LABELS = {"label": "multiclass", "labels": "multilabel", "target": "regression"}
 BETWEEN = "|"
+FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def read(path: Path, part: DataPart) -> Examples:
@@ -41,9 +43,12 @@ def read(path: Path, part: DataPart) -> Examples:
     names, task = _label_columns(path, part, columns)
     labels, class_names = _read_labels(path, [columns[name] for name in names], names, task)
     files = [str(name) for name in columns[where]]
+    rows: dict[str, int] = {}
     for row, file in enumerate(files, start=1):
         if not file:
             raise DataError(f"{path}, row {row}: column {where} is empty")
+        if (first := rows.setdefault(file, row)) != row:
+            raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; a picture has one row")
     splits = [_split(path, row, value) for row, value in enumerate(columns.get("split", [""] * len(files)), start=1)]
     groups = columns.get("group")
     return Examples(
@@ -76,8 +81,17 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return {name: ["" if value is None else value for value in table[name].to_pylist()] for name in table.column_names}
+        raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+    return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as a text file would have it: nothing for what is missing, names for bytes."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value if item is not None]
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) -> tuple[list[str], str]:
@@ -110,6 +124,8 @@ def _read_labels(
     if task == "multilabel":
         sets = [_several(value) for value in column]
         class_names = _in_order(label for labels in sets for label in labels)
+        if not class_names:
+            raise DataError(f"{path}: column {names[0]} is empty in every row")
         targets = np.array([[name in labels for name in class_names] for labels in sets], np.float32)
         return targets.reshape(len(column), len(class_names)), class_names
     for row, value in enumerate(column, start=1):
@@ -129,7 +145,8 @@ def _several(value: Any) -> set[str]:
 def _in_order(words: Any) -> tuple[str, ...]:
     """Each word once: whole numbers by size, other words by letters."""
     known = set(words)
-    return tuple(sorted(known, key=int if all(w.isdecimal() and w.isascii() for w in known) else None))
+    whole = all(word.isdecimal() and word.isascii() for word in known)
+    return tuple(sorted(known, key=lambda word: (int(word) if whole else 0, word)))
 
 
 def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
@@ -139,7 +156,7 @@ def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
             values[row] = float(value)
         except (TypeError, ValueError):
             values[row] = np.nan
-        if not np.isfinite(values[row]):
+        if not abs(values[row]) <= FLOAT_MAX:
             raise DataError(f"{path}, row {row + 1}: column {name} is {value!r}; it must be a finite number")
     return values
 

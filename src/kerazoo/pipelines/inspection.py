@@ -4,6 +4,7 @@ A file is read and decoded once; what was found is kept by path, size and time o
 unchanged folder takes a fraction of the first.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from kerazoo.models.decoding import orientation_of
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.caches import cache_folder, in_words
 from kerazoo.pipelines.examples import Examples
@@ -90,9 +92,9 @@ def inspect_file(path: str) -> Inspection:
     """Read, decode and describe one file; whatever is wrong with it is found, never raised."""
     try:
         status = Path(path).stat()
-    except OSError as error:
-        kind = "dangling link" if Path(path).is_symlink() else "unreadable"
-        return Inspection(bad=(kind, error.strerror or str(error)))
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        kind = "dangling link" if isinstance(error, FileNotFoundError) and Path(path).is_symlink() else "unreadable"
+        return Inspection(bad=(kind, getattr(error, "strerror", None) or str(error)))
     seen: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     if not stat.S_ISREG(status.st_mode):
         return Inspection(**seen, bad=("unreadable", "it is no regular file"))
@@ -143,8 +145,9 @@ def _decode(contents: bytes) -> np.ndarray:
 def _reason(error: Exception) -> str:
     text = str(getattr(error, "message", error))
     if "assertion failed: [" in text:
-        return " ".join(text.split("assertion failed: [")[1].split("[[")[0].replace("]", " ").split())
-    text = text.split("{{function_node")[0] if not text.startswith("{{") else text.split("}}")[-1]
+        text = text.split("assertion failed: [")[1].split("[[")[0]
+        return " ".join(text.replace("]", " ").replace("[", " ").split())
+    text = text.split("}}", 1)[1] if text.startswith("{{") else text.split("{{")[0]
     return " ".join(text.split("[[")[0].split(" [Op:")[0].split())[:160].strip() or type(error).__name__
 
 
@@ -167,15 +170,17 @@ def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], .
     if mode.startswith("I") or (form == "PNG" and contents[24:25] == b"\x10"):
         odd.append(("16-bit", "the upper 8 bits are kept"))
     if mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
-        odd.append(("alpha", "laid over white"))
+        keyed = form == "PNG" and mode not in ("LA", "RGBA", "PA", "P")
+        odd.append(("alpha", "taken for opaque" if form == "GIF" or keyed else "laid over white"))
     if form == "PNG" and getattr(image, "is_animated", False):
         odd.append(("animated", "the first picture is taken"))
     try:
-        orientation = image.getexif().get(0x0112, 1) if form == "JPEG" else 1
+        orientation = image.getexif().get(0x0112, 1)
     except Exception:  # broken EXIF is none
         orientation = 1
     if orientation in range(2, 9):
-        odd.append(("EXIF-turned", f"orientation {orientation}, turned upright"))
+        turned = form in ("JPEG", "MPO") and int(orientation_of(contents)) == orientation
+        odd.append(("EXIF-turned", f"orientation {orientation}, {'turned upright' if turned else 'not turned'}"))
     return form, tuple(odd), ""
 
 
@@ -227,25 +232,41 @@ class Inspections:
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Inspections":
-        self._base = sqlite3.connect(self._path, timeout=60)
-        self._base.execute("CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, found TEXT, thumb BLOB)")
+        try:
+            self._base: sqlite3.Connection | None = self._open()
+        except sqlite3.OperationalError:  # locked, or a disk that cannot be written: it goes without
+            self._base = None
+        except sqlite3.DatabaseError:  # damaged: it can be made again
+            self._path.unlink(missing_ok=True)
+            self._base = self._open()
         return self
 
+    def _open(self) -> sqlite3.Connection:
+        base = sqlite3.connect(self._path, timeout=10)
+        base.execute("CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, found TEXT, thumb BLOB)")
+        return base
+
     def __exit__(self, *error: object) -> None:
-        self._base.close()
+        if self._base is not None:
+            self._base.close()
 
     def find(self, paths: Sequence[str]) -> list[Inspection | None]:
         """For each path what is known of it, if the file has still the size and time of change that it had."""
         return [self._find(path) for path in paths]
 
     def _find(self, path: str) -> Inspection | None:
-        row = self._base.execute("SELECT found, thumb FROM seen WHERE path = ?", (os.fsencode(path),)).fetchone()
+        if self._base is None:
+            return None
+        try:
+            row = self._base.execute("SELECT found, thumb FROM seen WHERE path = ?", (os.fsencode(path),)).fetchone()
+        except sqlite3.Error:
+            return None
         if row is None:
             return None
         values = json.loads(row[0])
         try:
             status = Path(path).stat()
-        except OSError:
+        except (OSError, ValueError):
             return None
         if (status.st_size, status.st_mtime_ns) != (values["size"], values["mtime_ns"]):
             return None
@@ -255,7 +276,9 @@ class Inspections:
 
     def keep(self, rows: Sequence[tuple[str, Inspection]]) -> None:
         """Keep what was found, but for what a second look may find otherwise: files that could not be read."""
-        with self._base:
+        if self._base is None:
+            return
+        with contextlib.suppress(sqlite3.Error), self._base:
             self._base.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(p, found) for p, found in rows if found.sha256)
             )
@@ -265,17 +288,6 @@ def _row(path: str, found: Inspection) -> tuple[bytes, str, bytes]:
     values = asdict(found)
     thumb = values.pop("thumb")
     return os.fsencode(path), json.dumps(values), thumb
-
-
-def names(keys: Sequence[str], limit: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(map(one_line, keys[:limit])) + more
-
-
-def one_line(key: str) -> str:
-    """A name as it is where it can be printed, else with its odd characters written out."""
-    return key if key.isprintable() else repr(key)
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

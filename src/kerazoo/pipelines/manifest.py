@@ -1,8 +1,9 @@
 """The manifest: what a check found, kept beside the data. Training reads it and leaves out what is named there.
 
 `kerazoo-manifest.json` in an image folder, `FILE.kerazoo-manifest.json` beside a file: {"files": {key: [sha256, bytes,
-time of change in ns]}, "excluded": {key: why}, "findings": [...], "decoder": ..., "source": ...}. It is made to be read
-and edited: taking a line out of "excluded" keeps that picture.
+time of change in ns]}, "splits": {key: split}, "split_by": {...}, "labels": digest, "excluded": {key: why}, "findings":
+[...], "decoder": ..., "source": ...}. It is made to be read and edited: taking a line out of "excluded" keeps that
+picture. Leaks are leaks between splits, so that training takes the splits that were checked.
 """
 
 import hashlib
@@ -18,9 +19,12 @@ from kerazoo.errors import DataError, RunError
 from kerazoo.models.stored import read_json, sha256, write_json
 from kerazoo.pipelines.caches import cache_folder
 from kerazoo.pipelines.examples import TFDS, Examples
+from kerazoo.pipelines.image_folder import one_line, readable
+from kerazoo.pipelines.recipe import DataPart
 
 NAME = "kerazoo-manifest.json"
 IGNORED = "none"
+KEPT_SPLITS = ("train", "val", "test")
 
 
 def manifest_path(source: str, setting: str | None = None) -> Path:
@@ -35,14 +39,18 @@ def manifest_path(source: str, setting: str | None = None) -> Path:
 
 def write_manifest(
     path: Path, examples: Examples, stamps: Sequence[tuple[str, int, int]], excluded: Mapping[str, str],
-    findings: Iterable[Mapping[str, Any]], decoder: str,
+    findings: Iterable[Mapping[str, Any]], decoder: str, splits: Mapping[str, str], part: DataPart,
 ) -> None:  # fmt: skip
-    """Write what a check found of `examples`, all of them; `stamps` are (sha256, bytes, time of change) of each."""
+    """Write what a check found of `examples`, all of them; `stamps` are (sha256, bytes, time of change) of each.
+
+    `splits` are those that the check went by, for each key that can be used.
+    """
     if examples.paths is None:
         stamps = [_stamp_of(Path(examples.source))]
     keys = _file_keys(examples)
     values = {
-        "decoder": decoder, "source": examples.source, "excluded": dict(excluded), "findings": list(findings),
+        "decoder": decoder, "source": readable(examples.source), "labels": _labels_digest(examples),
+        "split_by": _split_by(part), "splits": dict(splits), "excluded": dict(excluded), "findings": list(findings),
         "files": {key: list(stamp) for key, stamp in zip(keys, stamps, strict=True)},
     }  # fmt: skip
     try:
@@ -54,11 +62,13 @@ def write_manifest(
         ) from error
 
 
-def follow(examples: Examples, setting: str | None) -> Examples:
+def follow(examples: Examples, part: DataPart, *, hold_out: bool = True) -> Examples:
     """`examples` without what their manifest excludes; as they are where there is no manifest, or it is ignored.
 
-    Raises DataError where files came, went or changed since the manifest was written.
+    By `hold_out` their splits are those that were checked. Raises DataError where files or labels came, went or changed
+    since the manifest was written, or where `part` asks for other splits.
     """
+    setting = part.manifest
     if setting == IGNORED:
         return examples
     path = manifest_path(examples.source, setting)
@@ -66,36 +76,67 @@ def follow(examples: Examples, setting: str | None) -> Examples:
         if setting is None:
             return examples
         raise DataError(f"there is no manifest {path}; write it by `kerazoo check {examples.source} --write`")
-    files, excluded = _read(path)
+    values = _read(path)
+    files, excluded = values["files"], values["excluded"]
     _check_unchanged(examples, files, path)
+    if hold_out:
+        _check_same(examples, part, values, path)
     keep = np.array([key not in excluded for key in examples.keys], bool)
     if not keep.any():
         raise DataError(f"{path} excludes every picture of {examples.source}")
     known = None if examples.paths is None else tuple(files[key][0] for key in examples.keys)
-    content = json.dumps([{key: stamp[0] for key, stamp in files.items()}, excluded], sort_keys=True)
+    stamps = {key: stamp[0] for key, stamp in files.items()}
+    content = json.dumps([stamps, values["labels"], values["splits"], excluded], sort_keys=True)
+    drawn = examples.splits.tolist()
+    if hold_out:
+        drawn = [values["splits"].get(key, split) for key, split in zip(examples.keys, drawn, strict=True)]
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     followed = replace(
-        examples, known_hashes=known, manifest=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        examples,
+        splits=np.array(drawn),
+        known_hashes=known,
+        manifest=digest,
     ).take(np.flatnonzero(keep))
     here = set(examples.keys)
     left_out = {**examples.left_out, **{key: why for key, why in excluded.items() if key in here}}
     return replace(followed, left_out=left_out)
 
 
-def decoder_of(source: str, setting: str | None) -> str | None:
-    """The decoder that the manifest of `source` was made with."""
-    path = manifest_path(source, setting)
-    return read_json(path).get("decoder") if path.is_file() else None
-
-
-def _read(path: Path) -> tuple[dict[str, list[Any]], dict[str, str]]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = read_json(path)
-        files, excluded = values["files"], values["excluded"]
-        if not all(len(stamp) == 3 for stamp in files.values()) or not isinstance(excluded, dict):
-            raise TypeError("files must hold [sha256, bytes, time], excluded must be an object")
+        parts = ("files", "excluded", "splits", "split_by", "labels")
+        files, excluded, splits, _, _ = (values[part] for part in parts)
+        if not all(len(stamp) == 3 and isinstance(stamp[0], str) for stamp in files.values()):
+            raise TypeError("files must hold [sha256, bytes, time]")
+        if not isinstance(excluded, dict) or not set(splits.values()) <= set(KEPT_SPLITS):
+            raise TypeError(f"excluded must be an object, splits must be {', '.join(KEPT_SPLITS)}")
     except (RunError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no manifest: {error}; write it anew by `kerazoo check --write`") from error
-    return files, excluded
+    return values
+
+
+def _check_same(examples: Examples, part: DataPart, values: Mapping[str, Any], path: Path) -> None:
+    again = f"check it again by `kerazoo check {examples.source} --write`"
+    if values["labels"] != _labels_digest(examples):
+        raise DataError(f"labels, splits or groups in {examples.source} are not those in {path.name}; {again}")
+    for name, value in _split_by(part).items():
+        given = {"validation": "val", "test": "test"}.get(name) in examples.split_names
+        if value != values["split_by"].get(name) and not given:
+            raise DataError(
+                f"data.{name} is {value!r}, but {path.name} was written for {values['split_by'].get(name)!r}, and what "
+                f"leaks depends on the splits; {again} --set data.{name}={value}"
+            )
+
+
+def _split_by(part: DataPart) -> dict[str, Any]:
+    return {"validation": part.validation, "test": part.test, "group": part.group}
+
+
+def _labels_digest(examples: Examples) -> str:
+    """sha256 of what is said of each key: label, split and group."""
+    rows = [examples.labels.tolist(), examples.splits.tolist(), examples.groups, examples.class_names, examples.keys]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _file_keys(examples: Examples) -> tuple[str, ...]:
@@ -112,15 +153,11 @@ def _check_unchanged(examples: Examples, files: Mapping[str, Sequence[Any]], man
         "changed": [k for k, p in zip(keys, paths, strict=True) if k in files and _differs(Path(p), files[k])],
     }
     if any(changed.values()):
-        words = "; ".join(f"{len(keys)} {what} ({_first(keys)})" for what, keys in changed.items() if keys)
+        words = "; ".join(f"{len(keys)} {what} ({one_line(keys[0])})" for what, keys in changed.items() if keys)
         raise DataError(
             f"{examples.source} is not as it was when {manifest.name} was written: {words}; "
             f"check it again by `kerazoo check {examples.source} --write`"
         )
-
-
-def _first(keys: Sequence[str]) -> str:
-    return keys[0] if keys[0].isprintable() else repr(keys[0])
 
 
 def _stamp_of(path: Path) -> tuple[str, int, int]:

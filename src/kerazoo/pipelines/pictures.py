@@ -7,6 +7,7 @@ changed picture or setting makes another. Scaling and augmentation come after it
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kerazoo.pipelines.examples import Examples
 
 AT_ONCE = 64  # pictures prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
+A_DAY = 86_400  # seconds
 VERSION = 1  # of what decoding and fitting give; a change of them makes another cache
 
 
@@ -90,6 +92,9 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
     """Write the cache, whole or not at all. Two processes may: each under a name of its own, renamed at the end."""
+    for left in path.parent.glob("*.tmp"):
+        if time.time() - left.stat().st_mtime > A_DAY:  # a process that was killed while it wrote
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -104,6 +109,10 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
         raise DataError(
             f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
             "or train without a cache by data.cache=never"
+        ) from error
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

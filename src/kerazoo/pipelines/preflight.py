@@ -8,12 +8,15 @@
 | contradiction   | the same pixels under two labels                                   | yes    | all of them           |
 | parted group    | a group that is in two splits                                      | yes    | nothing               |
 | empty class     | a class without a picture to train on                              | yes    | nothing               |
-| near contradiction, possible leak (mirrored), copy, near copy, look-alikes (too many), missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
+| look-alikes     | so many that leaks among them may be unnamed                       | yes    | nothing               |
+| stale manifest  | the data, or the shares asked for, are not those it was written for | yes   | nothing               |
+| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
 """  # noqa: E501
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,9 @@ import numpy as np
 from kerazoo.errors import DataError
 from kerazoo.pipelines import manifest, splits
 from kerazoo.pipelines.duplicates import MAX_PAIRS, look_alikes, same_pixels
-from kerazoo.pipelines.examples import Examples, read_examples
-from kerazoo.pipelines.inspection import DECODER, Inspection, inspect_all, one_line
+from kerazoo.pipelines.examples import Examples, check_classes, read_examples
+from kerazoo.pipelines.image_folder import one_line, readable
+from kerazoo.pipelines.inspection import DECODER, Inspection, inspect_all
 from kerazoo.pipelines.recipe import DataPart
 
 IMBALANCE = 10  # largest class over smallest
@@ -92,6 +96,7 @@ def check(
     hashes = tuple(row.sha256 for row in found)
     left = splits.hold_out(replace(examples, known_hashes=hashes).take(good), part.validation, part.test)
     rows = [found[i] for i in good]
+    drawn = dict(zip(left.keys, left.splits.tolist(), strict=True))
 
     pairs = [*_same(left, rows), *_alike(left, rows), *_groups(left)]
     excluded |= {f.key: f"{f.kind}: {f.detail}" for f in pairs if f.spoils and f.kind != "parted group"}
@@ -103,20 +108,22 @@ def check(
     if write:
         stamps = [(row.sha256, row.size, row.mtime_ns) for row in found]
         written = [asdict(finding) for finding in findings]
-        manifest.write_manifest(path, examples, stamps, excluded, written, DECODER)
+        manifest.write_manifest(path, examples, stamps, excluded, written, DECODER, drawn, part)
     counts = {split: left.counts(split) for split in left.split_names}
-    settled = str(path) if _is_settled(path, examples, excluded) else None
-    return Report(examples.source, len(examples), counts, tuple(findings), excluded, settled)
+    settled, stale = _is_settled(path, examples, excluded, part)
+    if stale:
+        findings.append(Finding("stale manifest", path.name, stale, True))
+    return Report(
+        readable(examples.source), len(examples), counts, tuple(findings), excluded, str(path) if settled else None
+    )
 
 
-def check_pictures(examples: Examples, part: DataPart | None = None) -> None:
+def check_pictures(examples: Examples) -> None:
     """Raises DataError that names every file which cannot be read or decoded, with the reason (at most ten in full).
 
-    What a manifest of this decoder vouches for is not looked at again.
+    What was looked at before and did not change is not decoded again.
     """
     if examples.paths is None:
-        return
-    if examples.manifest and part and manifest.decoder_of(examples.source, part.manifest) == DECODER:
         return
     found = inspect_all(examples)
     bad = [f"{one_line(examples.paths[i])} ({row.bad[0]}: {row.bad[1]})" for i, row in enumerate(found) if row.bad]
@@ -129,15 +136,16 @@ def check_pictures(examples: Examples, part: DataPart | None = None) -> None:
         )
 
 
-def _is_settled(path: Any, examples: Examples, excluded: dict[str, str]) -> bool:
-    """Whether a manifest that is up to date excludes all of `excluded`."""
-    if not path.is_file():
-        return False
+def _is_settled(path: Path, examples: Examples, excluded: dict[str, str], part: DataPart) -> tuple[bool, str]:
+    """Whether a manifest excludes all of `excluded`; and what is wrong with it where training would refuse it."""
+    if not path.is_file() or part.manifest == manifest.IGNORED:
+        return False, ""
     try:
-        followed = manifest.follow(examples, str(path))
-    except DataError:
-        return False
-    return set(excluded) <= set(followed.left_out)
+        followed = manifest.follow(examples, part)
+        check_classes(followed)
+    except DataError as error:
+        return False, str(error)
+    return set(excluded) <= set(followed.left_out), ""
 
 
 def _first(findings: Sequence[Finding]) -> str:
@@ -168,7 +176,9 @@ def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]
     """Leaks, contradictions and copies among pictures that look the same."""
     pairs, complete = look_alikes(found)
     if not complete:
-        yield Finding("look-alikes", examples.source, f"over {MAX_PAIRS:,} pairs look alike; only the first are named")
+        yield Finding(
+            "look-alikes", examples.source, f"over {MAX_PAIRS:,} pairs look alike; only the first are named", True
+        )
     for pair in pairs:
         a, b = sorted((pair.a, pair.b), key=lambda i: -KEPT_FIRST[str(examples.splits[i])])
         name, other = examples.keys[a], one_line(examples.keys[b])
@@ -210,7 +220,7 @@ def _classes(examples: Examples) -> Iterable[Finding]:
     if examples.task == "regression":
         return
     train = examples.counts("train")
-    for split in examples.split_names:
+    for split in dict.fromkeys(["train", *examples.split_names]):
         for name, count in examples.counts(split).items():
             if count == 0 and split == "train":
                 yield Finding("empty class", name, "it has no picture to train on", True)

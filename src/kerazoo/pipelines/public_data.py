@@ -35,15 +35,19 @@ def read(part: DataPart) -> Examples:
     if not (folder / INDEX).is_file():
         _write_out(builder, image, label, folder)
     index = read_json(folder / INDEX)
-    labels = np.array(index["labels"], np.int64 if task == "multiclass" else np.float32)
+    labels: Any = np.array(index["labels"], np.int64 if task == "multiclass" else np.float32)
     if task == "multilabel":
         labels = np.array([[k in row for k in range(len(class_names))] for row in index["labels"]], np.float32)
+    files, left_out = index["files"], dict(index["left_out"])
+    if task == "multiclass" and (labels < 0).any():
+        left_out |= {files[i]: "it has no label (-1)" for i in np.flatnonzero(labels < 0)}
+        files = [files[i] for i in np.flatnonzero(labels >= 0)]
+        labels = labels[labels >= 0]
     if task == "regression":
         labels = labels.reshape(len(labels), -1)
-    files = index["files"]
     return Examples(
         part.path, tuple(files), labels, np.array([file.split("/")[0] for file in files]), class_names, task,
-        paths=tuple(str(folder / file) for file in files), left_out=index["left_out"],
+        paths=tuple(str(folder / file) for file in files), left_out=left_out,
     )  # fmt: skip
 
 

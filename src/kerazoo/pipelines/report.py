@@ -13,8 +13,8 @@ from rich.table import Table
 
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.augmentation import draw_grid
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.inspection import one_line
+from kerazoo.pipelines.examples import read_examples
+from kerazoo.pipelines.image_folder import one_line
 from kerazoo.pipelines.pictures import decoded_from
 from kerazoo.pipelines.preflight import Report
 from kerazoo.pipelines.recipe import Recipe
@@ -74,9 +74,10 @@ def _verdict(report: Report) -> str:
     return f"{report.pictures:,} pictures, nothing that would spoil a result"
 
 
-def show_augmented_pictures(recipe: Recipe, path: Path) -> Path:
-    """Draw some training pictures as they are and as the recipe's augmentation shows them; the path."""
-    examples = load_examples(recipe.data).split("train")
+def show_augmented_pictures(recipe: Recipe, report: Report, path: Path) -> None:
+    """Draw some training pictures that can be used, as they are and as the recipe's augmentation shows them."""
+    examples = read_examples(recipe.data).split("train")
+    examples = examples.take(i for i, key in enumerate(examples.keys) if key not in report.excluded)
     step = max(1, len(examples) // DRAWN)
     chosen = examples.take(range(0, len(examples), step)[:DRAWN])
     side = recipe.data.size or SIDE
@@ -86,4 +87,3 @@ def show_augmented_pictures(recipe: Recipe, path: Path) -> Path:
 
     pictures = np.stack([decode(tf.constant(index)).numpy() for index in range(len(chosen))])
     draw_grid(path, pictures, augmentation_of(recipe), seed=recipe.seed)
-    return path

@@ -23,7 +23,7 @@ from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples
-from kerazoo.pipelines.inspection import one_line
+from kerazoo.pipelines.image_folder import one_line
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe
@@ -45,7 +45,7 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     examples = load_examples(recipe.data)
     loss = loss_of(recipe, examples, entry.loss)
     preprocessing = input_of(entry, recipe, examples)
-    check_pictures(examples, recipe.data)
+    check_pictures(examples)
     reproducible(recipe.seed)
 
     batches, validation = batches_of(recipe, examples, preprocessing, say)

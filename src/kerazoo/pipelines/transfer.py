@@ -22,7 +22,7 @@ from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import ModelSpec, load_spec
 from kerazoo.models.weights import load_features, shipped, weights_digest
-from kerazoo.pipelines.batches import evaluation_batches
+from kerazoo.pipelines.batches import class_weights, evaluation_batches
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
@@ -59,7 +59,7 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     examples = load_examples(recipe.data)
     loss = loss_of(recipe, examples)
     preprocessing, stored = _input_of(entry, recipe, examples, source)
-    check_pictures(examples, recipe.data)
+    check_pictures(examples)
     reproducible(recipe.seed)
 
     batches, validation = batches_of(recipe, examples, preprocessing, say)
@@ -178,7 +178,10 @@ def learn_head(
         optimizer=make_optimizer(part, steps=steps * transfer.head_epochs),
         loss=kind.make_loss(), metrics=[kind.make_metric()],
     )  # fmt: skip
-    pictures = tf.data.Dataset.from_tensor_slices(((x_train - mean) / spread, y_train))
+    parts: tuple[np.ndarray, ...] = ((x_train - mean) / spread, y_train)
+    if recipe.training.balance != "none":  # of a pass over features, sampling and weights come to the same
+        parts = (*parts, class_weights(train)[train.labels])
+    pictures = tf.data.Dataset.from_tensor_slices(parts)
     shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(recipe.training.batch_size)
     progress = Progress(say, len(train), title="head epoch", every=20)
     with RunWriter(run.folder / "head") as writer:

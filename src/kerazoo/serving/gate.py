@@ -31,7 +31,7 @@ def check_export(export: Path, run: Any) -> dict[str, Any]:
     from kerazoo.pipelines.evaluation import agree, check_unchanged
     from kerazoo.pipelines.examples import load_examples
 
-    recipe = run.recipe()
+    recipe, spec = run.recipe(), load_spec(run.folder)
     examples = load_examples(recipe.data)
     check_unchanged(run, examples)
     val = examples.split("val")
@@ -39,12 +39,12 @@ def check_export(export: Path, run: Any) -> dict[str, Any]:
     recorded = np.load(run.folder / "evaluation" / "val.npy")[chosen]
     with tempfile.TemporaryDirectory() as scratch:
         paths = _pictures(val.take(chosen), Path(scratch))
-        images = _decoded(paths[:FLOAT_PICTURES], load_spec(run.folder).preprocessing, Path(scratch))
+        images = _decoded(paths[:FLOAT_PICTURES], spec.preprocessing, Path(scratch))
         answers, again = _ask(export, paths, images, Path(scratch))
     difference = np.abs(answers - recorded).max(axis=1)
     difference[: len(again)] = np.maximum(difference[: len(again)], np.abs(again - recorded[: len(again)]).max(axis=1))
-    same = agree(answers, recorded)
-    same[: len(again)] &= agree(again, recorded[: len(again)])
+    same = agree(answers, recorded, spec.head)
+    same[: len(again)] &= agree(again, recorded[: len(again)], spec.head)
     wrong = [val.keys[i] for i, is_same in zip(chosen, same, strict=True) if not is_same]
     if wrong:
         raise GateError(
