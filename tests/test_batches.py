@@ -79,7 +79,7 @@ def test_an_epoch_is_the_same_whatever_makes_it(train):
     assert len(others | {first}) == 3
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ["none", "strong"])
 def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy):
     batches = batches_of(train, augmentation=POLICIES[policy])
     whole = list(batches.at(3, 0).as_numpy_iterator())

@@ -20,7 +20,7 @@ from kerazoo.pipelines.preflight import Report
 from kerazoo.pipelines.recipe import Recipe
 from kerazoo.pipelines.training import augmentation_of
 
-SHOWN = 5  # findings of a kind that the table names; --json has all
+SHOWN = 3  # findings of a kind that the table names; --json has all
 DRAWN = 6  # pictures
 SIDE = 160  # px of a drawn picture
 EVERY = 2000  # files between two lines where there is no terminal
@@ -59,8 +59,8 @@ def table(report: Report) -> None:
     for split, counts in report.counts.items():
         sizes = sorted(counts.values())
         each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-        total = "" if len(counts) == 1 else f"{len(counts)} classes, {each} each"
-        console.print(f"{split}: {sum(sizes):,} pictures {total}".rstrip(), markup=False)
+        total = "" if len(counts) == 1 else f", {len(counts)} classes, {each} each"
+        console.print(f"{split}: {sum(sizes):,} pictures{total}", markup=False)
     console.print(_verdict(report), markup=False, soft_wrap=True)
 
 

@@ -69,6 +69,9 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
     say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
+    if not recipe.training.epochs and (augmentation_of(recipe).describe() or recipe.training.loss):
+        say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
+
     run = create_run(folder, recipe, examples, start_weights=weights_digest(feature_extractor(model)))
     history: list[dict[str, float]] = []
     if source is not None or not recipe.training.epochs:
