@@ -163,8 +163,8 @@ def choose(index: tf.Tensor, functions: list[Callable[[tf.Tensor], tf.Tensor]], 
     """`functions[index](value)`, uint8 pixels; what is not chosen costs nothing.
 
     tf.cond and tf.switch_case are lowered to switches, and every operation of a dead side is still scheduled: more
-    time than a small JPEG takes to decode. The bare Case operation calls one function. It
-    is for graphs: called eagerly, it never returns (TensorFlow 2.21).
+    time than a small JPEG takes to decode. The bare Case operation calls one function. It is for graphs:
+    called eagerly, it never returns (TensorFlow 2.21).
     """
     value = tf.convert_to_tensor(value)
     spec = tf.TensorSpec(value.shape, value.dtype)

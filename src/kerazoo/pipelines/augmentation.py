@@ -18,7 +18,8 @@ import tensorflow as tf
 from PIL import Image
 
 from kerazoo.errors import RecipeError
-from kerazoo.pipelines.randaugment import luma, mean, moved, randaugment, to_uint8
+from kerazoo.models.pixels import to_uint8
+from kerazoo.pipelines.randaugment import luma, mean, moved, randaugment
 
 # What a part folds into the picture's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
 # these numbers say: a new part takes a new number, and none changes.

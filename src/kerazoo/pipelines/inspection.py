@@ -12,7 +12,6 @@ import os
 import sqlite3
 import stat
 import struct
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from kerazoo.pipelines.examples import Examples
 
 MAX_BYTES = 512_000_000  # of one file; it would stand in memory whole
 TINY = 16  # px of the shorter side
-DECODER = f"1-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+DECODER = f"2-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
 AT_ONCE = 256  # files between two writes of the cache
 THUMB = 16  # px
 
@@ -52,8 +51,6 @@ class Inspection:
     sha256: str = ""
     size: int = -1
     mtime_ns: int = -1
-    height: int = 0
-    width: int = 0
     bad: tuple[str, str] | None = None  # (kind, reason)
     odd: tuple[tuple[str, str], ...] = ()  # (kind, detail)
     pixels: str = ""
@@ -63,12 +60,12 @@ class Inspection:
 
 
 def inspect_all(
-    examples: Examples, *, workers: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+    examples: Examples, *, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Inspection]:
     """The inspection of every example, in order; `progress` is told (done, of). Files that did not change since an
     earlier inspection are not read again."""
     found: list[Inspection] = []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         if examples.paths is None:
             assert examples.pixels is not None
             pictures = zip(examples.pixels, examples.hashes, strict=True)
@@ -179,7 +176,7 @@ def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], .
     except Exception:  # broken EXIF is none
         orientation = 1
     if orientation in range(2, 9):
-        turned = form in ("JPEG", "MPO") and int(orientation_of(contents)) == orientation
+        turned = form in ("JPEG", "MPO") and orientation_of(contents) == orientation
         odd.append(("EXIF-turned", f"orientation {orientation}, {'turned upright' if turned else 'not turned'}"))
     return form, tuple(odd), ""
 
@@ -208,7 +205,7 @@ def _looks(pixels: np.ndarray) -> dict[str, Any]:
     thumb = small.reshape(THUMB, 2, THUMB, 2, 3).mean((1, 3)).round().astype(np.uint8)
     waves = _COSINES @ (small @ np.array([0.299, 0.587, 0.114], np.float32)) @ _COSINES.T
     found: dict[str, Any] = {
-        "height": pixels.shape[0], "width": pixels.shape[1], "pixels": digest.hexdigest(), "thumb": thumb.tobytes(),
+        "pixels": digest.hexdigest(), "thumb": thumb.tobytes(),
     }  # fmt: skip
     if small.std((0, 1)).max() >= 2:
         found |= {"hash": _bits(waves), "mirrored": _bits(waves * _FLIP)}
@@ -229,7 +226,6 @@ class Inspections:
 
     def __init__(self) -> None:
         self._path = cache_folder("checks") / f"{DECODER}.sqlite"
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "Inspections":
         try:

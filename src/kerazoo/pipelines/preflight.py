@@ -31,9 +31,6 @@ from kerazoo.pipelines.recipe import DataPart
 
 IMBALANCE = 10  # largest class over smallest
 KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of a picture in two splits, the one that others were measured on stays
-UNUSABLE = (
-    "unreadable", "dangling link", "empty", "undecodable", "not a picture", "unsupported", "enormous", "animated",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Report:
     def spoiled(self) -> list[Finding]:
         """What would spoil a result, and is not excluded by a manifest."""
         settled = self.excluded if self.manifest else {}
-        return [f for f in self.findings if f.spoils and (f.key not in settled or f.kind in ("parted group",))]
+        return [f for f in self.findings if f.spoils and f.key not in settled]
 
     def kinds(self) -> dict[str, list[Finding]]:
         """Findings by kind, what spoils first, then the most frequent."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+from kerazoo.models import decoding
+from kerazoo.models.pixels import to_uint8
 
-LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 in 65536ths: ITU-R 601-2 as Pillow has it
+Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def randaugment(pixels: tf.Tensor, seed: tf.Tensor, *, operations: int, magnitude: float) -> tf.Tensor:
@@ -59,11 +60,7 @@ def moved(
 
 def luma(pixels: tf.Tensor) -> tf.Tensor:
     """(H, W, C) uint8 -> (H, W, 1) int32 in [0, 255]: what Pillow's "L" is, to the last bit."""
-    pixels = tf.cast(pixels, tf.int32)
-    if pixels.shape[-1] == 1:
-        return pixels
-    red, green, blue = (pixels[..., i : i + 1] * weight for i, weight in enumerate(LUMA))
-    return tf.bitwise.right_shift(red + green + blue + 32768, 16)
+    return tf.cast(pixels if pixels.shape[-1] == 1 else decoding.luma(pixels), tf.int32)
 
 
 def mean(grey: tf.Tensor) -> tf.Tensor:
@@ -71,11 +68,6 @@ def mean(grey: tf.Tensor) -> tf.Tensor:
     height, width = grey.shape[:2]
     total = tf.reduce_sum(tf.cast(grey, tf.int64))
     return tf.cast((2 * total + height * width) // (2 * height * width), tf.int32)
-
-
-def to_uint8(values: tf.Tensor) -> tf.Tensor:
-    """Floats -> uint8: rounded, and cut off at 0 and 255."""
-    return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)
 
 
 def _enhanced(pixels: tf.Tensor, away_from: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
