@@ -104,6 +104,18 @@ class TrainingPart(_Part):
     balance: Literal["none", "sampling", "weights"] = "none"
 
 
+class CheckpointPart(_Part):
+    """How often the state of training is written, so that it can be resumed.
+
+    After every `seconds`, or, where `steps` is given, after every so many optimizer steps; and at the end of every
+    epoch that is at least `seconds` long. The last `keep` are kept. 0 seconds and no `steps` writes at the end only.
+    """
+
+    seconds: float = Field(60.0, ge=0)
+    steps: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=1)
+
+
 class TransferPart(_Part):
     """Fine-tuning: a head on frozen features first, then, where `training.epochs` > 0, the unfrozen part at its rate.
 
@@ -126,7 +138,9 @@ class Recipe(_Part):
     training: TrainingPart = TrainingPart()
     optimizer: OptimizerPart = OptimizerPart()
     augmentation: AugmentationPart = AugmentationPart()
+    checkpoint: CheckpointPart = CheckpointPart()
     transfer: TransferPart | None = None
+    devices: str = "auto"
     seed: int = Field(0, ge=0, lt=2**31)
     watch: bool = True
 
@@ -216,6 +230,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "training": TrainingPart,
         "optimizer": OptimizerPart,
         "augmentation": AugmentationPart,
+        "checkpoint": CheckpointPart,
         "transfer": TransferPart,
     }
     part: type[_Part] = parts[str(location[0])] if location else Recipe
