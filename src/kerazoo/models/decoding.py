@@ -147,8 +147,8 @@ def _webp_size(head: tf.Tensor) -> tf.Tensor:
 
 def _of_decent_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     """The size that a header announces, in whole numbers, must be one that may be allocated."""
-    height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
-    decent = (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
+    area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    decent = tf.equal(tf.clip_by_value(area, 1, MAX_PIXELS), area)
     return _require(
         decent, f"its header announces a size, width x height, that is 0 or over {MAX_PIXELS} pixels:", width, height
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.models.decoding import choose, luma
+from kerazoo.models.decoding import luma
 
 # ImageNet's statistics as keras.applications has them, RGB for "torch", BGR for "caffe"
 TORCH_MEAN, TORCH_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -20,6 +20,8 @@ AFFINE: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "torch": (1 / (255 * TORCH_STD), TORCH_MEAN / TORCH_STD),
     "caffe": (np.array(1.0), CAFFE_MEAN),
 }
+
+WHOLE = {"_noinline": True}  # of a function that stays one operation in the graph
 
 
 def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
@@ -62,7 +64,12 @@ def _fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation:
     enlarged = tf.reduce_all(size <= (height, width)) if interpolation == "bilinear" else tf.constant(False)
     index = tf.where(tf.reduce_all(size == (height, width)), 0, tf.where(enlarged, 1, 2))
     ways = [lambda part: part, resized(antialias=False), resized(antialias=True)]
-    return tf.ensure_shape(choose(index, ways, part), shape)
+    # a call for each way: what is not taken is one operation, and the bare Case (see `decoding.choose`) is slower here
+    spec = tf.TensorSpec(part.shape, part.dtype)
+    calls = [
+        tf.function(way, autograph=False, experimental_attributes=WHOLE).get_concrete_function(spec) for way in ways
+    ]
+    return tf.ensure_shape(tf.switch_case(index, [functools.partial(call, part) for call in calls]), shape)
 
 
 def antialiased(image: tf.Tensor, height: int, width: int) -> tf.Tensor:

@@ -16,7 +16,7 @@ from kerazoo.errors import RecipeError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.examples import Examples
-from kerazoo.pipelines.pictures import decoded_from, rows_from
+from kerazoo.pipelines.pictures import DECODERS, decoded_from, rows_from
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _pictures(
         decode = decoded_from(examples, preprocessing)
         each = rows.unbatch().map(
             lambda index, position: augmented(decode(index), index, position),
-            num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+            num_parallel_calls=DECODERS, deterministic=True,
         )  # fmt: skip
     return each.batch(batch_size, drop_remainder=drop)
 

@@ -22,6 +22,8 @@ from kerazoo.pipelines.examples import Examples
 AT_ONCE = 64  # pictures prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
 A_DAY = 86_400  # seconds
+# TensorFlow's tuner shares the processors among all parallel steps, and leaves a decoding one for two of them
+DECODERS = os.cpu_count() or 1
 VERSION = 1  # of what decoding and fitting give; a change of them makes another cache
 
 
@@ -122,6 +124,6 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
 
 def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
     pixels = tf.data.Dataset.range(len(examples)).map(
-        decoded_from(examples, preprocessing), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        decoded_from(examples, preprocessing), num_parallel_calls=DECODERS, deterministic=True
     )
     yield from pixels.batch(AT_ONCE).prefetch(2).as_numpy_iterator()
