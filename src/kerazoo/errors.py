@@ -35,3 +35,11 @@ class RunError(InputError):
 
 class GateError(KerazooError):
     """An export that does not answer as the evaluated model did; it is not kept."""
+
+
+class Interrupted(KerazooError):
+    """Training was asked to stop and has saved its state; the exit code is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

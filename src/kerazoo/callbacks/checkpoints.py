@@ -1,0 +1,109 @@
+"""Checkpoint files: the whole state of a training, written whole or not at all, and never believed unseen.
+
+A file is called EPOCH-STEP-DIGEST.ckpt. DIGEST is the beginning of the SHA-256 of its contents, so that a damaged file
+tells on itself. It holds 8 bytes, the length of a JSON text (little-endian); the text, which is the state with
+{"array": [offset, dtype, shape]} for each array; and the arrays' bytes. Nothing in it is a program.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.ckpt")
+
+
+def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """The file that holds `state` (nested dicts and lists of numbers, text, None and arrays); older ones but `keep` go.
+
+    Raises OSError, a full disk for one, and then leaves the older ones as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = _encode(state)
+    path = folder / f"{epoch:06d}-{step:08d}-{hashlib.sha256(contents).hexdigest()[:32]}.ckpt"
+    temporary = folder / "writing.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    prune(folder, keep)
+    return path
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state in the newest file that is whole; None where there is none. A damaged one is named by `say`."""
+    found = _files(folder)
+    for path in reversed(found):
+        try:
+            contents = path.read_bytes()
+            if not path.stem.endswith(hashlib.sha256(contents).hexdigest()[:32]):
+                raise ValueError("its contents do not match its checksum")
+            return _decode(contents)
+        except (OSError, ValueError) as error:
+            say(f"checkpoint {path} is damaged ({error}); going back to the one before")
+    if found:
+        say("no checkpoint is whole: training starts from the beginning")
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep`."""
+    for path in _files(folder)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Checkpoint files, the oldest first."""
+    return sorted(path for path in folder.glob("*.ckpt") if NAME.fullmatch(path.name))
+
+
+def _encode(state: dict[str, Any]) -> bytes:
+    arrays: list[bytes] = []
+
+    def offset() -> int:
+        return sum(map(len, arrays))
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        if isinstance(value, np.ndarray):
+            described = {"array": [offset(), value.dtype.name, list(value.shape)]}
+            arrays.append(value.tobytes())
+            return described
+        return value.item() if isinstance(value, np.generic) else value
+
+    text = json.dumps(plain(state)).encode()
+    return b"".join([len(text).to_bytes(8, "little"), text, *arrays])
+
+
+def _decode(contents: bytes) -> dict[str, Any]:
+    start = 8 + int.from_bytes(contents[:8], "little")
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        if list(value) != ["array"]:
+            return {key: whole(inner) for key, inner in value.items()}
+        offset, dtype, shape = value["array"]
+        # bfloat16 is known to numpy once keras is imported
+        flat = np.frombuffer(contents, np.dtype(dtype), int(np.prod(shape)), start + offset)
+        return flat.reshape(shape)
+
+    state: dict[str, Any] = whole(json.loads(contents[8:start]))
+    return state

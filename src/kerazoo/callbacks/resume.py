@@ -1,0 +1,274 @@
+"""Exact resume under `fit`: a training that was killed and resumed ends with the bits of one that never was.
+
+What is kept: all variables of the model (weights, moving statistics, seeds of dropout), of the optimizer (slots,
+averages, rate, count of steps) and of the metrics, on each replica; epoch and step; the history; and the state of the
+callbacks beside it. The data needs none: its order and its augmentation are functions of (seed, epoch, position).
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
+from kerazoo.errors import Interrupted, RunError
+
+# what Keras's own callbacks remember from epoch to epoch, and lose in `on_train_begin`
+REMEMBERED: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")),
+    (keras.callbacks.ReduceLROnPlateau, ("wait", "cooldown_counter", "best")),
+    (keras.callbacks.ModelCheckpoint, ("best", "epochs_since_last_save")),
+)
+
+
+class Resume(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes the state of a training into `folder`, and goes on from the newest state that it finds there.
+
+        resume = Resume(folder, beside=callbacks, position=batches.start.assign)
+        with resume.signals():
+            model.fit(..., initial_epoch=resume.initial_epoch(epochs), callbacks=[*callbacks, resume])
+
+    It must be the last of the callbacks. `beside` are the others: Keras's own are known; any other one that has
+    `state()` (JSON values and arrays) and `restore(state)` is kept by these. `position` is told the step at which the
+    data of the first epoch is to begin; `fit` still counts the steps before it, which do nothing then.
+
+    A state is written when `seconds` have passed since the last, or after every `steps` optimizer steps, and at the
+    end. `epochs_only` is for several worker processes: metrics within an epoch differ from worker to worker. `write`
+    False only reads: for all workers but the first. What cannot be written is said, and training goes on.
+
+    The method, and what of `fit` it leans on: docs/decisions/0007-resume.md.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        beside: Sequence[keras.callbacks.Callback] = (),
+        position: Callable[[int], Any] = lambda step: None,
+        seconds: float = 60.0,
+        steps: int | None = None,
+        keep: int = 2,
+        write: bool = True,
+        epochs_only: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        super().__init__()
+        self.folder, self.beside, self.position, self.say = folder, tuple(beside), position, say
+        self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
+        self.rows: list[dict[str, float]] = []
+        self._found = newest_checkpoint(folder, say)
+        self._signal: int | None = None
+        self._metrics: list[list[np.ndarray]] | None = None
+        self._undo: Callable[[], None] | None = None
+        self._epoch = -1  # in no epoch
+
+    @property
+    def found(self) -> tuple[int, int] | None:
+        """The (epoch, step) that training goes on from, both counted from 0; None where it starts anew."""
+        return None if self._found is None else (self._found["epoch"], self._found["step"])
+
+    def initial_epoch(self, epochs: int) -> int:
+        """The epoch for `fit` to begin with; `epochs`, where nothing is left to do."""
+        if self._found is None:
+            return 0
+        return epochs if self._found["stopped"] else min(self._found["epoch"], epochs)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restore all but the metrics, which `fit` resets once more."""
+        self._last = time.monotonic()
+        if self._found is None:
+            return
+        self._set(self._variables(), self._found["variables"], self._found["paths"])
+        self.rows = list(self._found["rows"])
+        names = [type(callback).__name__ for callback in self.beside]
+        if names != self._found["names"]:
+            raise RunError(f"{self.folder} was written beside {self._found['names']}, not {names}; take the same")
+        for callback, state in zip(self.beside, self._found["callbacks"], strict=True):
+            _restore(callback, state)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""
+        self._epoch, start = epoch, 0
+        if self._found is not None:
+            start = self._found["step"]
+            self._fill_history()
+            if start:
+                self._set(self._metric_variables(), self._found["metrics"], None)
+                self._skip(start)
+            self._found = None
+        self.position(start)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the state after `batch` steps of the epoch, where it is time."""
+        if self._undo is not None:
+            if batch < self._skipped:
+                return
+            self._undo()
+        if self._signal is not None:
+            self._leave(self._epoch, batch)
+        if batch and not self.epochs_only and self._due(batch):
+            self._write(self._epoch, batch)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keep the metrics of the training steps: validation uses the same variables."""
+        if self._epoch >= 0 and not self.epochs_only:
+            self._metrics = [_parts(variable) for variable in self._metric_variables()]
+
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Leave within a validation, as after the last step of its epoch."""
+        if self._signal is not None and self._metrics is not None:
+            self._leave(self._epoch, self.params["steps"])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the state between two epochs, where it is time or the last."""
+        if self._undo is not None:
+            self._undo()
+        self._metrics = None
+        self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
+        if self._signal is not None and not last:
+            self._leave(epoch + 1, 0)
+        if last or self.epochs_only or self.steps is not None or time.monotonic() - self._last >= self.seconds:
+            self._write(epoch + 1, 0)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Complete the history of a training that had ended before."""
+        if self._found is not None:
+            self._fill_history()
+            self._found = None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Within, SIGTERM and Ctrl-C end the training at its next step, after its state was written.
+
+        It ends by `Interrupted`. A second one ends it at once.
+        """
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+            self.say("stopping: the state is written first (once more: stop at once)")
+
+        kept = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def _due(self, batch: int) -> bool:
+        if self.steps is not None:
+            return bool((self._epoch * self.params["steps"] + batch) % self.steps == 0)
+        return time.monotonic() - self._last >= self.seconds
+
+    def _leave(self, epoch: int, step: int) -> None:
+        assert self._signal is not None
+        written = (step == 0 or not self.epochs_only) and self._write(epoch, step)
+        saved = f"saved at epoch {epoch + 1}, step {step}" if written else "the last checkpoint is kept"
+        name = signal.Signals(self._signal).name
+        raise Interrupted(f"stopped by {name}: {saved}; the same command goes on from there", self._signal)
+
+    def _write(self, epoch: int, step: int) -> bool:
+        """Whether it was written."""
+        if not self.writes:
+            return False
+        if keras.config.backend() == "jax":
+            self.model.jax_state_sync()
+        variables = self._variables()
+        state = {
+            "epoch": epoch, "step": step, "stopped": bool(self.model.stop_training), "rows": self.rows,
+            "paths": [variable.path for variable in variables],
+            "variables": [_parts(variable) for variable in variables],
+            "metrics": self._metrics or [_parts(variable) for variable in self._metric_variables()],
+            "names": [type(callback).__name__ for callback in self.beside],
+            "callbacks": [_state(callback) for callback in self.beside],
+        }  # fmt: skip
+        self._last = time.monotonic()
+        try:
+            write_checkpoint(self.folder, epoch, step, state, keep=self.keep)
+        except OSError as error:
+            self.say(f"no checkpoint could be written to {self.folder}: {error.strerror}; the last one is whole")
+            return False
+        return True
+
+    def _variables(self) -> list[Any]:
+        """All that training changes but the metrics, each once, in the order of the network."""
+        metrics = {id(variable) for variable in self._metric_variables()}
+        every = {id(variable): variable for variable in (*self.model.variables, *self.model.optimizer.variables)}
+        return [variable for key, variable in every.items() if key not in metrics]
+
+    def _metric_variables(self) -> list[Any]:
+        return list(self.model.metrics_variables)
+
+    def _set(self, variables: list[Any], values: list[list[np.ndarray]], paths: list[str] | None) -> None:
+        here = [(tuple(v.shape), len(_components(v))) for v in variables]
+        there = [(tuple(parts[0].shape), len(parts)) for parts in values]
+        if [shape for shape, _ in here] != [shape for shape, _ in there]:
+            raise RunError(f"the state in {self.folder} is of another network or optimizer: {paths}")
+        for variable, (_, replicas), parts in zip(variables, here, values, strict=True):
+            if len(parts) not in (1, replicas):
+                raise RunError(
+                    f"the state in {self.folder} was written on {len(parts)} devices, here are {replicas}; "
+                    "resume with the same --devices"
+                )
+            for index, component in enumerate(_components(variable)):
+                component.assign(parts[index] if len(parts) > 1 else parts[0])
+
+    def _fill_history(self) -> None:
+        """Give Keras's own record the epochs that it has not seen."""
+        record = self.model.history
+        record.epoch = [int(row["epoch"]) for row in self.rows]
+        names = [name for name in (self.rows[0] if self.rows else {}) if name != "epoch"]
+        record.history = {name: [row[name] for row in self.rows if name in row] for name in names}
+
+    def _skip(self, steps: int) -> None:
+        """Let the train function do nothing until step `steps`."""
+        model, real, self._skipped = self.model, self.model.train_function, steps
+        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+        if keras.config.backend() == "jax":
+            model.train_function = lambda state, iterator: (logs, state)
+        else:
+            model.train_function = lambda iterator: logs
+
+        def undo() -> None:
+            model.train_function, self._undo = real, None
+
+        self._undo = undo
+
+
+def _components(variable: Any) -> list[Any]:
+    """What a Keras variable keeps on each replica."""
+    value = variable.value
+    return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [variable]
+
+
+def _parts(variable: Any) -> list[np.ndarray]:
+    """The values of `variable` on its replicas; one where they are all the same."""
+    parts = [np.array(keras.ops.convert_to_numpy(component)) for component in _components(variable)]
+    same = all(part.tobytes() == parts[0].tobytes() for part in parts)
+    return parts[:1] if same else parts
+
+
+def _state(callback: keras.callbacks.Callback) -> Any:
+    if hasattr(callback, "state") and hasattr(callback, "restore"):
+        return callback.state()
+    for kind, names in REMEMBERED:
+        if isinstance(callback, kind):
+            return {name: getattr(callback, name) for name in names}
+    return None
+
+
+def _restore(callback: keras.callbacks.Callback, state: Any) -> None:
+    if hasattr(callback, "state") and hasattr(callback, "restore"):
+        callback.restore(state)
+    elif state is not None:
+        for name, value in state.items():
+            setattr(callback, name, value)
