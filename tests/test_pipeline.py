@@ -21,9 +21,10 @@ from kerazoo.models.stored import load_model, load_spec, read_json
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.evaluation import Evaluation, evaluate
 from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.recipe import make_recipe, read_recipe
 from kerazoo.pipelines.runs import open_run
-from kerazoo.pipelines.training import make_optimizer, momentum_for, train
+from kerazoo.pipelines.training import momentum_for, train
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
 from kerazoo.serving.predict import predict
@@ -75,9 +76,11 @@ def test_a_run_holds_all_that_it_should(run, pictures):
         str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file() and "tensorboard" not in str(p)
     }
     maps = {name for name in files if name.startswith("feature_maps")}
-    assert len(maps) == 3
-    assert files - maps == {
+    states = {name for name in files if name.startswith("checkpoints")}
+    assert (len(maps), len(states)) == (3, 1)
+    assert files - maps - states == {
         "run.json", "recipe.toml", "environment.json", "data.json", "model.json", "model.weights.h5", "history.csv",
+        "metrics.jsonl", "curves.svg", "curves.png", ".lock",
         "watch.jsonl", "evaluation/val.json", "evaluation/val.csv", "evaluation/val.npy",
     }  # fmt: skip
     state = read_json(run.folder / "run.json")

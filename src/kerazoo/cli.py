@@ -29,6 +29,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
@@ -123,28 +124,38 @@ def check(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A name from `kerazoo models`, or a recipe file (.toml).")],
+    model: Annotated[str | None, typer.Argument(help="A name from `kerazoo models`, or a recipe file (.toml).")] = None,
     data: Annotated[str | None, typer.Option("--data", help=DATA)] = None,
     name: Name = None,
     epochs: Epochs = None,
     seed: Seed = None,
     settings: Set = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an unfinished run, by its own recipe.")
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train a zoo network from random weights, evaluate it, and keep all of it in a run folder."""
+    """Train a zoo network from random weights, evaluate it, and keep all of it in a run folder.
+
+    The same command, given again, goes on with a run that did not finish.
+    """
     from kerazoo.pipelines.recipe import make_recipe, read_recipe
 
+    if resume is not None:
+        given = {"MODEL": model, "--data": data, "--name": name, "--epochs": epochs, "--seed": seed, "--set": settings}
+        if other := [flag for flag, value in given.items() if value]:
+            raise RecipeError(f"--resume goes on by the run's own recipe; leave {other[0]} out")
+        _train_on(resume, as_json)
+        return
+    if model is None:
+        raise RecipeError("there is no model: name one from `kerazoo models`, a recipe, or a run to --resume")
     values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
     _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed})
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [])
-    start_tensorflow()
-    if recipe.transfer is not None:
-        from kerazoo.pipelines.transfer import finetune as run_recipe
-    else:
-        from kerazoo.pipelines.training import train as run_recipe
-    _report(run_recipe(recipe, name=name, say=say), as_json)
+    _run(recipe, as_json, name=name, overwrite=overwrite)
 
 
 @app.command()
@@ -162,6 +173,7 @@ def finetune(
     ] = None,
     seed: Seed = None,
     settings: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a pretrained network on your pictures: frozen features, a new head, then by choice the network."""
@@ -176,10 +188,7 @@ def finetune(
     }
     _override(values, {"training.epochs": epochs, "seed": seed})
     recipe = make_recipe(values, settings or [])
-    start_tensorflow()
-    from kerazoo.pipelines.transfer import finetune as run_finetune
-
-    _report(run_finetune(recipe, name=name, say=say), as_json)
+    _run(recipe, as_json, name=name, overwrite=overwrite)
 
 
 @app.command()
@@ -243,6 +252,23 @@ def export(
     compared = f"{gate['pictures']:,} {gate['split']} pictures"
     print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
     print(f"next: kerazoo predict {folder} PICTURE...")
+
+
+def _train_on(path: Path, as_json: bool) -> None:
+    """Go on with the unfinished run at `path`, or at runs/path."""
+    from kerazoo.pipelines.runs import RUNS, unfinished
+
+    run = unfinished(path if path.exists() else RUNS / path)
+    _run(run.recipe(), as_json, name=run.name, root=run.folder.parent)
+
+
+def _run(recipe: Any, as_json: bool, **where: Any) -> None:
+    start_tensorflow()
+    if recipe.transfer is not None:
+        from kerazoo.pipelines.transfer import finetune as run_recipe
+    else:
+        from kerazoo.pipelines.training import train as run_recipe
+    _report(run_recipe(recipe, say=say, **where), as_json)
 
 
 def _defaults(model: str) -> dict[str, Any]:

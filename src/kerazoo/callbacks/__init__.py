@@ -3,10 +3,16 @@
 Each takes the writer it writes to; what it writes is a fixed set of tags, at the end of every epoch.
 """
 
+from kerazoo.callbacks.curves import curves_of, draw_curves
 from kerazoo.callbacks.feature_maps import FeatureMaps
 from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
+from kerazoo.callbacks.resume import Resume
 from kerazoo.callbacks.weights import WeightNorms
 from kerazoo.callbacks.writers import RunWriter, Writer
 
-__all__ = ["FeatureMaps", "GradientNorms", "Progress", "RunWriter", "WeightNorms", "Writer"]
+__all__ = [
+    "FeatureMaps", "GradientNorms", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightNorms", "Writer",
+    "curves_of", "draw_curves",
+]  # fmt: skip

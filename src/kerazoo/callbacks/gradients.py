@@ -74,6 +74,17 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
         for variable in (self._sums, self._maxima, self._steps):
             variable.assign(tf.zeros_like(variable))
 
+    def state(self) -> dict[str, Any]:
+        """The epoch so far, for a checkpoint."""
+        kept = () if self._sums is None else (self._sums, self._maxima, self._steps)
+        return {"epoch_so_far": [variable.numpy() for variable in kept]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, after `on_train_begin`."""
+        if self._sums is not None:
+            for variable, value in zip((self._sums, self._maxima, self._steps), state["epoch_so_far"], strict=True):
+                variable.assign(value)
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Take the tap out."""
         if self._sums is not None:

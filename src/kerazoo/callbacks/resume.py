@@ -8,7 +8,7 @@ callbacks beside it. The data needs none: its order and its augmentation are fun
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,19 +24,19 @@ from kerazoo.errors import Interrupted, RunError
 REMEMBERED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")),
     (keras.callbacks.ReduceLROnPlateau, ("wait", "cooldown_counter", "best")),
-    (keras.callbacks.ModelCheckpoint, ("best", "epochs_since_last_save")),
+    (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
 )
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the state of a training into `folder`, and goes on from the newest state that it finds there.
 
-        resume = Resume(folder, beside=callbacks, position=batches.start.assign)
+        resume = Resume(folder, position=batches.start.assign)
         with resume.signals():
-            model.fit(..., initial_epoch=resume.initial_epoch(epochs), callbacks=[*callbacks, resume])
+            model.fit(..., initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks))
 
-    It must be the last of the callbacks. `beside` are the others: Keras's own are known; any other one that has
-    `state()` (JSON values and arrays) and `restore(state)` is kept by these. `position` is told the step at which the
+    It is the last of the callbacks. Of the others Keras's own are known; any other one that has `state()` (JSON values
+    and arrays) and `restore(state)` is kept by these. `position` is told the step at which the
     data of the first epoch is to begin; `fit` still counts the steps before it, which do nothing then.
 
     A state is written when `seconds` have passed since the last, or after every `steps` optimizer steps, and at the
@@ -50,7 +50,6 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         folder: Path,
         *,
-        beside: Sequence[keras.callbacks.Callback] = (),
         position: Callable[[int], Any] = lambda step: None,
         seconds: float = 60.0,
         steps: int | None = None,
@@ -60,8 +59,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
-        self.folder, self.beside, self.position, self.say = folder, tuple(beside), position, say
+        self.folder, self.position, self.say = folder, position, say
         self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
+        self.beside: tuple[keras.callbacks.Callback, ...] = ()
         self.rows: list[dict[str, float]] = []
         self._found = newest_checkpoint(folder, say)
         self._signal: int | None = None
@@ -74,6 +74,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """The (epoch, step) that training goes on from, both counted from 0; None where it starts anew."""
         return None if self._found is None else (self._found["epoch"], self._found["step"])
 
+    def after(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+        """`callbacks`, whose state it keeps from now on, and itself after them."""
+        self.beside = tuple(callbacks)
+        return [*callbacks, self]
+
     def initial_epoch(self, epochs: int) -> int:
         """The epoch for `fit` to begin with; `epochs`, where nothing is left to do."""
         if self._found is None:
@@ -85,7 +90,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._last = time.monotonic()
         if self._found is None:
             return
-        self._set(self._variables(), self._found["variables"], self._found["paths"])
+        if not self.model.optimizer.built:
+            with _scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
+        self._set(self._variables(), self._found["variables"])
         self.rows = list(self._found["rows"])
         names = [type(callback).__name__ for callback in self.beside]
         if names != self._found["names"]:
@@ -100,8 +108,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             start = self._found["step"]
             self._fill_history()
             if start:
-                self._set(self._metric_variables(), self._found["metrics"], None)
-                self._skip(start)
+                self._skip(start, self._found["metrics"])
             self._found = None
         self.position(start)
 
@@ -182,11 +189,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             return False
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()
-        variables = self._variables()
         state = {
             "epoch": epoch, "step": step, "stopped": bool(self.model.stop_training), "rows": self.rows,
-            "paths": [variable.path for variable in variables],
-            "variables": [_parts(variable) for variable in variables],
+            "variables": [_parts(variable) for variable in self._variables()],
             "metrics": self._metrics or [_parts(variable) for variable in self._metric_variables()],
             "names": [type(callback).__name__ for callback in self.beside],
             "callbacks": [_state(callback) for callback in self.beside],
@@ -208,18 +213,21 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def _metric_variables(self) -> list[Any]:
         return list(self.model.metrics_variables)
 
-    def _set(self, variables: list[Any], values: list[list[np.ndarray]], paths: list[str] | None) -> None:
-        here = [(tuple(v.shape), len(_components(v))) for v in variables]
-        there = [(tuple(parts[0].shape), len(parts)) for parts in values]
-        if [shape for shape, _ in here] != [shape for shape, _ in there]:
-            raise RunError(f"the state in {self.folder} is of another network or optimizer: {paths}")
-        for variable, (_, replicas), parts in zip(variables, here, values, strict=True):
-            if len(parts) not in (1, replicas):
+    def _set(self, variables: list[Any], values: list[list[np.ndarray]]) -> None:
+        here, there = ([tuple(v.shape) for v in variables], [tuple(parts[0].shape) for parts in values])
+        if here != there:
+            raise RunError(
+                f"the state in {self.folder} is of another network or optimizer: {len(there)} variables, here are "
+                f"{len(here)}, or of other shapes; resume with what it was begun with"
+            )
+        for variable, parts in zip(variables, values, strict=True):
+            components = _components(variable)
+            if len(parts) not in (1, len(components)):
                 raise RunError(
-                    f"the state in {self.folder} was written on {len(parts)} devices, here are {replicas}; "
+                    f"the state in {self.folder} was written on {len(parts)} devices, here are {len(components)}; "
                     "resume with the same --devices"
                 )
-            for index, component in enumerate(_components(variable)):
+            for index, component in enumerate(components):
                 component.assign(parts[index] if len(parts) > 1 else parts[0])
 
     def _fill_history(self) -> None:
@@ -229,19 +237,43 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         names = [name for name in (self.rows[0] if self.rows else {}) if name != "epoch"]
         record.history = {name: [row[name] for row in self.rows if name in row] for name in names}
 
-    def _skip(self, steps: int) -> None:
-        """Let the train function do nothing until step `steps`."""
+    def _skip(self, steps: int, metrics: list[list[np.ndarray]]) -> None:
+        """Let the train function do nothing until step `steps`, but restore the metrics as they were there."""
         model, real, self._skipped = self.model, self.model.train_function, steps
-        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+        logs: dict[str, float] = {}
+
+        def restore() -> None:
+            self._set(self._metric_variables(), metrics)
+            logs.update((name, float(value)) for name, value in model.get_metrics_result().items())
+
+        def nothing(iterator: Any) -> dict[str, float]:
+            if not logs:
+                # Keras makes the metrics' variables as it traces the first step, where there is one TensorFlow device
+                model._symbolic_build(data_batch=tf.nest.map_structure(_blank, iterator.element_spec))
+                restore()
+            return logs
+
+        if len(self._metric_variables()) == len(metrics):
+            restore()
         if keras.config.backend() == "jax":
-            model.train_function = lambda state, iterator: (logs, state)
+            model.train_function = lambda state, iterator: (nothing(iterator), state)
         else:
-            model.train_function = lambda iterator: logs
+            model.train_function = nothing
 
         def undo() -> None:
             model.train_function, self._undo = real, None
 
         self._undo = undo
+
+
+def _blank(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
+
+
+def _scope(model: keras.Model) -> AbstractContextManager[Any]:
+    """Where variables of `model` are made."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 def _components(variable: Any) -> list[Any]:

@@ -23,13 +23,20 @@ class RunWriter:
     """Writes `watch.jsonl`, `feature_maps/TAG.png` (the newest of each tag) and `tensorboard/` into a folder.
 
     JSON lines are {"step": 1, "tag": "...", "value": 0.5}; numbers that are not finite are strings ("nan", "inf").
+    Of lines that are there already, those of the first `epochs` are kept: a resumed training writes the others again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, epochs: int = 0) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "watch.jsonl").open("a", encoding="utf-8")
-        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        path = folder / "watch.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line for line in lines if _step(line) <= epochs), encoding="utf-8")
+            temporary.replace(path)
+        self._lines = path.open("a", encoding="utf-8", buffering=1)
+        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"), flush_millis=10_000)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Keep one number."""
@@ -58,3 +65,11 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line, infinite where it is torn."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

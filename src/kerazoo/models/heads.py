@@ -1,5 +1,7 @@
 """Heads: how features become logits, how logits become answers, and which loss belongs to each kind.
 
+Logits and features are float32 also where the rest of the network computes in 16 bits.
+
 | kind       | logits | labels                     | answer                       | loss                 |
 |------------|--------|----------------------------|------------------------------|----------------------|
 | multiclass | (B, K) | class numbers (B,)         | softmax, (B, K), sums to 1   | cross_entropy        |
@@ -15,7 +17,7 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from kerazoo.errors import ModelError
-from kerazoo.models.losses import LOSSES, SOFT_LOSSES
+from kerazoo.models.losses import LOSSES, SOFT_LOSSES, FocalLoss, SmoothedCrossEntropy
 from kerazoo.models.validation import check_count, check_fraction
 
 
@@ -35,20 +37,37 @@ class Head:
             return ops.softmax(logits, axis=-1)
         return ops.sigmoid(logits) if self.activation == "sigmoid" else logits
 
-    def make_loss(self, name: str | None = None, *, soft: bool = False) -> Any:
+    def make_loss(
+        self, name: str | None = None, *, soft: bool = False, label_smoothing: float = 0.0,
+        focal_gamma: float | None = None,
+    ) -> Any:  # fmt: skip
         """The Keras loss that belongs to the head, or another one called `name` that goes with it.
 
         `soft` is for a multiclass head whose labels are (B, K) shares of the classes, as mixup makes them.
+        `label_smoothing` in [0, 1) is for the cross-entropies and the focal loss, `focal_gamma` >= 0 (2 where it is
+        None) for the focal loss. Raises ModelError for what does not go together.
         """
         name = name or self.loss
         allowed = (self.loss, *self.other_losses)
         if name not in allowed:
             raise ModelError(f"loss={name!r} does not go with a {self.kind} head; it takes {', '.join(allowed)}")
-        if soft and self.kind == "multiclass":
-            if name not in SOFT_LOSSES:
-                raise ModelError(f"loss={name!r} takes no mixed labels; it goes without mixup and cutmix")
-            return SOFT_LOSSES[name]()
-        return LOSSES[name]()
+        if soft and self.kind == "multiclass" and name not in SOFT_LOSSES:
+            raise ModelError(f"loss={name!r} takes no mixed labels; it goes without mixup and cutmix")
+        if focal_gamma is not None and name != "focal":
+            raise ModelError(f"focal_gamma={focal_gamma!r} is of loss='focal', not of {name!r}; leave it out")
+        if label_smoothing and name not in SMOOTHED:
+            fitting = ", ".join(SMOOTHED)
+            raise ModelError(
+                f"label_smoothing={label_smoothing!r} does not go with loss={name!r}; it goes with {fitting}"
+            )
+        if name == "focal":
+            gamma = 2.0 if focal_gamma is None else focal_gamma
+            return FocalLoss(gamma, sigmoid=self.activation == "sigmoid", label_smoothing=label_smoothing)
+        if label_smoothing and name == "cross_entropy":
+            return SmoothedCrossEntropy(label_smoothing)
+        if label_smoothing:
+            return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        return (SOFT_LOSSES if soft and self.kind == "multiclass" else LOSSES)[name]()
 
     def make_metric(self, *, soft: bool = False) -> Any:
         """The Keras metric that reads logits: accuracy at p = 0.5 for sigmoids, mean absolute error for regression."""
@@ -60,12 +79,14 @@ class Head:
         return kind(name="accuracy")
 
 
+SMOOTHED = ("cross_entropy", "binary_cross_entropy", "focal")  # the losses that label smoothing goes with
+
 HEADS: dict[str, Head] = {
     head.kind: head
     for head in (
-        Head("multiclass", "softmax", "cross_entropy", "accuracy", ("perceptron", "quadratic")),
-        Head("binary", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("perceptron", "quadratic")),
-        Head("multilabel", "sigmoid", "binary_cross_entropy", "binary_accuracy"),
+        Head("multiclass", "softmax", "cross_entropy", "accuracy", ("focal", "perceptron", "quadratic")),
+        Head("binary", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("focal", "perceptron", "quadratic")),
+        Head("multilabel", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("focal", "quadratic")),
         Head("regression", "linear", "mse", "mae", ("mae",)),
     )
 }
@@ -79,13 +100,17 @@ def find_head(kind: str) -> Head:
 
 
 def attach(x: KerasTensor, num_classes: int, *, dropout: float = 0.0, model: str, **dense: Any) -> KerasTensor:
-    """(B, F) -> (B, num_classes) logits, by the layers `features`, `features_dropout` (where > 0) and `logits`."""
+    """(B, F) -> (B, num_classes) logits, by the layers `features`, `features_dropout` (where > 0) and `logits`.
+
+    All of them compute in float32 under any mixed precision: a logit of 8 bits is wrong by up to 1 part in 256.
+    """
     check_count(num_classes, name="num_classes", model=model)
     rate = check_fraction(dropout, name="dropout", model=model)
-    x = layers.Identity(name="features")(x)
+    full = keras.config.floatx()
+    x = layers.Identity(name="features", dtype=full)(x)
     if rate:
-        x = layers.Dropout(rate, name="features_dropout")(x)
-    return layers.Dense(num_classes, name="logits", **dense)(x)
+        x = layers.Dropout(rate, name="features_dropout", dtype=full)(x)
+    return layers.Dense(num_classes, name="logits", dtype=full, **dense)(x)
 
 
 def feature_extractor(model: keras.Model) -> keras.Model:

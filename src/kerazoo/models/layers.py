@@ -138,12 +138,16 @@ def pooling(kind: str, size: int, *, name: str, strides: int | None = None, padd
 
 
 def convolution(
-    x: KerasTensor, filters: int, size: int, *, strides: int = 1, name: str, relu: bool = True, momentum: float = 0.99
-) -> KerasTensor:
-    """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters): convolution without bias, batch norm, ReLU (by choice)."""
+    x: KerasTensor, filters: int, size: int, *, strides: int = 1, name: str, relu: bool = True, momentum: float = 0.99,
+    synchronised: bool = False,
+) -> KerasTensor:  # fmt: skip
+    """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters): convolution without bias, batch norm, ReLU (by choice).
+
+    `synchronised` batch norm takes the statistics of the whole batch where it is shared by several replicas.
+    """
     x = layers.Conv2D(
         filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)  # fmt: skip
-    x = layers.BatchNormalization(momentum=momentum, name=f"{name}_bn")(x)
+    x = layers.BatchNormalization(momentum=momentum, synchronized=synchronised, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x

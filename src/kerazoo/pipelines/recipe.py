@@ -1,136 +1,34 @@
 """The recipe: all that a run depends on. Read from TOML, changed by `--set`, written resolved into the run."""
 
+import copy
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, model_validator
 
 from kerazoo.errors import RecipeError
+from kerazoo.pipelines.recipe_parts import (
+    AugmentationPart,
+    CheckpointPart,
+    DataPart,
+    ModelPart,
+    OptimizerPart,
+    Part,
+    TrainingPart,
+    TransferPart,
+    refuse,
+)
+
+__all__ = [
+    "AugmentationPart", "CheckpointPart", "DataPart", "ModelPart", "OptimizerPart", "Recipe", "TrainingPart",
+    "TransferPart", "data_part", "make_recipe", "override", "read_recipe",
+]  # fmt: skip
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelPart(_Part):
-    """The network: a name of the registry and its builder's arguments."""
-
-    name: str
-    arguments: dict[str, Any] = {}
-
-    @field_validator("arguments")
-    @classmethod
-    def _only_its_own(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Size, classes and weights follow from the data and the transfer part."""
-        for name, instead in (
-            ("input_shape", "data.size and data.channels"),
-            ("num_classes", "the data"),
-            ("weights", "transfer.weights"),
-        ):
-            if name in arguments:
-                raise ValueError(f"{name} is not set here: it comes from {instead}")
-        return arguments
-
-
-class DataPart(_Part):
-    """The data, how it is split, and how pictures are fitted.
-
-    `path` is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`. `validation` and `test` are
-    the shares of train held out where the data has no such split. `group` is a regular expression on file names: what
-    it finds in them stays in one split. `label` and `task` say what of a table is learned. `data_dir` and `download`
-    are for TFDS. `manifest` is what `kerazoo check --write` wrote, beside the data if None; "none" ignores it.
-    `size` (px), `channels` and `fit`: None is the network's own.
-    """
-
-    path: str
-    validation: float = Field(0.1, gt=0, lt=1)
-    test: float = Field(0.0, ge=0, lt=1)
-    group: str | None = None
-    label: str | None = None
-    task: Literal["multiclass", "multilabel", "regression"] | None = None
-    data_dir: str | None = None
-    download: bool = True
-    manifest: str | None = None
-    cache: Literal["auto", "always", "never"] = "auto"
-    size: int | None = Field(None, ge=1)
-    channels: Literal[1, 3] | None = None
-    fit: Literal["crop", "pad", "stretch"] | None = None
-
-
-class OptimizerPart(_Part):
-    """The optimizer: cosine decay to zero after a linear warm-up over the share `warmup` of all steps."""
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="decoupled; not on biases and norms")
-    warmup: float = Field(0.05, ge=0, lt=1)
-
-
-class AugmentationPart(_Part):
-    """Augmentation in training: a named policy, and parts of it set otherwise; see `augmentation.Augmentation`."""
-
-    policy: str = "none"
-    shift: float | None = None
-    rotate: float | None = None
-    zoom: float | None = None
-    flip: bool | None = None
-    flip_vertical: bool | None = None
-    crop: float | None = None
-    brightness: float | None = None
-    contrast: float | None = None
-    saturation: float | None = None
-    hue: float | None = None
-    randaugment: int | None = None
-    magnitude: float | None = None
-    erase: float | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
-
-
-class TrainingPart(_Part):
-    """How long and by what loss; `loss` None is the network's own.
-
-    `drop_last` leaves the last, partial batch of an epoch out. `balance` makes up for classes of unlike sizes, by
-    sampling or by weights; see `batches.training_batches`.
-    """
-
-    epochs: int = Field(15, ge=0)
-    batch_size: int = Field(128, ge=1)
-    loss: str | None = None
-    drop_last: bool = True
-    balance: Literal["none", "sampling", "weights"] = "none"
-
-
-class CheckpointPart(_Part):
-    """How often the state of training is written, so that it can be resumed.
-
-    After every `seconds`, or, where `steps` is given, after every so many optimizer steps; and at the end of every
-    epoch that is at least `seconds` long. The last `keep` are kept. 0 seconds and no `steps` writes at the end only.
-    """
-
-    seconds: float = Field(60.0, ge=0)
-    steps: int | None = Field(None, ge=1)
-    keep: int = Field(2, ge=1)
-
-
-class TransferPart(_Part):
-    """Fine-tuning: a head on frozen features first, then, where `training.epochs` > 0, the unfrozen part at its rate.
-
-    `weights` is "imagenet", the name of shipped weights, a path, or "none". `unfreeze` counts stages of the backbone
-    from its end; 0 means all of it.
-    """
-
-    weights: str = "imagenet"
-    head_epochs: int = Field(60, ge=1)
-    head_learning_rate: float = Field(0.003, gt=0)
-    head_l2: float = Field(0.02, ge=0, description="on standardised features")
-    unfreeze: int = Field(0, ge=0)
-
-
-class Recipe(_Part):
+class Recipe(Part):
     """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew."""
 
     model: ModelPart
@@ -143,6 +41,16 @@ class Recipe(_Part):
     devices: str = "auto"
     seed: int = Field(0, ge=0, lt=2**31)
     watch: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Recipe":
+        patience, epochs = self.optimizer.patience, self.training.epochs
+        if patience is not None and 0 < epochs <= patience:
+            refuse(
+                f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
+                "would never fall; take a smaller one, or more epochs"
+            )
+        return self
 
     def anchored(self) -> "Recipe":
         """The same, with absolute paths, so that it can be run from anywhere."""
@@ -164,14 +72,35 @@ class Recipe(_Part):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-def make_recipe(values: dict[str, Any], settings: list[str] | tuple[str, ...] = ()) -> Recipe:
+def make_recipe(
+    values: dict[str, Any],
+    settings: list[str] | tuple[str, ...] = (),
+    *,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
     """The recipe in `values` (nested), changed by `settings` such as "optimizer.learning_rate=0.1".
+
+    `defaults` are those of a network or a command: they stand where `values` and `settings` say nothing, and do not
+    count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out.
 
     Raises RecipeError that names the key, the value and what is allowed.
     """
     for setting in settings:
         _set(values, setting)
-    return _validated(values)
+    if not defaults:
+        return _validated(values)
+    merged, own = copy.deepcopy(values), {part: dict(keys) for part, keys in defaults.items()}
+    asked = values.get("optimizer", {})
+    if isinstance(asked, dict) and asked.get("name", (name := own.get("optimizer", {}).get("name"))) != name:
+        del own["optimizer"]
+    for part, keys in own.items():
+        if isinstance(merged.setdefault(part, {}), dict):
+            merged[part] = keys | merged[part]
+    recipe = _validated(merged)
+    for part, keys in own.items():
+        for key in keys.keys() - values.get(part, {}).keys():
+            getattr(recipe, part).model_fields_set.discard(key)
+    return recipe
 
 
 def data_part(values: dict[str, Any]) -> DataPart:
@@ -183,13 +112,37 @@ def _validated(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        known = _known_keys(first["loc"][:-1])
-        if first["type"] == "extra_forbidden":
-            raise RecipeError(f"the recipe has no key {key!r}; known here: {', '.join(known)}") from error
-        received = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise RecipeError(f"recipe key {key}: {first['msg'].lower()}{received}") from error
+        # an unknown key first: it is often why another is missing
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        raise RecipeError(_one_line(first["type"], first["loc"], first["msg"], first["input"])) from error
+
+
+def _one_line(kind: str, location: tuple[int | str, ...], message: str, received: Any) -> str:
+    key = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        known = list(_PARTS[str(location[0])].model_fields) if len(location) > 1 else list(Recipe.model_fields)
+        near = _nearest(location, known)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"the recipe has no key {key!r}; known here: {', '.join(known)}{hint}"
+    if kind == "missing":
+        return f"recipe key {key} is missing; {'name it with --data' if key.startswith('data') else 'set it'}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"recipe key {key} is a table of keys of its own, not {received!r}"
+    message = message.removeprefix("Value error, ")
+    if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
+        return f"recipe: {key}.{message}" if key else f"recipe: {message}"
+    return f"recipe key {key}: {message[0].lower()}{message[1:]}, not {received!r}"
+
+
+def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
+    """The keys that were likely meant: of a name much like it in the same part, else in any other."""
+    import difflib  # needed here only
+
+    last = str(location[-1])
+    places = {key: [f"{part}.{key}" for part in _PARTS if key in _PARTS[part].model_fields] for key in _KEYS}
+    prefix = "".join(f"{part}." for part in location[:-1])
+    here = [f"{prefix}{key}" for key in difflib.get_close_matches(last, known, n=2, cutoff=0.6)]
+    return here or [place for key in difflib.get_close_matches(last, places, n=1, cutoff=0.75) for place in places[key]]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -223,15 +176,10 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    parts: dict[str, type[_Part]] = {
-        "model": ModelPart,
-        "data": DataPart,
-        "training": TrainingPart,
-        "optimizer": OptimizerPart,
-        "augmentation": AugmentationPart,
-        "checkpoint": CheckpointPart,
-        "transfer": TransferPart,
-    }
-    part: type[_Part] = parts[str(location[0])] if location else Recipe
-    return list(part.model_fields)
+_PARTS: dict[str, type[Part]] = {
+    name: part
+    for name, field in Recipe.model_fields.items()
+    for part in (field.annotation, *get_args(field.annotation))
+    if isinstance(part, type) and issubclass(part, Part)
+}
+_KEYS = list(dict.fromkeys(key for part in _PARTS.values() for key in part.model_fields))

@@ -1,30 +1,31 @@
 """A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
 
-runs/NAME/run.json             status, command, seconds, results; the digest of the weights it started from
+runs/NAME/run.json             status (running, interrupted, finished), results; digest of the weights it started from
           recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
-          environment.json     versions and hardware
+          environment.json     versions, hardware, command, commit
           data.json            source, digest, classes, counts
           model.json, model.weights.h5
-          history.csv, watch.jsonl, feature_maps/, tensorboard/
+          history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
+          checkpoints/         the newest state of training; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
 """
 
-import csv
-import io
 import os
-import platform
-import sys
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kerazoo.errors import RunError
+from kerazoo.errors import KerazooError, RunError
 from kerazoo.models.stored import DESCRIPTION, read_json, write_json, write_text
+from kerazoo.pipelines.environment import environment
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
 
 RUNS = Path("runs")
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,100 @@ class Run:
         """The resolved recipe it was made by."""
         return make_recipe(read_recipe(self.folder / "recipe.toml"))
 
-    def finish(self, **values: Any) -> None:
-        """Mark it finished, with `values` beside."""
-        state = read_json(self.folder / "run.json")
-        write_json(self.folder / "run.json", {**state, "status": "finished", **values})
+    @property
+    def status(self) -> str:
+        """running (or killed), interrupted, or finished."""
+        return str(read_json(self.folder / "run.json").get("status"))
 
-    def write_history(self, history: list[dict[str, float]]) -> None:
-        """`history.csv`: one row an epoch."""
-        columns = list(dict.fromkeys(name for row in history for name in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(history)
-        write_text(self.folder / "history.csv", text.getvalue())
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.folder / "checkpoints"
+
+    def set_status(self, status: str, **values: Any) -> None:
+        """Change its status, with `values` beside."""
+        write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), "status": status, **values})
 
 
-def check_free(name: str, root: Path = RUNS) -> Path:
-    """`root/name`, which does not exist. Raises RunError where it does, or where `name` is not a plain name."""
-    if not name or name != Path(name).name or name.startswith("."):
+def claim(recipe: Recipe, stem: str, *, name: str | None, root: Path = RUNS, overwrite: bool = False) -> Path:
+    """The folder that training by `recipe` belongs in: a new one, or that of a run it began and did not finish.
+
+    Without a `name`, the first unfinished run called `stem-N` with the very same recipe, else the next free number.
+    Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe, or is
+    being trained at this moment.
+    """
+    if name is None:
+        return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
+    if name != Path(name).name or not name or name.startswith("."):
         raise RunError(f"run name {name!r} must be a plain folder name")
-    if (root / name).exists():
-        raise RunError(f"run {root / name} exists; choose another --name or remove it")
-    return root / name
+    folder = root / name
+    if not folder.exists():
+        return folder
+    ways = "choose another --name, or take --overwrite to lose it"
+    if is_held(folder):
+        raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
+    if overwrite:
+        return folder
+    if not (folder / "run.json").is_file():
+        raise RunError(f"{folder} exists and is no run; choose another --name")
+    if Run(folder).status == "finished":
+        raise RunError(f"run {folder} exists and is finished; {ways}")
+    other = Run(folder).recipe()
+    if keys := ", ".join(_differences(other.model_dump(), recipe.model_dump())):
+        raise RunError(f"run {folder} is unfinished, with another recipe ({keys}); {ways}")
+    return folder
+
+
+def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
+    for state in sorted(root.glob(f"{stem}-*/run.json")):
+        run = Run(state.parent)
+        try:
+            same = run.status != "finished" and run.recipe().model_dump() == recipe.model_dump()
+        except KerazooError:
+            continue  # of another version
+        if same and not is_held(run.folder):
+            yield run.folder
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before!r}, is {after!r}")
+    return found
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the lock goes with the process, however it ends. Raises RunError if held."""
+    with (folder / LOCK).open("w") as file:
+        if not _lock(file.fileno()):
+            raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is training there."""
+    try:
+        with (folder / LOCK).open("r+") as file:
+            return not _lock(file.fileno())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def free_name(stem: str, root: Path = RUNS) -> str:
@@ -74,20 +147,44 @@ def free_name(stem: str, root: Path = RUNS) -> str:
     return f"{stem}-{number}"
 
 
-def create_run(folder: Path, recipe: Recipe, examples: Examples, **known: Any) -> Run:
-    """A new run folder with all that is known before training, `known` among it (in `run.json`).
+def begin(folder: Path, recipe: Recipe, examples: Examples, *, overwrite: bool = False, **known: Any) -> Run:
+    """The run in `folder`: made whole with all that is known before training (`known` goes into `run.json`), or the
+    unfinished one that is there, unless `overwrite` is to take its place.
 
-    Raises RunError where the folder exists.
+    Raises RunError where the data or the weights at the start are not those that the unfinished one began with.
     """
-    data = examples.describe()
+    if folder.exists() and not overwrite:
+        run = Run(folder)
+        for what, before, now in (
+            ("data", read_json(folder / "data.json")["digest"], examples.describe()["digest"]),
+            *((name, read_json(folder / "run.json").get(name), value) for name, value in known.items()),
+        ):
+            if before != now:
+                raise RunError(f"run {folder} cannot go on: its {what} was {before}, is {now}; begin another one")
+        run.set_status("running")
+        return run
+    making = folder.with_name(f".{folder.name}-{os.getpid()}")
+    making.mkdir(parents=True)
+    write_json(making / "run.json", {"status": "running", **known})
+    write_text(making / "recipe.toml", recipe.to_toml())
+    write_json(making / "environment.json", environment())
+    write_json(making / "data.json", examples.describe())
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
+        making.replace(folder)
+    except OSError as error:
+        shutil.rmtree(making)
         raise RunError(f"run {folder} exists; choose another --name or remove it") from error
-    write_json(folder / "run.json", {"status": "running", "command": sys.argv, "pid": os.getpid(), **known})
-    write_text(folder / "recipe.toml", recipe.to_toml())
-    write_json(folder / "environment.json", environment())
-    write_json(folder / "data.json", data)
+    return Run(folder)
+
+
+def unfinished(folder: Path) -> Run:
+    """The run at `folder`, which did not finish. Raises RunError."""
+    if not (folder / "run.json").is_file():
+        raise RunError(f"there is no run {folder} to go on with")
+    if Run(folder).status == "finished":
+        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows what it gave")
     return Run(folder)
 
 
@@ -97,20 +194,8 @@ def open_run(path: str | Path) -> Run:
         if (folder / "run.json").is_file():
             status = read_json(folder / "run.json").get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
-                raise RunError(f"run {folder} did not finish (status {status!r}); train it again")
+                raise RunError(
+                    f"run {folder} did not finish (status {status!r}); go on by `kerazoo train --resume {folder}`"
+                )
             return Run(folder)
     raise RunError(f"there is no run {path}: a run is a folder that `kerazoo train` or `kerazoo finetune` made")
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that numbers may depend on."""
-    import keras
-
-    packages = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "backend": keras.config.backend(),
-        "versions": {name: metadata.version(name) for name in packages},
-    }

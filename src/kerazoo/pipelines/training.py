@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.callbacks import FeatureMaps, GradientNorms, Progress, RunWriter, WeightNorms
+from kerazoo.callbacks import FeatureMaps, GradientNorms, MetricsWriter, Progress, Resume, RunWriter, WeightNorms
+from kerazoo.callbacks.checkpoints import prune
+from kerazoo.callbacks.curves import curves_of
 from kerazoo.callbacks.feature_maps import default_taps
-from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.errors import Interrupted, KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
@@ -24,23 +26,27 @@ from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, train
 from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.image_folder import one_line
+from kerazoo.pipelines.optimizers import make_optimizer, steering
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
-from kerazoo.pipelines.recipe import OptimizerPart, Recipe
-from kerazoo.pipelines.runs import RUNS, Run, check_free, create_run, free_name
+from kerazoo.pipelines.recipe import Recipe
+from kerazoo.pipelines.runs import RUNS, Run, begin, claim, held
 
 Say = Callable[[str], None]
 
 
-def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Say = print) -> Run:
+def train(
+    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False, say: Say = print
+) -> Run:
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.
 
-    `say` takes one line of progress. Raises InputError before anything is written where recipe or data are bad.
+    A run that was begun by the same recipe and not finished goes on from its newest checkpoint (see `runs.claim`).
+    `say` takes one line of progress. Raises InputError before anything is written where recipe or data are bad;
+    Interrupted where a signal asked to stop.
     """
     start = time.perf_counter()
-    entry = find(recipe.model.name)
-    folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
-    recipe = recipe.anchored()
+    entry, recipe = find(recipe.model.name), recipe.anchored()
+    folder = claim(recipe, f"{entry.name}-{Path(recipe.data.path).stem}", name=name, root=root, overwrite=overwrite)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     examples = load_examples(recipe.data)
     loss = loss_of(recipe, examples, entry.loss)
@@ -53,12 +59,10 @@ def train(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Sa
     model = spec.build()
     say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}")
 
-    run = create_run(folder, recipe, examples)
-    with watchers(run, recipe, examples, preprocessing) as watch:
-        history = fit(
-            model, batches, validation, recipe=recipe, head=spec.head, loss=loss, callbacks=watch(model), say=say
-        )
-    return close_run(run, spec, model, examples, history, start, say)
+    run = begin(folder, recipe, examples, overwrite=overwrite)
+    with held(run.folder):
+        history = fit(model, batches, validation, run=run, spec=spec, examples=examples, loss=loss, say=say)
+        return close_run(run, spec, model, examples, history, start, say)
 
 
 def fit(
@@ -66,35 +70,56 @@ def fit(
     batches: TrainingBatches,
     validation: tf.data.Dataset,
     *,
-    recipe: Recipe,
-    head: str,
+    run: Run,
+    spec: ModelSpec,
+    examples: Examples,
     loss: str,
-    callbacks: list[keras.callbacks.Callback],
+    before: list[dict[str, float]] | None = None,
     say: Say,
 ) -> list[dict[str, float]]:
-    """Compile and fit `model` as `recipe` says; one row of losses and metrics an epoch. Raises KerazooError on NaN."""
-    kind, soft = find_head(head), augmentation_of(recipe).mixes
-    epochs = recipe.training.epochs
-    optimizer = make_optimizer(recipe.optimizer, steps=batches.steps * epochs)
-    model.compile(optimizer=optimizer, loss=kind.make_loss(loss, soft=soft), metrics=[kind.make_metric(soft=soft)])
-    progress = Progress(say, batches.steps * recipe.training.batch_size)
-    try:
-        history = model.fit(
-            batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-            callbacks=[batches.clock(), progress, StopOnNaN(), *callbacks],
-        ).history  # fmt: skip
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+    """Compile and fit `model` by the recipe of `run`; the rows of losses and metrics `before`, then one an epoch.
+
+    Goes on from the newest checkpoint of the run. Raises KerazooError on NaN, Interrupted where a signal stopped it.
+    """
+    recipe, kind = run.recipe(), find_head(spec.head)
+    training, soft, epochs = recipe.training, augmentation_of(recipe).mixes, recipe.training.epochs
+    pictures = batches.steps * training.batch_size
+    model.compile(
+        optimizer=make_optimizer(recipe.optimizer, steps=batches.steps * epochs),
+        loss=kind.make_loss(
+            loss, soft=soft, label_smoothing=training.label_smoothing, focal_gamma=training.focal_gamma
+        ),
+        metrics=[kind.make_metric(soft=soft)],
+    )
+    with ExitStack() as stack:
+        resume = Resume(run.checkpoints, position=batches.start.assign, say=say, **recipe.checkpoint.model_dump())
+        epoch, step = resume.found or (0, 0)
+        if resume.found is not None:
+            say(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
+        watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
+        metrics = MetricsWriter(run.folder, pictures, history=before or ())
+        progress = stack.enter_context(Progress(say, pictures, start_step=step))
+        callbacks = [batches.clock(), *steering(recipe), StopOnNaN(), progress, *watch(model), metrics]
+        stack.enter_context(resume.signals())
+        try:
+            model.fit(
+                batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
+                initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
+            )  # fmt: skip
+        except Interrupted:
+            run.set_status("interrupted")
+            raise
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+            raise KerazooError(
+                f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
+                f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
+            ) from error
+    if metrics.rows and not np.isfinite(metrics.rows[-1]["loss"]):
         raise KerazooError(
-            f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
-            f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
-        ) from error
-    rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=False)]
-    if rows and not np.isfinite(rows[-1]["loss"]):
-        raise KerazooError(
-            f"the loss became {rows[-1]['loss']} in epoch {len(rows)}; lower optimizer.learning_rate "
+            f"the loss became {metrics.rows[-1]['loss']} in epoch {len(metrics.rows)}; lower optimizer.learning_rate "
             f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
         )
-    return [{"epoch": float(number)} | row for number, row in enumerate(rows, start=1)]
+    return metrics.rows
 
 
 class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
@@ -103,28 +128,6 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the epoch's mean loss."""
         self.model.stop_training |= not np.isfinite((logs or {}).get("loss", 0.0))
-
-
-def make_optimizer(part: OptimizerPart, *, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer, its learning rate planned over `steps`: linear warm-up, then cosine to zero.
-
-    Weight decay is decoupled (Loshchilov & Hutter 2017, arXiv:1711.05101) and spares biases and norms.
-    """
-    warmup = round(part.warmup * steps)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else part.learning_rate, max(steps - warmup, 1),
-        warmup_target=part.learning_rate if warmup else None, warmup_steps=warmup,
-    )  # fmt: skip
-    if part.name == "sgd":
-        optimizer = keras.optimizers.SGD(
-            rate, momentum=part.momentum, nesterov=part.momentum > 0, weight_decay=part.weight_decay or None
-        )
-    else:
-        # weight_decay in Keras's Adam is decoupled too: "adam" is AdamW that decays nothing
-        decay = part.weight_decay if part.name == "adamw" else 0.0
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
 
 
 def momentum_for(steps: int) -> float:
@@ -204,11 +207,11 @@ def batches_of(
 
 @contextmanager
 def watchers(
-    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing
+    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
-    A model without feature maps of its own (a head alone) gets no probe.
+    What they wrote of the first `epochs` is kept. A model without feature maps of its own (a head alone) gets no probe.
     """
     if not recipe.watch:
         yield lambda model: []
@@ -222,7 +225,7 @@ def watchers(
         taps = default_taps(model) if isinstance(entry, Network) else [s for s in entry.stages if s in known]
         return [GradientNorms(writer), WeightNorms(writer), FeatureMaps(writer, probe, taps)]
 
-    with RunWriter(run.folder) as writer:
+    with RunWriter(run.folder, epochs=epochs) as writer:
         yield watch
 
 
@@ -231,7 +234,8 @@ def close_run(
     say: Say,
 ) -> Run:  # fmt: skip
     """Save, evaluate on val and test, mark finished."""
-    run.write_history(history)
+    for ending in ("svg", "png"):
+        curves_of(history, run.folder / f"curves.{ending}")
     save_model(run.folder, spec, model)
     stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
     results: dict[str, Any] = {}
@@ -239,7 +243,8 @@ def close_run(
         result = evaluate_model(stored, spec, examples.split(split), run.folder / "evaluation", split)
         results |= result.summary()
         say(result.line())
-    run.finish(seconds=round(time.perf_counter() - start, 1), results=results)
+    prune(run.checkpoints, keep=1)
+    run.set_status("finished", seconds=round(time.perf_counter() - start, 1), results=results)
     return run
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.callbacks import GradientNorms, Progress, RunWriter, WeightNorms
+from kerazoo.callbacks import GradientNorms, MetricsWriter, Progress, RunWriter, WeightNorms
 from kerazoo.errors import ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.heads import feature_extractor, find_head
@@ -24,9 +24,10 @@ from kerazoo.models.stored import ModelSpec, load_spec
 from kerazoo.models.weights import load_features, shipped, weights_digest
 from kerazoo.pipelines.batches import class_weights, evaluation_batches
 from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
-from kerazoo.pipelines.runs import RUNS, Run, check_free, create_run, free_name
+from kerazoo.pipelines.runs import RUNS, Run, begin, claim, held
 from kerazoo.pipelines.training import (
     Say,
     augmentation_of,
@@ -35,7 +36,6 @@ from kerazoo.pipelines.training import (
     fit,
     input_of,
     loss_of,
-    make_optimizer,
     momentum_for,
     reproducible,
     spec_of,
@@ -44,18 +44,20 @@ from kerazoo.pipelines.training import (
 )
 
 
-def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say: Say = print) -> Run:
+def finetune(
+    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False, say: Say = print
+) -> Run:
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
 
-    `say` takes one line of progress. Raises InputError before anything is written where recipe, data or weights are
-    bad.
+    A run that was begun by the same recipe and not finished goes on: the head is learned again, to the same bits, the
+    unfrozen network from its newest checkpoint. `say` takes one line of progress. Raises InputError before anything is
+    written where recipe, data or weights are bad; Interrupted where a signal asked to stop.
     """
     start = time.perf_counter()
-    entry, transfer = find(recipe.model.name), recipe.transfer or TransferPart()
-    folder = check_free(name or free_name(f"{entry.name}-{Path(recipe.data.path).stem}", root), root)
+    entry, transfer, recipe = find(recipe.model.name), recipe.transfer or TransferPart(), recipe.anchored()
+    folder = claim(recipe, f"{entry.name}-{Path(recipe.data.path).stem}", name=name, root=root, overwrite=overwrite)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     source = weights_of(entry, transfer.weights)
-    recipe = recipe.anchored()
     examples = load_examples(recipe.data)
     loss = loss_of(recipe, examples)
     preprocessing, stored = _input_of(entry, recipe, examples, source)
@@ -72,25 +74,26 @@ def finetune(recipe: Recipe, *, name: str | None = None, root: Path = RUNS, say:
     if not recipe.training.epochs and (augmentation_of(recipe).describe() or recipe.training.loss):
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
-    run = create_run(folder, recipe, examples, start_weights=weights_digest(feature_extractor(model)))
-    history: list[dict[str, float]] = []
-    if source is not None or not recipe.training.epochs:
-        history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
-    if recipe.training.epochs:
-        for layer in model.layers:
-            # pretrained batch norm keeps its statistics
-            frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = layer.name in unfrozen and not frozen_norm
-        with watchers(run, recipe, examples, preprocessing) as watch:
-            history += fit(
-                model, batches, validation, recipe=recipe, head=spec.head, loss=loss, callbacks=watch(model), say=say
+    digest = weights_digest(feature_extractor(model))
+    run = begin(folder, recipe, examples, overwrite=overwrite, start_weights=digest)
+    with held(run.folder):
+        history: list[dict[str, float]] = []
+        if source is not None or not recipe.training.epochs:
+            history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
+        if recipe.training.epochs:
+            for layer in model.layers:
+                # pretrained batch norm keeps its statistics
+                frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
+                layer.trainable = layer.name in unfrozen and not frozen_norm
+            history = fit(
+                model, batches, validation, run=run, spec=spec, examples=examples, loss=loss, before=history, say=say
             )
-    elif recipe.watch:
-        with watchers(run, recipe, examples, preprocessing) as watch:
-            maps = watch(model)[-1]
-            maps.set_model(model)
-            maps.on_epoch_end(0)
-    return close_run(run, spec, model, examples, history, start, say)
+        elif recipe.watch:
+            with watchers(run, recipe, examples, preprocessing) as watch:
+                maps = watch(model)[-1]
+                maps.set_model(model)
+                maps.on_epoch_end(0)
+        return close_run(run, spec, model, examples, history, start, say)
 
 
 def weights_of(entry: Network | Backbone, weights: str) -> Path | str | None:
@@ -186,15 +189,14 @@ def learn_head(
         parts = (*parts, class_weights(train)[train.labels])
     pictures = tf.data.Dataset.from_tensor_slices(parts)
     shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(recipe.training.batch_size)
-    progress = Progress(say, len(train), title="head epoch", every=20)
-    with RunWriter(run.folder / "head") as writer:
-        history = head.fit(
+    metrics = MetricsWriter(run.folder, len(train), key="head_epoch")
+    with RunWriter(run.folder / "head") as writer, Progress(say, len(train), title="head epoch", every=20) as progress:
+        head.fit(
             shuffled, validation_data=((x_val - mean) / spread, y_val), epochs=transfer.head_epochs,
             shuffle=False, verbose=0,
-            callbacks=[progress, *([GradientNorms(writer), WeightNorms(writer)] if recipe.watch else [])],
-        ).history  # fmt: skip
+            callbacks=[progress, *([GradientNorms(writer), WeightNorms(writer)] if recipe.watch else []), metrics],
+        )  # fmt: skip
     kernel, bias = head.get_layer("logits").get_weights()
     kernel = kernel / spread[:, None]
     old.set_weights([kernel * unit, (bias - mean @ kernel) * unit + centre])
-    rows = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
-    return [{"head_epoch": float(number)} | row for number, row in enumerate(rows, start=1)]
+    return metrics.rows

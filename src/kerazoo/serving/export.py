@@ -18,7 +18,8 @@ from kerazoo import __version__
 from kerazoo.errors import KerazooError, RunError
 from kerazoo.models.heads import find_head
 from kerazoo.models.stored import ModelSpec, load_model, read_json
-from kerazoo.pipelines.runs import Run, environment
+from kerazoo.pipelines.environment import environment
+from kerazoo.pipelines.runs import Run
 from kerazoo.serving.gate import check_export
 from kerazoo.serving.saved_model import PASSPORT
 

@@ -1,0 +1,135 @@
+"""The cluster a worker belongs to: read from TF_CONFIG, or from the variables that Slurm's `srun` sets."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kerazoo.errors import RecipeError
+
+GUIDE = "docs/clusters.md shows how to start them"
+FIRST_PORT, PORTS = 20_000, 10_000  # a Slurm job listens at FIRST_PORT + its number modulo PORTS
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers' addresses, "host:port", in an order that all of them share, and which of them this process is.
+
+    Worker 0 is the chief: it alone writes, and the others find the cluster through it.
+    """
+
+    addresses: tuple[str, ...]
+    worker: int
+
+
+def read_cluster(environment: Mapping[str, str]) -> Cluster:
+    """The cluster that TF_CONFIG describes, else the one of Slurm's variables. Raises RecipeError in one line."""
+    if "TF_CONFIG" in environment:
+        return from_tf_config(environment["TF_CONFIG"])
+    if "SLURM_JOB_ID" in environment:
+        return from_slurm(environment)
+    raise RecipeError(
+        "devices=multiworker finds no cluster: set TF_CONFIG for every worker, or start them by Slurm's srun; " + GUIDE
+    )
+
+
+def from_tf_config(text: str) -> Cluster:
+    """The cluster of `{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}`.
+
+    A "chief" is the first worker. Raises RecipeError.
+    """
+
+    def bad(why: str) -> RecipeError:
+        return RecipeError(
+            f'TF_CONFIG {why}; it is {{"cluster": {{"worker": ["host:port", ...]}}, "task": {{"type": "worker", '
+            f'"index": 0}}}}; ' + GUIDE
+        )
+
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise bad(f"is not JSON ({error})") from error
+    if not isinstance(values, dict) or not isinstance(values.get("cluster"), dict):
+        raise bad("has no cluster")
+    jobs, task = values["cluster"], values.get("task")
+    for job, addresses in jobs.items():
+        if job not in ("chief", "worker"):
+            raise bad(f"has a job {job!r}, not only chief and worker")
+        if not isinstance(addresses, list) or not all(_is_address(address) for address in addresses):
+            raise bad(f"has {job}={addresses!r}, which is no list of host:port")
+    if not isinstance(task, dict) or task.get("type") not in jobs:
+        raise bad(f"has task={task!r}, whose type is none of {', '.join(jobs)}")
+    index = task.get("index")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(jobs[task["type"]]):
+        raise bad(f"has task index {index!r} of {len(jobs[task['type']])} {task['type']}")
+    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
+    if len({*chiefs, *workers}) < len(chiefs) + len(workers):
+        raise bad("names an address twice")
+    return Cluster((*chiefs, *workers), index + (len(chiefs) if task["type"] == "worker" else 0))
+
+
+def _is_address(address: Any) -> bool:
+    return isinstance(address, str) and re.fullmatch(r".+:\d{1,5}", address) is not None
+
+
+def from_slurm(environment: Mapping[str, str]) -> Cluster:
+    """The cluster of a Slurm step: one worker a task, tasks in blocks on the nodes of the step. Raises RecipeError."""
+    if "SLURM_STEP_NODELIST" not in environment:
+        raise RecipeError(
+            "devices=multiworker runs in a Slurm job, but not in a step of it: start every worker by `srun`; " + GUIDE
+        )
+    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
+    try:
+        tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+        worker, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+        counts = expand_counts(environment.get("SLURM_STEP_TASKS_PER_NODE") or environment["SLURM_TASKS_PER_NODE"])
+    except (KeyError, ValueError) as error:
+        raise RecipeError(f"Slurm's variables are incomplete or no numbers: {error}; " + GUIDE) from error
+    if len(counts) != len(nodes) or sum(counts) != tasks or not 0 <= worker < tasks:
+        raise RecipeError(
+            f"Slurm's variables contradict: task {worker} of {tasks}, {counts} on {len(nodes)} nodes; " + GUIDE
+        )
+    if max(counts) > 1 and not environment.get("SLURM_DISTRIBUTION", "block").startswith("block"):
+        raise RecipeError(
+            f"SLURM_DISTRIBUTION={environment['SLURM_DISTRIBUTION']!r}: several tasks a node must be laid out in "
+            "blocks, by `srun --distribution=block`"
+        )
+    port = FIRST_PORT + job % PORTS
+    addresses = [f"{node}:{port + i}" for node, count in zip(nodes, counts, strict=True) for i in range(count)]
+    return Cluster(tuple(addresses), worker)
+
+
+def expand_nodes(text: str) -> list[str]:
+    """The names in a Slurm node list: "a[01-03,07],b" -> a01 a02 a03 a07 b. Raises RecipeError."""
+    piece = r"(?:[^,\[\]\s]|\[[^\[\]]+\])+"  # commas inside of brackets part no names
+    if not re.fullmatch(f"{piece}(?:,{piece})*", text):
+        raise RecipeError(f"Slurm's node list {text!r} cannot be read; it looks like node[01-03,07]")
+    return [name for part in re.findall(piece, text) for name in _expand(part)]
+
+
+def _expand(part: str) -> Iterator[str]:
+    pieces = re.split(r"\[([^\]]*)\]", part)  # text, inside, text, inside, ..., text
+    choices = [[piece] if i % 2 == 0 else list(_numbers(piece, part)) for i, piece in enumerate(pieces)]
+    return ("".join(chosen) for chosen in itertools.product(*choices))
+
+
+def _numbers(inside: str, part: str) -> Iterator[str]:
+    for item in inside.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if found is None:
+            raise RecipeError(f"Slurm's node list {part!r} cannot be read; it looks like node[01-03,07]")
+        first, last = found[1], found[2] or found[1]
+        yield from (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+
+
+def expand_counts(text: str) -> list[int]:
+    """Slurm's tasks per node: "2(x3),1" -> [2, 2, 2, 1]. Raises ValueError."""
+    counts: list[int] = []
+    for item in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item)
+        if found is None:
+            raise ValueError(f"tasks per node {text!r}")
+        counts += [int(found[1])] * int(found[2] or 1)
+    return counts

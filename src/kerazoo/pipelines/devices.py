@@ -1,0 +1,335 @@
+"""Devices: what a run computes on, and how a batch is dealt out to several replicas.
+
+A replica is a copy of the network on one device; all copies take one step together, each on its rows of the batch.
+The batch is the one that a single device would see: replica r of R gets its rows [r n / R, (r + 1) n / R), n being
+the rows of that batch, so that each example comes once, an uneven last batch included. A replica must have a row:
+TensorFlow's convolution of an empty batch has a wrong shape on CPUs (2.21, oneDNN). Open the devices first: TensorFlow
+and JAX settle theirs at the first operation.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import RecipeError
+from kerazoo.pipelines.cluster import Cluster, read_cluster
+from kerazoo.quiet import quiet_start, start_tensorflow
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+KINDS = ("auto", "cpu", "gpu", "mirrored", "mirrored:N", "multiworker", "tpu")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run computes on. `replicas` counts over all workers; `worker` is 0 in the process that writes.
+
+    `strategy` is TensorFlow's, where there is more than one replica; `distribution` is Keras's, on the JAX backend.
+    """
+
+    kind: str
+    replicas: int = 1
+    worker: int = 0
+    workers: int = 1
+    strategy: Any = None
+    distribution: Any = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes the run; the other workers only compute."""
+        return self.worker == 0
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.workers > 1:
+            return f"{self.replicas} replicas ({self.kind}), worker {self.worker} of {self.workers}"
+        return self.kind if self.replicas == 1 else f"{self.replicas} replicas ({self.kind})"
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Where the network, its optimizer and its metrics are made and compiled."""
+        chosen = self.strategy or self.distribution
+        scope: AbstractContextManager[Any] = nullcontext() if chosen is None else chosen.scope()
+        return scope
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
+        if self.strategy is not None and self.workers > 1:
+            from kerazoo.pipelines.multiworker import guarded, mended
+
+            with guarded(self.workers, self.worker), mended(self.strategy):
+                yield
+        else:
+            with self.distribution.scope() if self.distribution is not None else nullcontext():
+                yield
+
+    def distribute(self, batches: "tf.data.Dataset") -> Any:
+        """Whole batches -> what `fit`, `evaluate` and `predict` of a model made in `scope` take: each replica's rows.
+
+        `batches` are the same in every worker, of known cardinality, and of at least one row a replica: see
+        `check_settings` and `evaluation_size`.
+        """
+        import numpy as np
+        import tensorflow as tf
+
+        if self.replicas == 1:
+            return batches
+        steps = int(batches.cardinality())
+        if steps < 0:
+            raise RecipeError("batches of unknown cardinality cannot be dealt out; use assert_cardinality")
+        if self.strategy is None:
+            share = batches.map(lambda *batch: rows_of(batch, self.worker, self.workers), tf.data.AUTOTUNE)
+            return share.apply(tf.data.experimental.assert_cardinality(steps))
+        local = self.replicas // self.workers
+
+        def parts(*batch: Any) -> "tf.data.Dataset":
+            replicas = tf.data.Dataset.range(self.worker * local, (self.worker + 1) * local)
+            return replicas.map(lambda replica: rows_of(batch, replica, self.replicas))
+
+        dealt = batches.flat_map(parts).prefetch(2 * local)
+        dealt = dealt.apply(tf.data.experimental.assert_cardinality(steps * local))
+        distributed = self.strategy.distribute_datasets_from_function(lambda _: dealt)
+        distributed._cardinality = np.int64(steps)  # `fit` counts its steps by it; TensorFlow counts replicas' parts
+        return distributed
+
+    def weigh(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
+        """The loss to compile with: each example counts the same, also where replicas have unequal numbers of them."""
+        if self.strategy is None:
+            return loss
+        from kerazoo.pipelines.replicas import EvenLoss
+
+        return EvenLoss(loss)
+
+    @property
+    def jit_compile(self) -> bool | str:
+        """The argument of `compile`: TensorFlow's strategies fail inside XLA, which "auto" turns on with a GPU."""
+        return "auto" if self.strategy is None else False
+
+    def evaluation_size(self, count: int, wanted: int) -> int:
+        """A batch size near `wanted` by which every replica has a row of each batch of `count` examples.
+
+        On the JAX backend all replicas have equally many, for which `count` must divide by their number: see
+        `whole_count`. Raises RecipeError where there are fewer examples than replicas.
+        """
+        if self.replicas == 1:
+            return wanted
+        if count < self.replicas:
+            raise RecipeError(f"there are {count} examples for {self.replicas} replicas; use fewer devices")
+        if self.strategy is None:
+            return max(wanted // self.replicas, 1) * self.replicas
+        sizes = [*range(wanted, self.replicas - 1, -1), *range(wanted + 1, count + 1)]
+        found: int = next(size for size in sizes if not 0 < count % size < self.replicas)
+        return found
+
+    def whole_count(self, count: int) -> int:
+        """How many of `count` examples can be evaluated while training: all but, on JAX, a remainder over replicas."""
+        return count - count % self.replicas if self.distribution is not None else count
+
+    def check_settings(
+        self,
+        *,
+        batch_size: int,
+        count: int,
+        drop_last: bool = True,
+        accumulation: int = 1,
+        precision: str = "float32",
+    ) -> None:
+        """Raise RecipeError for settings of a training on `count` examples that go wrong on these devices."""
+        if self.replicas == 1:
+            return
+        what = self.describe()
+        last = count % batch_size if not drop_last or count < batch_size else 0
+        if batch_size < self.replicas or 0 < last < self.replicas:
+            raise RecipeError(
+                f"training.batch_size={batch_size} on {count} examples gives a batch of {last or batch_size}, fewer "
+                f"than the {self.replicas} replicas; set training.drop_last=true, another batch size, or fewer devices"
+            )
+        if self.strategy is not None and accumulation != 1:
+            raise RecipeError(
+                f"gradient accumulation over {accumulation} steps does not work on {what}; leave it out: "
+                "the batch is shared by the replicas already"
+            )
+        if self.strategy is not None and precision == "mixed_float16":
+            raise RecipeError(
+                f"mixed_float16 goes wrong on {what}: overflow is looked for on the first only; use mixed_bfloat16"
+            )
+        if self.distribution is not None and (batch_size % self.replicas or last % self.replicas):
+            raise RecipeError(
+                f"on {what} every batch must divide evenly, or the processes wait for ever: training.batch_size="
+                f"{batch_size}, the last one {last or batch_size}; set training.drop_last=true and a multiple of "
+                f"{self.replicas}"
+            )
+
+    def check_batch_norm(self, model: "keras.Model") -> None:
+        """Raise RecipeError where batch norm would be trained on each replica by itself: one's statistics are kept."""
+        from keras.layers import BatchNormalization
+
+        if self.strategy is None:
+            return  # one replica, or JAX, whose batch norm sees the whole batch
+        alone = [
+            layer.name
+            for layer in model._flatten_layers()
+            if isinstance(layer, BatchNormalization) and layer.trainable and not layer.synchronized
+        ]
+        if alone:
+            raise RecipeError(
+                f"{model.name} trains batch norm ({alone[0]} and {len(alone) - 1} more) that {self.replicas} replicas "
+                "do not share; set training.synchronised_batch_norm=true for a network of our own, keep the batch "
+                "norm of a pretrained backbone frozen, or use one device"
+            )
+
+
+def rows_of(batch: Any, part: Any, parts: int) -> Any:
+    """Rows [part n / parts, (part + 1) n / parts) of each (n, ...) tensor in `batch`; they may be none."""
+    import tensorflow as tf
+
+    count = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
+    first, last = part * count // parts, (part + 1) * count // parts
+    return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
+
+
+def parse_devices(name: str) -> tuple[str, int | None]:
+    """("mirrored", 2) of "mirrored:2", ("auto", None) of "auto". Raises RecipeError; imports nothing."""
+    found = re.fullmatch(r"mirrored:([1-9]\d{0,3})", name)
+    if found:
+        return "mirrored", int(found[1])
+    if name not in KINDS or name == "mirrored:N":
+        raise RecipeError(f"devices={name!r} is none of {', '.join(KINDS)}")
+    return name, None
+
+
+def open_devices(name: str = "auto", say: Say = lambda line: None) -> Devices:
+    """The devices called `name`, one of KINDS, ready for the first operation; this starts TensorFlow, in silence.
+
+    `auto` is one GPU where there is one, all GPUs where there are several, else the CPU. `mirrored:N` without GPUs is
+    N logical CPUs. `multiworker` waits for all workers. Raises RecipeError that says what is there.
+    """
+    kind, count = parse_devices(name)
+    cluster = read_cluster(os.environ) if kind == "multiworker" else None
+    if cluster is not None and len(cluster.addresses) == 1:
+        kind, cluster = "auto", None
+    if cluster is not None:
+        say(f"worker {cluster.worker} of {len(cluster.addresses)} waits for the others ({cluster.addresses[0]} leads)")
+    with quiet_start(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+
+        on_jax = keras.config.backend() == "jax"
+        try:
+            found: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
+        except RecipeError as error:
+            found = error  # raised in here, TensorFlow's start-up lines would come with it
+    if isinstance(found, RecipeError):
+        raise found
+    start_tensorflow()
+    return found
+
+
+def _on_tensorflow(kind: str, count: int | None, cluster: Cluster | None) -> Devices:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "tpu":
+        raise RecipeError(
+            "devices=tpu: Keras 3 does not train on TPUs by TensorFlow; set KERAS_BACKEND=jax, which is untried here"
+        )
+    if kind == "gpu" and not gpus:
+        raise RecipeError("devices=gpu: TensorFlow finds no GPU here; use devices=cpu, or install tensorflow[and-cuda]")
+    if cluster is not None:
+        return _workers(cluster)
+    if kind == "mirrored":
+        return _mirrored(count, gpus)
+    if kind == "cpu" and gpus:
+        _settle(lambda: tf.config.set_visible_devices([], "GPU"), "devices=cpu")
+    if kind == "auto" and len(gpus) > 1:
+        return _mirrored(None, gpus)
+    if kind == "gpu" and len(gpus) > 1:
+        _settle(lambda: tf.config.set_visible_devices(gpus[:1], "GPU"), "devices=gpu")
+    return Devices("one GPU" if gpus and kind != "cpu" else "CPU")
+
+
+def _mirrored(count: int | None, gpus: list[Any]) -> Devices:
+    """All GPUs or `count` of them; without GPUs, `count` logical CPUs."""
+    import tensorflow as tf
+
+    if gpus:
+        if count is not None and count > len(gpus):
+            raise RecipeError(f"devices=mirrored:{count}: there are {len(gpus)} GPUs here")
+        names = [f"GPU:{index}" for index in range(count or len(gpus))]
+    elif count is None:
+        raise RecipeError("devices=mirrored: there is no GPU here; devices=mirrored:2 tries it on 2 logical CPUs")
+    else:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * count
+        if (tf.config.get_logical_device_configuration(cpu) or [None]) != parts and count > 1:
+            _settle(lambda: tf.config.set_logical_device_configuration(cpu, parts), f"devices=mirrored:{count}")
+        names = [f"CPU:{index}" for index in range(count)]
+    what = f"{'GPUs' if gpus else 'logical CPUs'} of one machine"
+    if len(names) == 1:
+        return Devices("one GPU" if gpus else "CPU")
+    return Devices(what, len(names), strategy=tf.distribute.MirroredStrategy(names))
+
+
+def _workers(cluster: Cluster) -> Devices:
+    import tensorflow as tf
+
+    from kerazoo.pipelines.multiworker import check_version
+
+    check_version()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker", task_id=cluster.worker, rpc_layer="grpc",
+    )  # fmt: skip
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except RuntimeError as error:
+        raise RecipeError(f"devices=multiworker must be opened before anything is computed: {error}") from error
+    except tf.errors.OpError as error:
+        raise RecipeError(
+            f"worker {cluster.worker} at {cluster.addresses[cluster.worker]} does not come into the cluster: "
+            f"{str(error.message).splitlines()[0][:200]}; start all {len(cluster.addresses)} workers within an hour"
+        ) from error
+    return Devices(
+        "machines by TensorFlow", strategy.num_replicas_in_sync, cluster.worker, len(cluster.addresses), strategy
+    )
+
+
+def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
+    """One process on its first device, or one process a worker by `keras.distribution`."""
+    import jax
+    import keras
+    import tensorflow as tf
+
+    _settle(lambda: tf.config.set_visible_devices([], "GPU"), "KERAS_BACKEND=jax")  # they are JAX's
+    if kind == "mirrored":
+        raise RecipeError("devices=mirrored is of the TensorFlow backend; JAX takes auto, cpu, gpu, multiworker or tpu")
+    if kind == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+    if cluster is not None:
+        keras.distribution.initialize(",".join(cluster.addresses), len(cluster.addresses), cluster.worker)
+        found = keras.distribution.list_devices()
+        whole = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
+        return Devices(
+            "machines by JAX", len(found), cluster.worker, len(cluster.addresses), distribution=whole
+        )  # fmt: skip
+    try:
+        platform = jax.devices(None if kind == "auto" else kind)[0].platform.upper()
+    except RuntimeError as error:
+        raise RecipeError(
+            f"devices={kind}: JAX finds {jax.devices()[0].platform} only; install JAX for it, or use devices=auto"
+        ) from error
+    return Devices(f"one {platform} by JAX" if platform != "CPU" else "CPU by JAX")
+
+
+def _settle(change: Callable[[], None], what: str) -> None:
+    try:
+        change()
+    except RuntimeError as error:
+        raise RecipeError(f"{what} must be opened before anything is computed: {error}") from error

@@ -1,0 +1,110 @@
+"""What numbers may depend on beside recipe and data: versions, hardware, the code's commit, the command."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow", "jax", "jaxlib")
+PATIENCE = 1.0  # seconds for each question to git
+VARIABLE = re.compile(
+    r"CUDA_VISIBLE_DEVICES|KERAS_BACKEND|XLA_FLAGS|KERAZOO_.*|TF_(?!CLI_|TOKEN_|VAR_).*"
+)  # Terraform's
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY(_|$)", re.IGNORECASE)
+SOURCE = Path(__file__).parents[1]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, backend, git state, command, variables and the time; None for what cannot be known."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": cpus(),
+        "memory": memory(),
+        "gpus": gpus(),
+        "backend": _backend(),
+        "versions": versions(),
+        "git": git_state(SOURCE),
+        "variables": variables(),
+    }
+
+
+def cpus() -> int | None:
+    """How many CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def memory() -> int | None:
+    """Bytes of the machine's memory."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def gpus() -> list[str] | None:
+    """The names of the GPUs that TensorFlow sees; None where it is not imported, for that takes seconds."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return None
+    try:
+        config = tensorflow.config
+        found = config.list_physical_devices("GPU")
+        return [config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
+    except Exception:  # a driver that fails is training's to report
+        return None
+
+
+def _backend() -> str | None:
+    keras = sys.modules.get("keras")
+    return os.environ.get("KERAS_BACKEND") if keras is None else str(keras.config.backend())
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """{"commit": hash, "dirty": whether files below `folder` differ from it}; None where git does not keep `folder`.
+
+    An installed package that merely lies within someone's checkout is not kept by it.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", ".")
+    return None if commit is None else {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # a hook's GIT_DIR would answer for another repository; locks would disturb whoever works in this one
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=True,
+            stdin=subprocess.DEVNULL, env=surroundings | {"GIT_OPTIONAL_LOCKS": "0"}, errors="replace",
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that change what is computed, or where; none whose name says it is a secret."""
+    known = {name: value for name, value in sorted(os.environ.items()) if VARIABLE.fullmatch(name)}
+    return {name: value for name, value in known.items() if not SECRET.search(name)}

@@ -1,0 +1,348 @@
+"""Several replicas give what one device gives; what would not is refused; a lost worker ends the others.
+
+Two logical CPUs and two processes on this machine stand in for two GPUs and two machines. Devices are settled at the
+first operation, so each case is a process of its own.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.models.registry import build
+from kerazoo.pipelines.devices import Devices, open_devices, parse_devices
+from kerazoo.pipelines.multiworker import check_version
+
+# 19 pictures in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
+TRAINING = """
+import sys
+from kerazoo.pipelines.devices import open_devices
+devices = open_devices(sys.argv[1], say=lambda line: print(line, flush=True))
+import keras, numpy as np, tensorflow as tf
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.registry import build
+from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.batches import evaluation_batches, training_batches
+from kerazoo.pipelines.examples import load_examples
+
+examples, small = load_examples(sys.argv[2]), Preprocessing(8, 8)
+found, epochs = {}, int(sys.argv[4])
+jax = keras.config.backend() == "jax"
+for case in sys.argv[5].split(","):
+    with devices.scope():
+        keras.utils.set_random_seed(1)
+        if case == "plain":
+            inputs = keras.Input((8, 8, 3))
+            x = keras.layers.Conv2D(4, 3, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
+            model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+        else:
+            model = build(
+                "bottleneck_cnn", input_shape=(8, 8, 3), num_classes=2, stem=(4,), stages=(((2, 4),),), momentum=0.9,
+                synchronised=True,
+            )
+        devices.check_batch_norm(model)
+        loss = devices.weigh(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"],
+            **({} if jax else {"jit_compile": devices.jit_compile}),
+        )
+    train, val = examples.split("train"), examples.split("val")
+    devices.check_settings(batch_size=8, count=len(train), drop_last=jax)
+    batches = training_batches(
+        train, small, batch_size=8, seed=0, augmentation=Augmentation(shift=0.2), balance="weights", drop_last=jax
+    )
+    val = val.take(range(devices.whole_count(len(val))))
+    size = devices.evaluation_size(len(val), 5)
+    with devices.training():
+        validation = devices.distribute(evaluation_batches(val, small, batch_size=size))
+        print("training", flush=True)
+        history = model.fit(
+            devices.distribute(batches.dataset), validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
+            callbacks=[batches.clock()],
+        ).history
+        if not (jax and devices.workers > 1):
+            pictures = devices.distribute(evaluation_batches(val, small, batch_size=size))
+            found[f"{case}_predictions"] = model.predict(pictures, verbose=0)
+    for name, values in history.items():
+        found[f"{case}_{name}"] = np.array(values)
+    for number, variable in enumerate(model.variables):
+        found[f"{case}_{number:02d}_{variable.path}"] = np.array(keras.ops.convert_to_numpy(variable))
+        for replica, value in enumerate(getattr(variable.value, "values", ())):
+            found[f"{case}-{replica}_{number:02d}_{variable.path}"] = value.numpy()
+np.savez(sys.argv[3], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """19 pictures to train on, 11 to validate on, two classes that can be told apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % 2
+    x = (rng.random((30, 8, 8, 3)) * 120 + 100 * y[:, None, None, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, x_train=x[:19], y_train=y[:19], x_val=x[19:], y_val=y[19:])
+    return path
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(name, data, out, *, epochs=2, cases="plain,norm", **environment):
+    """A training in a process of its own; its log is beside `out`."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", **environment}
+    with out.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", TRAINING, name, str(data), str(out), str(epochs), cases],
+            stdout=log, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+
+
+def start_workers(data, folder, **options):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    return [
+        start(
+            "multiworker", data, folder / f"worker{index}.npz", **options,
+            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    ]  # fmt: skip
+
+
+def finished(running, folder):
+    """What each training wrote; all end where one fails."""
+    try:
+        for name, process in running.items():
+            assert process.wait(timeout=240) == 0, (folder / f"{name}.log").read_text()[-3000:]
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in running}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The same trainings on one device, on two logical CPUs, and in two processes."""
+    folder = tmp_path_factory.mktemp("trained")
+    running = {"one": start("cpu", data, folder / "one.npz"), "two": start("mirrored:2", data, folder / "two.npz")}
+    running |= dict(zip(("worker0", "worker1"), start_workers(data, folder, cases="plain"), strict=True))
+    return finished(running, folder)
+
+
+def differences(found, expected, case):
+    return {
+        name: float(np.abs(found[name] - value).max())
+        for name, value in expected.items()
+        if name.startswith(f"{case}_") and "seed_generator" not in name
+    }
+
+
+@pytest.mark.parametrize(("where", "case"), [("two", "plain"), ("two", "norm"), ("worker0", "plain")])
+def test_replicas_give_what_one_device_gives(trained, where, case):
+    """Weights, statistics, losses, metrics and predictions; batches uneven, examples weighted, an L2 term."""
+    found = differences(trained[where], trained["one"], case)
+    assert {f"{case}_loss", f"{case}_val_accuracy", f"{case}_val_loss", f"{case}_predictions"} <= set(found)
+    assert max(found.values()) < (1e-5 if case == "plain" else 1e-4), found
+    assert trained["one"][f"{case}_predictions"].shape == (11, 2)
+
+
+def test_workers_are_equal_to_the_bit(trained):
+    assert trained["worker0"].keys() == trained["worker1"].keys()
+    for name, value in trained["worker0"].items():
+        np.testing.assert_array_equal(value, trained["worker1"][name], err_msg=name)
+
+
+def test_synchronised_statistics_are_the_same_on_every_replica(trained):
+    names = [name for name in trained["two"] if name.startswith("norm-0_") and "moving_" in name]
+    assert len(names) == 4  # two batch norms
+    for name in names:
+        other = trained["two"][name.replace("norm-0", "norm-1")]
+        np.testing.assert_array_equal(trained["two"][name], other)
+        start = 0.0 if "mean" in name else 1.0
+        assert np.abs(other - start).max() > 1e-3  # they have moved
+
+
+# slow: two more processes; batch norm over processes takes the same path as over two logical CPUs
+@pytest.mark.slow
+def test_batch_norm_is_synchronised_over_processes(trained, data, tmp_path):
+    running = dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, cases="norm"), strict=True))
+    found = finished(running, tmp_path)
+    assert max(differences(found["worker0"], trained["one"], "norm").values()) < 1e-4
+    for name, value in found["worker0"].items():
+        np.testing.assert_array_equal(value, found["worker1"][name], err_msg=name)
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------
+
+TWO = Devices("logical CPUs of one machine", 2, strategy=object())
+PROCESSES = Devices("machines by JAX", 2, 0, 2, distribution=object())
+
+
+def test_unsynchronised_batch_norm_is_refused_where_it_would_be_trained():
+    for name in ("bottleneck_cnn", "resnet20", "vgg_small", "inception_small"):
+        model = build(name)
+        with pytest.raises(RecipeError, match=r"trains batch norm \(.*set training.synchronised_batch_norm=true"):
+            TWO.check_batch_norm(model)
+        TWO.check_batch_norm(build(name, synchronised=True))
+        assert model.count_params() == build(name, synchronised=True).count_params()
+    Devices("CPU").check_batch_norm(model)
+    PROCESSES.check_batch_norm(model)  # JAX's batch norm sees the whole batch
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    TWO.check_batch_norm(model)
+
+
+@pytest.mark.parametrize(
+    ("devices", "settings", "message"),
+    [
+        (TWO, {"accumulation": 2}, "gradient accumulation over 2 steps does not work on 2 replicas"),
+        (TWO, {"precision": "mixed_float16"}, "mixed_float16 goes wrong .* use mixed_bfloat16"),
+        (TWO, {"batch_size": 1}, "training.batch_size=1 on 20 examples gives a batch of 1, fewer than the 2 replicas"),
+        (
+            TWO,
+            {"batch_size": 19, "drop_last": False},
+            "gives a batch of 1, fewer than the 2 replicas; set training.drop_last",
+        ),
+        (PROCESSES, {"batch_size": 5}, "every batch must divide evenly, .*training.batch_size=5"),
+        (PROCESSES, {"batch_size": 11, "drop_last": False}, "every batch must divide evenly"),
+    ],
+)
+def test_settings_that_go_wrong(devices, settings, message):
+    settings = {"batch_size": 8, "count": 20} | settings
+    with pytest.raises(RecipeError, match=message):
+        devices.check_settings(**settings)
+    devices.check_settings(batch_size=8, count=20, drop_last=False)
+    Devices("CPU").check_settings(**settings)
+
+
+def test_every_replica_has_a_row_of_every_batch_of_an_evaluation():
+    for replicas in (2, 3, 8):
+        devices = Devices("GPUs", replicas, strategy=object())
+        for count in range(replicas, 40):
+            size = devices.evaluation_size(count, 7)
+            assert count % size == 0 or count % size >= replicas
+            assert size >= min(replicas, count)
+    with pytest.raises(RecipeError, match="there are 1 examples for 2 replicas"):
+        TWO.evaluation_size(1, 64)
+    assert PROCESSES.evaluation_size(30, 7) == 6
+    assert PROCESSES.whole_count(11) == 10
+
+
+@pytest.mark.parametrize("name", ["", "gpus", "mirrored:0", "mirrored:x", "mirrored:N", "CPU"])
+def test_unknown_names(name):
+    with pytest.raises(RecipeError, match="is none of auto, cpu, gpu, mirrored, mirrored:N, multiworker, tpu"):
+        parse_devices(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tpu", "does not train on TPUs by TensorFlow; set KERAS_BACKEND=jax, which is untried"),
+        ("gpu", "TensorFlow finds no GPU here; use devices=cpu"),
+        ("mirrored", "there is no GPU here; devices=mirrored:2 tries it on 2 logical CPUs"),
+        ("mirrored:2", "devices=mirrored:2 must be opened before anything is computed"),
+        ("multiworker", "finds no cluster: set TF_CONFIG"),
+    ],
+)
+def test_devices_that_are_not_there(name, message, monkeypatch):
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU here")
+    tf.constant(0) + 1
+    for variable in ("TF_CONFIG", "SLURM_JOB_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(RecipeError, match=message):
+        open_devices(name)
+    assert open_devices("auto").describe() == open_devices("cpu").describe() == "CPU"
+
+
+def test_the_mend_is_for_the_keras_it_was_tested_with():
+    """A newer Keras must pass these tests before its version is added to TESTED."""
+    check_version(keras.__version__)
+    with pytest.raises(KerazooError, match="this is Keras 3.99.0, which is untested: pip install keras==3.15.1"):
+        check_version("3.99.0")
+
+
+def test_the_mend_is_in_place_only_inside(monkeypatch):
+    from keras.src.backend.tensorflow import trainer
+
+    from kerazoo.pipelines.multiworker import mended
+
+    stock = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
+    with mended(object()):
+        assert trainer.TensorFlowTrainer._maybe_symbolic_build is not stock[0]
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        model.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0)  # a model of no strategy takes the stock functions
+    assert stock == (trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica)
+
+
+# -- a lost worker ------------------------------------------------------------------------------------------------
+
+
+# slow: two processes train until one is gone; a stopped one takes up to a minute to be missed
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_worker_ends_the_other_within_a_minute(data, tmp_path, lost, blow):
+    workers = start_workers(data, tmp_path, epochs=1_000_000, cases="plain")
+    log = tmp_path / f"worker{1 - lost}.log"
+    try:
+        wait_for(log, "training")
+        time.sleep(5)
+        assert [worker.poll() for worker in workers] == [None, None]
+        workers[lost].send_signal(blow)
+        assert workers[1 - lost].wait(timeout=60) not in (0, None)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    said = log.read_text()
+    assert f"worker {1 - lost} of 2 stops: another worker was lost (" in said
+    assert "run the same command again on every worker" in said
+
+
+def wait_for(log, text, seconds=120):
+    end = time.monotonic() + seconds
+    while text not in log.read_text():
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.2)
+
+
+# -- JAX ----------------------------------------------------------------------------------------------------------
+
+
+# slow: JAX compiles in three processes at once
+@pytest.mark.slow
+def test_jax_in_one_process_and_in_two(data, tmp_path):
+    """The same losses as TensorFlow's within 1e-4; two processes equal to one, as far as their evaluation goes."""
+    options = {"KERAS_BACKEND": "jax"}
+    running = {
+        "one": start("cpu", data, tmp_path / "one.npz", **options),
+        "tensorflow": start("cpu", data, tmp_path / "tensorflow.npz"),
+    }
+    running |= dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, **options), strict=True))
+    found = finished(running, tmp_path)
+    for case in ("plain", "norm"):
+        for name in found["worker0"]:
+            if name.startswith(case) and "seed_generator" not in name and "val_" not in name:
+                np.testing.assert_allclose(found["worker0"][name], found["one"][name], atol=1e-4, err_msg=name)
+                np.testing.assert_array_equal(found["worker0"][name], found["worker1"][name], err_msg=name)
+    for name in ("plain_val_loss", "norm_val_loss", "plain_predictions", "norm_predictions"):
+        assert np.isfinite(found["one"][name]).all()

@@ -1,0 +1,122 @@
+"""Losses on logits against numpy, at the edges where they could overflow, and with soft and smoothed labels."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerazoo.errors import ModelError
+from kerazoo.models.heads import HEADS, find_head
+from kerazoo.models.losses import FocalLoss, SmoothedCrossEntropy, perfect_loss
+
+RNG = np.random.default_rng(0)
+Z = RNG.normal(size=(6, 4)).astype(np.float32) * 3
+NUMBERS = np.array([0, 1, 2, 3, 1, 0])
+ONE_HOT = np.eye(4)[NUMBERS]
+SHARES = RNG.dirichlet(np.ones(4), 6).astype(np.float32)
+BITS = RNG.integers(0, 2, (6, 4)).astype(np.float32)
+
+
+def softmax(z):
+    e = np.exp(z.astype(np.float64) - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z.astype(np.float64)))
+
+
+def multiclass(t, gamma, smoothing):
+    t, p = (1 - smoothing) * t + smoothing / t.shape[-1], softmax(Z)
+    return -(t * (1 - p) ** gamma * np.log(p)).sum(axis=-1).mean()
+
+
+def sigmoids(t, gamma, smoothing, z=Z):
+    t, p = (1 - smoothing) * t + smoothing / 2, sigmoid(z)
+    return -(t * (1 - p) ** gamma * np.log(p) + (1 - t) * p**gamma * np.log(1 - p)).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 2.0])
+def test_cross_entropies_and_focal_losses_by_their_formulas(gamma, smoothing):
+    focal = {} if gamma is None else {"name": "focal", "focal_gamma": gamma}
+    made, g = {"label_smoothing": smoothing, **focal}, gamma or 0.0
+
+    def loss(kind, y, z=Z, **more):
+        return float(find_head(kind).make_loss(**made, **more)(y, z))
+
+    assert loss("multiclass", NUMBERS) == pytest.approx(multiclass(ONE_HOT, g, smoothing), rel=1e-5)
+    assert loss("multiclass", SHARES, soft=True) == pytest.approx(multiclass(SHARES, g, smoothing), rel=1e-5)
+    assert loss("multilabel", BITS) == pytest.approx(sigmoids(BITS, g, smoothing), rel=1e-5)
+    one = Z[:, :1]
+    expected = sigmoids(BITS[:, :1], g, smoothing, one)
+    assert loss("binary", BITS[:, :1], one) == pytest.approx(expected, rel=1e-5)
+    assert loss("binary", BITS[:, 0], one) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_was_asked_for_until_now_is_the_same_keras_loss():
+    kinds = {kind: type(head.make_loss()) for kind, head in HEADS.items()}
+    assert kinds == {
+        "multiclass": keras.losses.SparseCategoricalCrossentropy, "binary": keras.losses.BinaryCrossentropy,
+        "multilabel": keras.losses.BinaryCrossentropy, "regression": keras.losses.MeanSquaredError,
+    }  # fmt: skip
+    assert type(find_head("multiclass").make_loss(soft=True)) is keras.losses.CategoricalCrossentropy
+
+
+def test_squared_absolute_and_quadratic_cost():
+    assert float(find_head("regression").make_loss()(BITS, Z)) == pytest.approx(((BITS - Z) ** 2).mean(), rel=1e-5)
+    assert float(find_head("regression").make_loss("mae")(BITS, Z)) == pytest.approx(abs(BITS - Z).mean(), rel=1e-5)
+    expected = 0.5 * ((BITS - sigmoid(Z)) ** 2).sum(axis=-1).mean()
+    assert float(find_head("multilabel").make_loss("quadratic")(BITS, Z)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_focal_loss_is_finite_wherever_the_logits_are(gamma, sigmoid):
+    z = tf.constant([[0.0, 0.0], [20.0, -20.0], [-20.0, 20.0], [1e4, -1e4], [-1e4, 1e4]])
+    labels = tf.constant([[1.0, 0.0]] * 5)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        loss = FocalLoss(gamma, sigmoid=sigmoid, reduction=None)(labels, z)
+    loss_at = loss.numpy()
+    gradient = tape.gradient(loss, z).numpy()
+    assert np.isfinite(loss_at).all()
+    assert np.isfinite(gradient).all()
+    assert loss_at[3] == pytest.approx(0, abs=1e-6)
+    assert loss_at[4] == pytest.approx(1e4 if sigmoid else 2e4, rel=1e-4)  # the mean of two units, or one class
+
+
+def test_losses_come_back_from_their_config():
+    for loss in (FocalLoss(1.5, sigmoid=True, label_smoothing=0.1), SmoothedCrossEntropy(0.2)):
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+        assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "message"),
+    [
+        ("multiclass", {"name": "quadratic", "label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='qua"),
+        ("regression", {"label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='mse'"),
+        ("multiclass", {"focal_gamma": 2.0}, "focal_gamma=2.0 is of loss='focal', not of 'cross_entropy'"),
+        ("regression", {"name": "focal"}, "loss='focal' does not go with a regression head; it takes mse, mae"),
+        ("multiclass", {"name": "perceptron", "soft": True}, "loss='perceptron' takes no mixed labels"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(kind, asked, message):
+    with pytest.raises(ModelError, match=message):
+        find_head(kind).make_loss(**asked)
+
+
+def test_perfect_answers_cost_the_entropy_of_the_labels():
+    def entropy(t):
+        return -(t * np.log(t)).sum(axis=-1).mean()
+
+    head = find_head("multiclass")
+    assert perfect_loss(head.make_loss(), NUMBERS, 4) == pytest.approx(0, abs=1e-6)
+    smooth = 0.9 * ONE_HOT + 0.1 / 4
+    assert perfect_loss(head.make_loss(label_smoothing=0.1), NUMBERS, 4) == pytest.approx(entropy(smooth), rel=1e-5)
+    assert perfect_loss(head.make_loss(soft=True), SHARES, 4) == pytest.approx(entropy(SHARES), rel=1e-4)
+    bits = find_head("multilabel").make_loss(label_smoothing=0.2)
+    expected = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    assert perfect_loss(bits, BITS, 4) == pytest.approx(expected, rel=1e-5)
+    assert perfect_loss(find_head("regression").make_loss(), Z, 4) == 0

@@ -1,0 +1,253 @@
+"""Recipes: each bad one is refused in one line that names key, value and way out; the zoo's own hold."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from kerazoo.errors import RecipeError
+from kerazoo.models.registry import find
+from kerazoo.pipelines.recipe import make_recipe, read_recipe
+from kerazoo.pipelines.recipe_checks import as_kept, check_against, check_replicas, steps_of
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+def recipe(*settings, defaults=None, **parts):
+    return make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, **parts}, settings, defaults=defaults)
+
+
+def refusal(make, *arguments, **more):
+    with pytest.raises(RecipeError) as error:
+        make(*arguments, **more)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+BAD = {
+    # unknown keys, with the nearest names
+    "optimizer.learing_rate=1": "no key 'optimizer.learing_rate'; known here: name, learning_rate, .*; "
+    "did you mean optimizer.learning_rate",
+    "learning_rate=1": "no key 'learning_rate'; known here: model, .*; did you mean optimizer.learning_rate",
+    "training.learning_rate=1": "no key 'training.learning_rate'; .* did you mean optimizer.learning_rate",
+    "optimiser.name='sgd'": "no key 'optimiser'; known here: model, .* did you mean optimizer",
+    "training.epoch=1": "did you mean training.epochs",
+    "training.zzz=1": "no key 'training.zzz'; known here: epochs, .*synchronised_batch_norm$",
+    # wrong types
+    "training.epochs='15'": "training.epochs: input should be a valid integer, not '15'",
+    "training.epochs=1.5": "training.epochs: input should be a valid integer, not 1.5",
+    "training.epochs=true": "training.epochs: input should be a valid integer, not True",
+    "optimizer.learning_rate=fast": "optimizer.learning_rate: input should be a valid number, not 'fast'",
+    "optimizer.milestones=0.5": "optimizer.milestones: input should be a valid list, not 0.5",
+    "training.batch_size=some": "training.batch_size: take a whole number from 1, or \"all\", not 'some'",
+    "optimizer.warmup=long": r"optimizer.warmup: take a share of the run in \(0, 1\), or a whole number of its steps",
+    "optimizer=3": "optimizer is a table of keys of its own, not 3",
+    "data.path=3": "data.path: input should be a valid string, not 3",
+    # impossible values
+    "optimizer.learning_rate=-0.1": "optimizer.learning_rate: input should be greater than 0, not -0.1",
+    "optimizer.learning_rate=inf": "optimizer.learning_rate: input should be a finite number, not inf",
+    "optimizer.momentum=1.5": "optimizer.momentum: input should be less than 1, not 1.5",
+    "optimizer.ema=1.0": "optimizer.ema: input should be less than 1, not 1.0",
+    "optimizer.accumulate=0": "optimizer.accumulate: input should be greater than or equal to 1, not 0",
+    "optimizer.clip_norm=0": "optimizer.clip_norm: input should be greater than 0, not 0",
+    "optimizer.name=adamm": "optimizer.name: input should be 'sgd', 'lamb', 'lion', 'adam' or 'adamw', not 'adamm'",
+    "optimizer.schedule=poly": "optimizer.schedule: input should be 'cosine', .* not 'poly'",
+    "training.batch_size=0": 'training.batch_size: take a whole number from 1, or "all", not 0',
+    "training.epochs=-1": "training.epochs: input should be greater than or equal to 0, not -1",
+    "training.label_smoothing=1.0": "training.label_smoothing: input should be less than 1, not 1.0",
+    "training.precision=float16": "training.precision: input should be 'float32', .* not 'float16'",
+    "training.early_stopping=0": "training.early_stopping: input should be greater than or equal to 1, not 0",
+    # longer than the run
+    "optimizer.warmup=1.5": r"optimizer.warmup: take a share of the run in \(0, 1\), .* not 1.5",
+    "optimizer.milestones=[0.5, 1.2]": r"optimizer.milestones.1: take a share of the run in \(0, 1\), .* not 1.2",
+    "optimizer.schedule=plateau training.epochs=5": "optimizer.patience=5 is as long as the whole run of "
+    "training.epochs=5: .* take a smaller one",
+    # contradictions
+    "optimizer.nesterov=true": "optimizer.nesterov=true is of sgd, not of adamw; leave it out",
+    "optimizer.name=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer.nesterov=true needs momentum, which",
+    "optimizer.name=adam optimizer.weight_decay=0.1": "optimizer.weight_decay=0.1 has no part in adam; take name='ada",
+    "optimizer.milestones=[0.5]": r"optimizer.milestones=\[0.5\] goes with schedule='step', not with 'cosine'",
+    "optimizer.factor=0.5": "optimizer.factor=0.5 goes with schedule='step' or schedule='plateau', not with 'cosine'",
+    "optimizer.patience=3": "optimizer.patience=3 goes with schedule='plateau', not with 'cosine'",
+    "optimizer.schedule=plateau optimizer.warmup=0.1": "optimizer.warmup=0.1 does not go with schedule='plateau'",
+    "optimizer.schedule=step optimizer.milestones=[0.5,90]": r"optimizer.milestones=\[0.5, 90\] mixes shares",
+    "optimizer.schedule=step optimizer.milestones=[90,80]": r"optimizer.milestones=\[90, 80\] must grow",
+    "optimizer.clip_norm=1.0 optimizer.clip_value=0.5": "optimizer.clip_norm=1.0 and clip_value=0.5 exclude one anoth",
+    "optimizer.ema=0.9 optimizer.accumulate=2": "optimizer.ema=0.9 does not go with accumulate=2",
+    "training.focal_gamma=2": "training.focal_gamma=2.0 goes with loss='focal', not with the network's own loss",
+    "training.loss=quadratic training.label_smoothing=0.1": "training.label_smoothing=0.1 does not go with loss='quad",
+}
+
+
+@pytest.mark.parametrize("settings", BAD)
+def test_bad_recipes_are_refused_in_one_line(settings):
+    said = refusal(recipe, *([settings] if settings.startswith("optimizer.milestones") else settings.split()))
+    assert said.startswith(("recipe key ", "recipe: ", "the recipe has no key "))
+    assert re.search(BAD[settings], said), said
+
+
+def test_what_is_missing_is_named():
+    assert "recipe key data is missing; name it with --data" in refusal(make_recipe, {"model": {"name": "mlp"}})
+    assert "recipe key model.name is missing" in refusal(make_recipe, {"model": {}, "data": {"path": "x"}})
+    # the unknown key is why the other is missing
+    assert "did you mean model.name" in refusal(make_recipe, {"model": {"nam": "mlp"}, "data": {"path": "x"}})
+
+
+def test_defaults_are_what_they_were():
+    made = recipe()
+    part, training = made.optimizer, made.training
+    assert (part.name, part.learning_rate, part.weight_decay, part.schedule, part.warmup, part.accumulate) == (
+        "adamw", 0.01, 1e-4, "cosine", 0.05, 1,
+    )  # fmt: skip
+    assert (part.clip_norm, part.clip_value, part.ema, training.early_stopping) == (None,) * 4
+    assert (training.epochs, training.batch_size, training.loss, training.label_smoothing) == (15, 128, None, 0)
+    assert recipe("optimizer.name=sgd").optimizer.nesterov is True
+    assert recipe("optimizer.name=sgd", "optimizer.momentum=0").optimizer.nesterov is False
+    assert recipe("optimizer.name=adam").optimizer.weight_decay == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [], ["optimizer.schedule=step"], ["optimizer.schedule=plateau"], ["optimizer.schedule=one_cycle"],
+        ["training.loss=focal"], ["training.batch_size=all", "optimizer.name=sgd"], ["optimizer.name=adam"],
+        ["optimizer.warmup=20", "optimizer.clip_norm=1", "optimizer.ema=0.99", "training.early_stopping=3"],
+    ],
+)  # fmt: skip
+def test_a_recipe_is_written_resolved_and_reads_back(settings):
+    made = recipe(*settings)
+    assert make_recipe(tomllib.loads(made.to_toml())) == made
+
+
+def test_recipes_that_older_runs_kept_are_read():
+    kept = {
+        "training": {"epochs": 15, "batch_size": 128, "drop_last": True, "balance": "none"},
+        "optimizer": {"name": "adamw", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 0.05},
+    }
+    assert recipe(**kept) == recipe()
+
+
+# -- defaults of networks -----------------------------------------------------------------------------------------
+
+OWN = {"optimizer": {"name": "sgd", "learning_rate": 0.2, "schedule": "step"}, "training": {"batch_size": 32}}
+
+
+def test_defaults_stand_where_nothing_was_asked_and_are_not_asked_for():
+    made = recipe("optimizer.learning_rate=0.1", "training.epochs=3", defaults=OWN)
+    assert (made.optimizer.name, made.optimizer.learning_rate, made.training.batch_size) == ("sgd", 0.1, 32)
+    assert made.training.model_fields_set == {"epochs"}
+    assert check_against(made, 5).training.batch_size == 5
+    assert "batch_size=32 is larger" in refusal(check_against, recipe("training.batch_size=32", defaults=OWN), 5)
+    assert OWN["optimizer"] == {"name": "sgd", "learning_rate": 0.2, "schedule": "step"}
+
+
+def test_the_defaults_of_one_optimizer_are_not_those_of_another():
+    made = recipe("optimizer.name=adamw", defaults=OWN)
+    assert (made.optimizer.learning_rate, made.optimizer.schedule, made.training.batch_size) == (0.01, "cosine", 32)
+    assert recipe("optimizer.name=sgd", defaults=OWN).optimizer.learning_rate == 0.2
+
+
+# -- beside the data and the devices ------------------------------------------------------------------------------
+
+
+def test_the_batch_is_no_larger_than_the_data():
+    assert check_against(recipe(), 1000).training.batch_size == 128
+    assert check_against(recipe(), 45).training.batch_size == 45
+    assert check_against(recipe("training.batch_size=all"), 45).training.batch_size == 45
+    assert check_against(recipe("training.batch_size=45"), 45).training.batch_size == 45
+    said = refusal(check_against, recipe("training.batch_size=46"), 45)
+    assert said == ('training.batch_size=46 is larger than the data, 45 training examples; take at most 45, or "all"')
+    # what a run keeps is what it trained by, and can be run again
+    again = make_recipe(tomllib.loads(check_against(recipe(), 45).to_toml()))
+    assert check_against(again, 45).training.batch_size == 45
+
+
+@pytest.mark.parametrize("settings", [[], ["training.batch_size=all"], ["training.batch_size=40"]])
+def test_the_same_command_again_is_the_same_recipe(settings):
+    kept = make_recipe(tomllib.loads(check_against(recipe(*settings), 45).to_toml()))
+    assert as_kept(recipe(*settings), kept) == kept
+    assert as_kept(recipe(*settings, "training.epochs=7"), kept) != kept
+    assert as_kept(recipe("training.batch_size=41"), kept) != kept
+
+
+def test_no_data_is_refused():
+    assert "x has no training example" in refusal(check_against, recipe(), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["optimizer.warmup=30"],
+            "optimizer.warmup=30 is not shorter than the run, 30 steps in training.epochs=3; take",
+        ),
+        (["optimizer.schedule=step", "optimizer.milestones=[20,30]"], "optimizer.milestones: 30 is not within the run"),
+        (["optimizer.accumulate=31"], "optimizer.accumulate=31 is more than the run, 30 steps .* take at most 30"),
+    ],
+)
+def test_a_schedule_is_no_longer_than_the_run(settings, message):
+    made = recipe("training.batch_size=10", "training.epochs=3", *settings)
+    assert re.search(message, refusal(check_against, made, 100))
+    assert check_against(made, 110)
+    assert check_against(made.model_copy(update={"training": made.training.model_copy(update={"epochs": 0})}), 100)
+
+
+def test_steps_of_a_run():
+    assert steps_of(recipe("training.epochs=2"), 105, 10) == 20
+    assert steps_of(recipe("training.epochs=2", "training.drop_last=false"), 105, 10) == 22
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "training.precision=mixed_float16",
+            "precision='mixed_float16' does not go on 2 replicas .* take 'mixed_bfloat",
+        ),
+        ("optimizer.accumulate=2", "optimizer.accumulate=2 does not go on 2 replicas .* take a larger batch"),
+        ("optimizer.clip_norm=1", "optimizer.clip_norm=1.0 does not go on 2 replicas .* leave it out"),
+        ("optimizer.clip_value=1", "optimizer.clip_value=1.0 does not go on 2 replicas"),
+    ],
+)
+def test_what_goes_wrong_on_replicas_is_refused(setting, message):
+    check_replicas(recipe(setting), 1)
+    assert re.search(message, refusal(check_replicas, recipe(setting), 2))
+    for good in ("training.precision=mixed_bfloat16", "optimizer.ema=0.9"):
+        check_replicas(recipe(good), 2)
+
+
+# -- the zoo's own ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_zoos_recipes_hold(path):
+    values = read_recipe(path)
+    assert "path" not in values["data"], "data is named with --data"
+    values["data"]["path"] = "x"
+    made = make_recipe(values)
+    assert find(made.model.name).name == made.model.name
+    assert made.transfer is None
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"kerazoo train recipes/{path.name} --data" in line for line in header)
+    assert any(line.startswith("# Cost: ") for line in header)
+    assert any(line.startswith(("# Expected", "# Published")) for line in header)
+
+
+def test_the_recipe_of_bottleneck_cnn_is_what_its_defaults_make():
+    (path,) = (path for path in RECIPES if path.stem == "bottleneck_cnn_mnist")
+    values = read_recipe(path)
+    values["data"]["path"] = "x"
+    defaults = recipe(model={"name": "bottleneck_cnn"}, defaults=find("bottleneck_cnn").recipe)
+    assert make_recipe(values) == defaults
+
+
+def test_the_recipe_of_resnet20_is_the_papers():
+    (path,) = (path for path in RECIPES if path.stem == "resnet20_cifar10")
+    values = read_recipe(path)
+    values["data"]["path"] = "x"
+    made = make_recipe(values)
+    defaults = recipe(model={"name": "resnet20"}, defaults=find("resnet20").recipe)
+    assert made.optimizer == defaults.optimizer
+    assert f"{steps_of(made, 49_000, 128):,} steps" in path.read_text()
+    assert made.optimizer.weight_decay * (1 - made.optimizer.momentum) == pytest.approx(1e-4)

@@ -1,0 +1,331 @@
+"""Exact resume: a training that was cut off and resumed ends with the bits of one that never was."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from resume_drill import drill
+
+from kerazoo.callbacks import Resume, checkpoints
+from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
+from kerazoo.errors import Interrupted, RunError
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.batches import evaluation_batches, training_batches
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.training import reproducible
+
+EPOCHS = 4
+AUGMENTATION = Augmentation(flip=True, shift=0.1, mixup=0.2)
+
+
+class Cut(Exception):
+    pass
+
+
+class CutOff(keras.callbacks.Callback):
+    """Stands for the kill: `hook` of epoch and batch raises."""
+
+    def __init__(self, hook, epoch, batch=0):
+        super().__init__()
+        self.hook, self.when, self.epoch = hook, (epoch, batch), -1
+
+    def _look(self, hook, batch=0):
+        if hook == self.hook and (self.epoch, batch) == self.when:
+            raise Cut
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self._look("epoch_begin")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._look("train_batch", batch)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._look("test_batch", batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look("epoch_end")
+
+    def on_train_end(self, logs=None):
+        self.epoch = EPOCHS
+        self._look("train_end")
+
+
+class Counted(keras.callbacks.Callback):
+    """A user's callback with state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.sums = 0, np.zeros(2)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen += 1
+        self.sums = self.sums + [logs["loss"], logs["val_loss"]]
+
+    def state(self):
+        return {"seen": self.seen, "sums": self.sums}
+
+    def restore(self, state):
+        self.seen, self.sums = state["seen"], state["sums"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    draw = np.random.default_rng(0)
+    labels = np.arange(56) % 2
+    pixels = draw.integers(0, 196, (56, 16, 16, 3)) + 60 * labels[:, None, None, None]
+    path = tmp_path_factory.mktemp("data") / "noise.npz"
+    np.savez(path, x_train=pixels.astype(np.uint8), y_train=labels)
+    examples = load_examples(path, validation=0.25)
+    preprocessing = Preprocessing(16, 16, scaling="unit")
+    return examples, preprocessing
+
+
+def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delta=0.0, said=None, **options):
+    """One attempt; (model, history, callbacks). Everything that has state is on."""
+    examples, preprocessing = data
+    reproducible(0)
+    batches = training_batches(
+        examples.split("train"), preprocessing, batch_size=6, seed=0, augmentation=AUGMENTATION, drop_last=False
+    )
+    validation = evaluation_batches(examples.split("val"), preprocessing, batch_size=4, one_hot=True)
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.8)(x))
+    x = keras.layers.Dropout(0.3)(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    if rate is None:
+        rate = keras.optimizers.schedules.CosineDecay(0.0, 20, warmup_target=0.01, warmup_steps=4)
+        plateau = []
+    else:
+        plateau = [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, cooldown=1, min_delta=0.05)]
+    optimizer = keras.optimizers.AdamW(rate, use_ema=True, ema_momentum=0.9)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    stop = keras.callbacks.EarlyStopping("val_loss", min_delta, patience, restore_best_weights=True)
+    best = keras.callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True)
+    callbacks = [batches.clock(), *plateau, stop, best, Counted()]
+    lines = said if said is not None else []
+    resume = Resume(folder / "states", position=batches.start.assign, say=lines.append, steps=steps, **options)
+    callbacks = resume.after(callbacks)
+    # the cut comes before the others where they would have seen the hook, and is none of them
+    callbacks = callbacks if cut is None else [CutOff(*cut), *callbacks]
+    with resume.signals():
+        history = model.fit(
+            batches.dataset, validation_data=validation, epochs=EPOCHS, shuffle=False, verbose=0,
+            initial_epoch=resume.initial_epoch(EPOCHS), callbacks=callbacks,
+        )  # fmt: skip
+    return model, history, callbacks
+
+
+def everything(model, history, folder):
+    """All bits that must be the same."""
+    with np.errstate(all="ignore"):
+        best = keras.src.saving.saving_lib.H5IOStore(str(folder / "best.weights.h5"), mode="r").h5_file
+        found = []
+        best.visititems(lambda name, item: found.append(item[()]) if hasattr(item, "dtype") else None)
+        best.close()
+    state = newest_checkpoint(folder / "states", print)
+    kept = [value for callback in state["callbacks"] if callback for value in callback.values()]
+    flat = [np.asarray(x) for value in kept for x in (value if isinstance(value, list) else [value]) if x is not None]
+    every = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    return [*every, *found, *flat, np.array(list(history.history.values())), np.array(history.epoch)]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(request, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    rate = None if getattr(request, "param", "plateau") == "cosine" else 0.01
+    model, history, _ = training(data, folder, rate=rate)
+    assert len(history.epoch) == EPOCHS
+    return rate, everything(model, history, folder)
+
+
+@pytest.mark.parametrize("undisturbed", ["plateau", "cosine"], indirect=True)
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [("train_batch", 0, 1)],
+        [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)],
+        [("test_batch", 1, 1), ("epoch_end", 1)],
+        [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)],
+        [("train_end", EPOCHS)],
+    ],
+)
+def test_cut_off_anywhere_it_ends_with_the_same_bits(undisturbed, data, tmp_path, cuts):
+    rate, wanted = undisturbed
+    for cut in cuts:
+        with pytest.raises(Cut):
+            training(data, tmp_path, cut=cut, rate=rate)
+    model, history, _ = training(data, tmp_path, rate=rate)
+    assert same(everything(model, history, tmp_path), wanted)
+
+
+def test_writing_states_or_not_the_bits_are_the_same(undisturbed, data, tmp_path):
+    rate, wanted = undisturbed
+    model, history, _ = training(data, tmp_path, rate=rate, steps=None, seconds=1e9)
+    assert same(everything(model, history, tmp_path), wanted)
+
+
+def test_what_stopped_early_is_not_trained_on(data, tmp_path):
+    options = {"patience": 1, "min_delta": 10.0}  # no epoch is so much better
+    model, history, _ = training(data, tmp_path / "a", **options)
+    assert len(history.epoch) < EPOCHS
+    with pytest.raises(Cut):
+        training(data, tmp_path / "b", cut=("train_end", EPOCHS), **options)
+    other, again, _ = training(data, tmp_path / "b", **options)
+    assert again.epoch == history.epoch
+    assert same(everything(other, again, tmp_path / "b"), everything(model, history, tmp_path / "a"))
+
+
+def test_a_user_s_callbacks_go_on(data, tmp_path):
+    with pytest.raises(Cut):
+        training(data, tmp_path, cut=("train_batch", 3, 1))
+    _, history, callbacks = training(data, tmp_path)
+    [counted] = [callback for callback in callbacks if isinstance(callback, Counted)]
+    assert counted.seen == EPOCHS
+    np.testing.assert_allclose(counted.sums[0], np.sum(history.history["loss"]), rtol=1e-6)
+
+
+def test_a_state_of_another_network_is_refused(data, tmp_path):
+    with pytest.raises(Cut):
+        training(data, tmp_path, cut=("train_batch", 1, 1))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(), "mse")
+    with pytest.raises(RunError, match="another network or optimizer"):
+        model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[Resume(tmp_path / "states")])
+
+
+@pytest.mark.parametrize("harm", ["cut short", "bit", "missing", "empty"])
+def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm):
+    rate, wanted = undisturbed
+    with pytest.raises(Cut):
+        training(data, tmp_path, cut=("train_batch", 2, 3), rate=rate)
+    *_, newest = sorted((tmp_path / "states").glob("*.ckpt"))
+    contents = newest.read_bytes()
+    if harm == "missing":
+        newest.unlink()
+    else:
+        damaged = {
+            "cut short": contents[:-7],
+            "bit": contents[:-9] + bytes([contents[-9] ^ 4]) + contents[-8:],
+            "empty": b"",
+        }
+        newest.write_bytes(damaged[harm])
+    said = []
+    model, history, _ = training(data, tmp_path, rate=rate, said=said)
+    assert same(everything(model, history, tmp_path), wanted)
+    assert [line for line in said if newest.name in line and "damaged" in line] == said
+    assert len(said) == (harm != "missing")
+
+
+def test_no_whole_checkpoint_is_a_beginning(data, tmp_path):
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / f"000001-00000002-{'0' * 32}.ckpt").write_bytes(b"nothing")
+    said = []
+    _, history, _ = training(data, tmp_path, said=said)
+    assert len(history.epoch) == EPOCHS
+    assert said[-1] == "no checkpoint is whole: training starts from the beginning"
+
+
+def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch):
+    """What cannot be written is said, and training goes on to the same end; the last one stays whole."""
+    with pytest.raises(Cut):
+        training(data, tmp_path, cut=("train_batch", 1, 1))
+    kept = sorted((tmp_path / "states").iterdir())
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    said = []
+    _, history, _ = training(data, tmp_path, said=said)
+    assert len(history.epoch) == EPOCHS
+    assert sorted((tmp_path / "states").iterdir()) == kept
+    assert said
+    assert all("No space left on device" in line for line in said)
+    assert newest_checkpoint(tmp_path / "states", print)["epoch"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
+def test_a_full_file_system(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        state = {"values": np.zeros(20_000, np.float32)}
+        write_checkpoint(small, 0, 1, state, keep=9)
+
+        def fill():
+            for step in range(2, 9):
+                write_checkpoint(small, 0, step, state, keep=9)
+
+        with pytest.raises(OSError, match="No space left") as caught:
+            fill()
+        assert caught.value.errno == errno.ENOSPC
+        assert newest_checkpoint(small, pytest.fail)["values"].shape == (20_000,)
+        assert not list(small.glob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_checkpoint_gives_back_what_it_was_given(tmp_path):
+    import ml_dtypes
+
+    state = {
+        "none": None, "text": "a", "nan": float("nan"), "numbers": [1, 2.5, True], "scalar": np.float32(0.1),
+        "arrays": {"a": np.arange(6).reshape(2, 3), "b": np.ones(3, ml_dtypes.bfloat16), "c": np.array(7, np.uint32)},
+    }  # fmt: skip
+    for step in range(4):
+        write_checkpoint(tmp_path, 0, step, state, keep=2)
+    assert len(list(tmp_path.iterdir())) == 2
+    found = newest_checkpoint(tmp_path, pytest.fail)
+    assert np.isnan(found.pop("nan"))
+    for name, array in state["arrays"].items():
+        assert (found["arrays"][name].dtype, found["arrays"][name].shape) == (array.dtype, array.shape)
+        assert found["arrays"][name].tobytes() == array.tobytes()
+    assert found["scalar"] == float(np.float32(0.1))
+    assert [found[name] for name in ("none", "text", "numbers")] == [None, "a", [1, 2.5, True]]
+
+
+@pytest.mark.parametrize("where", ["train_batch", "test_batch"])
+def test_a_signal_saves_and_leaves(undisturbed, data, tmp_path, where):
+    rate, wanted = undisturbed
+
+    class Asked(CutOff):
+        def _look(self, hook, batch=0):
+            if hook == self.hook and (self.epoch, batch) == self.when:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    original, globals()["CutOff"] = CutOff, Asked
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM") as caught:
+            training(
+                data, tmp_path, cut=(where, 1, 2 if where == "train_batch" else 0), rate=rate, steps=None, seconds=1e9
+            )
+    finally:
+        globals()["CutOff"] = original
+    assert caught.value.exit_code == 143
+    assert len(list((tmp_path / "states").iterdir())) == 1
+    model, history, _ = training(data, tmp_path, rate=rate)
+    assert same(everything(model, history, tmp_path), wanted)
+
+
+@pytest.mark.parametrize("devices", ["cpu"])
+def test_killed_processes_end_with_the_same_bits(tmp_path, devices):
+    """The drill of benchmarks/resume_drill.py, in short: two kills -9 of the real command."""
+    killed, found = drill(tmp_path, kills=2, devices=devices)
+    assert (killed, found) == (2, [])
