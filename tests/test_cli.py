@@ -136,7 +136,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     broken.write_text('data = "pictures"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
-        (train, "run runs/one exists; choose another --name"),
+        (train, "run runs/one exists and is finished; choose another --name"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),

@@ -269,7 +269,7 @@ def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
 
 
 def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
-    with pytest.raises(RunError, match="first exists; choose another --name"):
+    with pytest.raises(RunError, match="first exists and is finished; choose another --name"):
         train(recipe(pictures), name="first", root=run.folder.parent, say=quiet)
     with pytest.raises(RunError, match="there is no run nothing"):
         open_run("nothing")

@@ -74,19 +74,21 @@ def test_a_model_is_put_back_also_where_a_trial_fails():
         np.testing.assert_array_equal(one, other)
 
 
-def test_losses_are_those_of_each_batch_exactly():
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 48).astype(np.float32)])
+def test_losses_are_those_of_each_batch_exactly(weights):
     """A linear model under plain SGD, by hand: the loss of a step is that of its own batch before the update."""
     optimizer = make_optimizer(OptimizerPart(name="sgd", momentum=0, weight_decay=0, schedule="constant"), steps=1)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     model.compile(optimizer=optimizer, loss=keras.losses.MeanSquaredError())
     labels = X @ np.arange(6, dtype=np.float32)[:, None]
-    found = find_rate(model, batches(labels), lowest=1e-4, highest=1e-1, steps=16)
+    found = find_rate(model, batches(labels, weights=weights), lowest=1e-4, highest=1e-1, steps=16)
     weight, expected = np.zeros((6, 1)), []
     for step, rate in enumerate(found.rates):
         rows = slice(step % 6 * 8, step % 6 * 8 + 8)
         error = X[rows] @ weight - labels[rows]
-        expected.append((error**2).mean())
-        weight -= rate * 2 * X[rows].T @ error / 8
+        share = 1 if weights is None else weights[rows, None]
+        expected.append((share * error**2).mean())
+        weight -= rate * 2 * X[rows].T @ (share * error) / 8
     np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
     np.testing.assert_allclose(found.rates, 1e-4 * 1000 ** (np.arange(16) / 15))
     assert found.smoothed.tolist() == smooth(found.losses.tolist())

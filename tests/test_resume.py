@@ -1,6 +1,7 @@
 """Exact resume: a training that was cut off and resumed ends with the bits of one that never was."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -18,10 +19,13 @@ from kerazoo.callbacks import Resume, checkpoints
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
 from kerazoo.errors import Interrupted, RunError
 from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.stored import read_json
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.training import reproducible
+from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.runs import held, unfinished
+from kerazoo.pipelines.training import StopOnNaN, reproducible, train
 
 EPOCHS = 4
 AUGMENTATION = Augmentation(flip=True, shift=0.1, mixup=0.2)
@@ -329,3 +333,71 @@ def test_killed_processes_end_with_the_same_bits(tmp_path, devices):
     """The drill of benchmarks/resume_drill.py, in short: two kills -9 of the real command."""
     killed, found = drill(tmp_path, kills=2, devices=devices)
     assert (killed, found) == (2, [])
+
+
+def recipe_for(data, **training):
+    values = {"model": {"name": "mlp"}, "data": {"path": str(data)}, "training": {"batch_size": 8, **training}}
+    return make_recipe(values, ["watch=false"])
+
+
+def interrupted(recipe, root, monkeypatch, **options):
+    """A run that was asked to stop in its second epoch."""
+
+    def asked(self, epoch, logs=None):
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnNaN, "on_epoch_begin", asked)
+        with pytest.raises(Interrupted, match="the same command goes on") as caught:
+            train(recipe, root=root, say=quiet, **options)
+    assert caught.value.exit_code == 130
+
+
+def quiet(_):
+    pass
+
+
+def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, monkeypatch):
+    root, recipe = tmp_path / "runs", recipe_for(pictures, epochs=3)
+    interrupted(recipe, root, monkeypatch)
+    assert read_json(root / "mlp-pictures-1" / "run.json")["status"] == "interrupted"
+    other = train(recipe_for(pictures, epochs=1), root=root, say=quiet)
+    assert other.name == "mlp-pictures-2"
+    said = []
+    run = train(recipe, root=root, say=said.append)
+    assert run.name == "mlp-pictures-1"
+    assert any("goes on from epoch 2, step 0" in line for line in said)
+    whole = train(recipe, root=tmp_path / "whole", say=quiet)
+    for name in ("history.csv", "evaluation/val.npy"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert [row["epoch"] for row in map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())] == [
+        1,
+        2,
+        3,
+    ]
+    assert train(recipe, root=root, say=quiet).name == "mlp-pictures-3"  # both are finished
+
+
+def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_path, monkeypatch):
+    recipe = recipe_for(pictures, epochs=2)
+    interrupted(recipe, tmp_path / "runs", monkeypatch, name="one")
+    options = {"name": "one", "root": tmp_path / "runs", "say": quiet}
+    with pytest.raises(RunError, match=r"another recipe \(training.epochs was 2, is 3\)"):
+        train(recipe_for(pictures, epochs=3), **options)
+    with held(tmp_path / "runs" / "one"), pytest.raises(RunError, match="is being trained by another process"):
+        train(recipe, **options)
+    first = next((pictures / "circle").iterdir())
+    first.rename(first.with_name("renamed.png"))
+    first.with_name("renamed.png").write_bytes(next((pictures / "square").iterdir()).read_bytes())
+    with pytest.raises(RunError, match="cannot go on: its data was"):
+        train(recipe, **options)
+    run = train(recipe, overwrite=True, **options)
+    assert run.status == "finished"
+    with pytest.raises(RunError, match="is finished"):
+        unfinished(run.folder)
+    # a finished run is never in the way of another, nor lost
+    before = (run.folder / "run.json").read_bytes()
+    with pytest.raises(RunError, match="exists and is finished"):
+        train(recipe, **options)
+    assert (run.folder / "run.json").read_bytes() == before

@@ -29,6 +29,9 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
+DevicesFlag = Annotated[
+    str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
@@ -129,6 +132,7 @@ def train(
     name: Name = None,
     epochs: Epochs = None,
     seed: Seed = None,
+    devices: DevicesFlag = None,
     settings: Set = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an unfinished run, by its own recipe.")
@@ -143,7 +147,15 @@ def train(
     from kerazoo.pipelines.recipe import make_recipe, read_recipe
 
     if resume is not None:
-        given = {"MODEL": model, "--data": data, "--name": name, "--epochs": epochs, "--seed": seed, "--set": settings}
+        given = {
+            "MODEL": model,
+            "--data": data,
+            "--name": name,
+            "--epochs": epochs,
+            "--seed": seed,
+            "--devices": devices,
+            "--set": settings,
+        }
         if other := [flag for flag, value in given.items() if value]:
             raise RecipeError(f"--resume goes on by the run's own recipe; leave {other[0]} out")
         _train_on(resume, as_json)
@@ -151,7 +163,7 @@ def train(
     if model is None:
         raise RecipeError("there is no model: name one from `kerazoo models`, a recipe, or a run to --resume")
     values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
-    _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed})
+    _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed, "devices": devices})
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [])
@@ -172,6 +184,7 @@ def finetune(
         typer.Option("--epochs", min=0, help="Passes with the network unfrozen, after the head. [default: 0]"),
     ] = None,
     seed: Seed = None,
+    devices: DevicesFlag = None,
     settings: Set = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -186,7 +199,7 @@ def finetune(
         "optimizer": {"learning_rate": 3e-4},
         "transfer": {"weights": weights},
     }
-    _override(values, {"training.epochs": epochs, "seed": seed})
+    _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
     _run(recipe, as_json, name=name, overwrite=overwrite)
 
@@ -263,12 +276,16 @@ def _train_on(path: Path, as_json: bool) -> None:
 
 
 def _run(recipe: Any, as_json: bool, **where: Any) -> None:
-    start_tensorflow()
+    from kerazoo.pipelines.devices import open_devices
+
+    devices = open_devices(recipe.devices, say)
     if recipe.transfer is not None:
         from kerazoo.pipelines.transfer import finetune as run_recipe
     else:
         from kerazoo.pipelines.training import train as run_recipe
-    _report(run_recipe(recipe, say=say, **where), as_json)
+    run = run_recipe(recipe, devices=devices, say=say, **where)
+    if devices.is_chief:
+        _report(run, as_json)
 
 
 def _defaults(model: str) -> dict[str, Any]:

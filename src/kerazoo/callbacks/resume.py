@@ -95,11 +95,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 self.model.optimizer.build(self.model.trainable_variables)
         self._set(self._variables(), self._found["variables"])
         self.rows = list(self._found["rows"])
-        names = [type(callback).__name__ for callback in self.beside]
-        if names != self._found["names"]:
-            raise RunError(f"{self.folder} was written beside {self._found['names']}, not {names}; take the same")
-        for callback, state in zip(self.beside, self._found["callbacks"], strict=True):
-            _restore(callback, state)
+        kept = list(zip(self._found["names"], self._found["callbacks"], strict=True))
+        for callback in self.beside:  # where another process writes, it has more of them
+            name = type(callback).__name__
+            index = next((i for i, (known, _) in enumerate(kept) if known == name), None)
+            if index is None:
+                raise RunError(f"{self.folder} was written without a callback {name}; take those it was begun with")
+            _restore(callback, kept.pop(index)[1])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""

@@ -149,5 +149,7 @@ def convolution(
         filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)  # fmt: skip
-    x = layers.BatchNormalization(momentum=momentum, synchronized=synchronised, name=f"{name}_bn")(x)
+    # on other backends batch norm sees the whole batch as it is, and Keras refuses the argument
+    shared = synchronised and keras.config.backend() == "tensorflow"
+    x = layers.BatchNormalization(momentum=momentum, synchronized=shared, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x

@@ -11,6 +11,9 @@ of its TensorFlow trainer are at fault, and both are replaced here, only inside 
 Both are private to Keras, so versions that the tests have not seen are refused. `steps_per_execution` must stay 1.
 """
 
+import atexit
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,12 +92,20 @@ def guarded(workers: int, worker: int) -> Iterator[None]:
     try:
         yield
     except LOSSES as error:
+        atexit.register(_leave)
         raise WorkerLostError(
             f"worker {worker} of {workers} stops: another worker was lost ({_reason(error)}). "
             "To resume, run the same command again on every worker"
         ) from error
     finally:
         stop.set()
+
+
+def _leave() -> None:
+    """End the process with exit code 1 at once: TensorFlow's own ending waits for the lost worker."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _watch(peers: list[str], stop: threading.Event) -> None:
@@ -119,4 +130,4 @@ def _reason(error: tf.errors.OpError) -> str:
     """The line of TensorFlow's message that says what happened."""
     lines = [line.strip() for line in str(error.message).splitlines()]
     told = [line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line]
-    return (told or [line for line in lines if line] or [type(error).__name__])[0][:200].rstrip(". ")
+    return (told or [line for line in lines if line] or [type(error).__name__])[0][:200].rstrip(".: ")

@@ -23,6 +23,7 @@ from kerazoo.models.stored import DESCRIPTION, read_json, write_json, write_text
 from kerazoo.pipelines.environment import environment
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
+from kerazoo.pipelines.recipe_checks import as_kept
 
 RUNS = Path("runs")
 LOCK = ".lock"
@@ -58,19 +59,30 @@ class Run:
         write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), "status": status, **values})
 
 
-def claim(recipe: Recipe, stem: str, *, name: str | None, root: Path = RUNS, overwrite: bool = False) -> Path:
+def claim(
+    recipe: Recipe,
+    stem: str,
+    *,
+    name: str | None,
+    root: Path = RUNS,
+    overwrite: bool = False,
+    worker: int | None = None,
+) -> Path:
     """The folder that training by `recipe` belongs in: a new one, or that of a run it began and did not finish.
 
     Without a `name`, the first unfinished run called `stem-N` with the very same recipe, else the next free number.
-    Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe, or is
-    being trained at this moment.
+    `worker` is the number of this process where several train the run, which must have a name; all but 0 take what 0
+    claims. Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe,
+    or is being trained at this moment.
     """
     if name is None:
+        if worker is not None:
+            raise RunError("several workers train one run, which must have a name; give all of them the same --name")
         return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
     if name != Path(name).name or not name or name.startswith("."):
         raise RunError(f"run name {name!r} must be a plain folder name")
     folder = root / name
-    if not folder.exists():
+    if worker or not folder.exists():
         return folder
     ways = "choose another --name, or take --overwrite to lose it"
     if is_held(folder):
@@ -82,6 +94,7 @@ def claim(recipe: Recipe, stem: str, *, name: str | None, root: Path = RUNS, ove
     if Run(folder).status == "finished":
         raise RunError(f"run {folder} exists and is finished; {ways}")
     other = Run(folder).recipe()
+    recipe = as_kept(recipe, other)
     if keys := ", ".join(_differences(other.model_dump(), recipe.model_dump())):
         raise RunError(f"run {folder} is unfinished, with another recipe ({keys}); {ways}")
     return folder
@@ -91,7 +104,8 @@ def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
     for state in sorted(root.glob(f"{stem}-*/run.json")):
         run = Run(state.parent)
         try:
-            same = run.status != "finished" and run.recipe().model_dump() == recipe.model_dump()
+            kept = run.recipe()
+            same = run.status != "finished" and kept.model_dump() == as_kept(recipe, kept).model_dump()
         except KerazooError:
             continue  # of another version
         if same and not is_held(run.folder):
@@ -145,6 +159,19 @@ def free_name(stem: str, root: Path = RUNS) -> str:
     while (root / f"{stem}-{number}").exists():
         number += 1
     return f"{stem}-{number}"
+
+
+@contextmanager
+def begun(
+    folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True, overwrite: bool = False, **known: Any
+) -> Iterator[Run]:
+    """The run in `folder` (see `begin`), held by this process within; as it is, where another process `writes` it."""
+    if not writes:
+        yield Run(folder)
+        return
+    run = begin(folder, recipe, examples, overwrite=overwrite, **known)
+    with held(run.folder):
+        yield run
 
 
 def begin(folder: Path, recipe: Recipe, examples: Examples, *, overwrite: bool = False, **known: Any) -> Run:

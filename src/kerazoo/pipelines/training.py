@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.stored import ModelSpec, load_model, save_model
 from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
+from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.image_folder import one_line
@@ -30,39 +31,82 @@ from kerazoo.pipelines.optimizers import make_optimizer, steering
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import Recipe
-from kerazoo.pipelines.runs import RUNS, Run, begin, claim, held
+from kerazoo.pipelines.recipe_checks import check_against, check_replicas
+from kerazoo.pipelines.runs import RUNS, Run, begun, claim
 
 Say = Callable[[str], None]
+EVALUATED = 64  # examples in a batch of validation
 
 
 def train(
-    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False, say: Say = print
-) -> Run:
+    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
+    devices: Devices | None = None, say: Say = print,
+) -> Run:  # fmt: skip
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on from its newest checkpoint (see `runs.claim`).
-    `say` takes one line of progress. Raises InputError before anything is written where recipe or data are bad;
-    Interrupted where a signal asked to stop.
+    `devices` are those that the recipe asks for, opened; `say` takes one line of progress. Of several workers only the
+    first writes and evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
+    where a signal asked to stop.
     """
     start = time.perf_counter()
-    entry, recipe = find(recipe.model.name), recipe.anchored()
-    folder = claim(recipe, f"{entry.name}-{Path(recipe.data.path).stem}", name=name, root=root, overwrite=overwrite)
+    recipe = recipe.anchored()
+    devices = devices or open_devices(recipe.devices, say)
+    worker = devices.worker if devices.workers > 1 else None
+    stem = f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
+    folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
+    made = assemble(recipe, devices, say)
+    recipe, spec, examples = made.recipe, made.spec, made.examples
+    with begun(folder, recipe, examples, writes=devices.is_chief, overwrite=overwrite) as run:
+        history = fit(
+            made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
+            loss=made.loss, devices=devices, say=say,
+        )  # fmt: skip
+        return close_run(run, spec, made.model, examples, history, start, say) if devices.is_chief else run
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """All that a training takes: the recipe in numbers, the data, and the network with random weights."""
+
+    recipe: Recipe
+    examples: Examples
+    batches: TrainingBatches
+    validation: tf.data.Dataset
+    spec: ModelSpec
+    model: keras.Model
+    loss: str
+
+
+def assemble(recipe: Recipe, devices: Devices, say: Say) -> Assembled:
+    """What `recipe` describes, seeded. Raises InputError where it, or its data, is bad."""
+    entry = find(recipe.model.name)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     examples = load_examples(recipe.data)
+    recipe = fitting(recipe, examples, devices)
     loss = loss_of(recipe, examples, entry.loss)
     preprocessing = input_of(entry, recipe, examples)
     check_pictures(examples)
     reproducible(recipe.seed)
+    batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
+    preferred = {"momentum": momentum_for(batches.steps), "synchronised": recipe.training.synchronised_batch_norm}
+    spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
+    with devices.scope(), precision(recipe):
+        model = spec.build()
+    devices.check_batch_norm(model)
+    say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}; on {devices.describe()}")
+    return Assembled(recipe, examples, batches, validation, spec, model, loss)
 
-    batches, validation = batches_of(recipe, examples, preprocessing, say)
-    spec = spec_of(entry, recipe, preprocessing, examples, momentum=momentum_for(batches.steps))
-    model = spec.build()
-    say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}")
 
-    run = begin(folder, recipe, examples, overwrite=overwrite)
-    with held(run.folder):
-        history = fit(model, batches, validation, run=run, spec=spec, examples=examples, loss=loss, say=say)
-        return close_run(run, spec, model, examples, history, start, say)
+def fitting(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
+    """The recipe with its batch size in numbers. Raises RecipeError where data or devices do not allow it."""
+    count = int(np.sum(examples.splits == "train"))
+    recipe = check_against(recipe, count)
+    check_replicas(recipe, devices.replicas)
+    if recipe.training.epochs:
+        size, drop = int(recipe.training.batch_size), recipe.training.drop_last
+        devices.check_settings(batch_size=size, count=count, drop_last=drop)
+    return recipe
 
 
 def fit(
@@ -71,55 +115,74 @@ def fit(
     validation: tf.data.Dataset,
     *,
     run: Run,
+    recipe: Recipe,
     spec: ModelSpec,
     examples: Examples,
     loss: str,
+    devices: Devices,
     before: list[dict[str, float]] | None = None,
     say: Say,
 ) -> list[dict[str, float]]:
-    """Compile and fit `model` by the recipe of `run`; the rows of losses and metrics `before`, then one an epoch.
+    """Compile and fit `model` by `recipe`; the rows of losses and metrics `before`, then one an epoch.
 
     Goes on from the newest checkpoint of the run. Raises KerazooError on NaN, Interrupted where a signal stopped it.
     """
-    recipe, kind = run.recipe(), find_head(spec.head)
     training, soft, epochs = recipe.training, augmentation_of(recipe).mixes, recipe.training.epochs
-    pictures = batches.steps * training.batch_size
-    model.compile(
-        optimizer=make_optimizer(recipe.optimizer, steps=batches.steps * epochs),
-        loss=kind.make_loss(
-            loss, soft=soft, label_smoothing=training.label_smoothing, focal_gamma=training.focal_gamma
-        ),
-        metrics=[kind.make_metric(soft=soft)],
-    )
+    pictures = batches.steps * int(training.batch_size)
+    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, soft=soft)
+    resume = Resume(
+        run.checkpoints, position=batches.start.assign, say=say, write=devices.is_chief,
+        epochs_only=devices.workers > 1, **recipe.checkpoint.model_dump(),
+    )  # fmt: skip
+    epoch, step = resume.found or (0, 0)
+    if resume.found is not None:
+        say(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
+    metrics = None
     with ExitStack() as stack:
-        resume = Resume(run.checkpoints, position=batches.start.assign, say=say, **recipe.checkpoint.model_dump())
-        epoch, step = resume.found or (0, 0)
-        if resume.found is not None:
-            say(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
-        watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
-        metrics = MetricsWriter(run.folder, pictures, history=before or ())
-        progress = stack.enter_context(Progress(say, pictures, start_step=step))
-        callbacks = [batches.clock(), *steering(recipe), StopOnNaN(), progress, *watch(model), metrics]
+        callbacks = [batches.clock(), *steering(recipe), StopOnNaN()]
+        if devices.is_chief:
+            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
+            metrics = MetricsWriter(run.folder, pictures, history=before or ())
+            progress = stack.enter_context(Progress(say, pictures, start_step=step))
+            callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
+        stack.enter_context(devices.training())
         try:
             model.fit(
-                batches.dataset, validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-                initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
+                devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
+                shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
             )  # fmt: skip
         except Interrupted:
-            run.set_status("interrupted")
+            if devices.is_chief:
+                run.set_status("interrupted")
             raise
         except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
             raise KerazooError(
                 f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
                 f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
             ) from error
-    if metrics.rows and not np.isfinite(metrics.rows[-1]["loss"]):
+    rows = resume.rows if metrics is None else metrics.rows
+    if rows and not np.isfinite(rows[-1]["loss"]):
         raise KerazooError(
-            f"the loss became {metrics.rows[-1]['loss']} in epoch {len(metrics.rows)}; lower optimizer.learning_rate "
+            f"the loss became {rows[-1]['loss']} in epoch {int(rows[-1]['epoch'])}; lower optimizer.learning_rate "
             f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
         )
-    return metrics.rows
+    return rows
+
+
+def compile_model(
+    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int, soft: bool
+) -> None:
+    """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
+    kind, training = find_head(spec.head), recipe.training
+    with devices.scope():
+        cost = kind.make_loss(
+            loss, soft=soft, label_smoothing=training.label_smoothing, focal_gamma=training.focal_gamma
+        )
+        model.compile(
+            optimizer=make_optimizer(recipe.optimizer, steps=steps), loss=devices.weigh(cost),
+            metrics=[kind.make_metric(soft=soft)], jit_compile=devices.jit_compile,
+        )  # fmt: skip
 
 
 class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
@@ -190,7 +253,7 @@ def augmentation_of(recipe: Recipe) -> Augmentation:
 
 
 def batches_of(
-    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, say: Say
+    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, devices: Devices, say: Say
 ) -> tuple[TrainingBatches, tf.data.Dataset]:
     """The training and the validation batches that `recipe` asks for, from a cache where it is worth it."""
     train, val, augmentation = examples.split("train"), examples.split("val"), augmentation_of(recipe)
@@ -199,10 +262,14 @@ def batches_of(
         return prepared(part, preprocessing, cache=recipe.data.cache, passes=recipe.training.epochs, say=say)
 
     batches = training_batches(
-        train, preprocessing, batch_size=recipe.training.batch_size, seed=recipe.seed, augmentation=augmentation,
+        train, preprocessing, batch_size=int(recipe.training.batch_size), seed=recipe.seed, augmentation=augmentation,
         balance=recipe.training.balance, drop_last=recipe.training.drop_last, stored=stored(train),
     )  # fmt: skip
-    return batches, evaluation_batches(val, preprocessing, stored=stored(val), one_hot=augmentation.mixes)
+    val = val.take(range(devices.whole_count(len(val))))
+    size = devices.evaluation_size(len(val), EVALUATED)
+    return batches, evaluation_batches(
+        val, preprocessing, batch_size=size, stored=stored(val), one_hot=augmentation.mixes
+    )
 
 
 @contextmanager
@@ -246,6 +313,17 @@ def close_run(
     prune(run.checkpoints, keep=1)
     run.set_status("finished", seconds=round(time.perf_counter() - start, 1), results=results)
     return run
+
+
+@contextmanager
+def precision(recipe: Recipe) -> Iterator[None]:
+    """Layers made within compute in the recipe's precision; what is evaluated and exported is float32 in any case."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.training.precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def reproducible(seed: int) -> None:

@@ -23,20 +23,23 @@ from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import ModelSpec, load_spec
 from kerazoo.models.weights import load_features, shipped, weights_digest
 from kerazoo.pipelines.batches import class_weights, evaluation_batches
+from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
-from kerazoo.pipelines.runs import RUNS, Run, begin, claim, held
+from kerazoo.pipelines.runs import RUNS, Run, begun, claim
 from kerazoo.pipelines.training import (
     Say,
     augmentation_of,
     batches_of,
     close_run,
     fit,
+    fitting,
     input_of,
     loss_of,
     momentum_for,
+    precision,
     reproducible,
     spec_of,
     summary,
@@ -45,49 +48,59 @@ from kerazoo.pipelines.training import (
 
 
 def finetune(
-    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False, say: Say = print
-) -> Run:
+    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
+    devices: Devices | None = None, say: Say = print,
+) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on: the head is learned again, to the same bits, the
-    unfrozen network from its newest checkpoint. `say` takes one line of progress. Raises InputError before anything is
-    written where recipe, data or weights are bad; Interrupted where a signal asked to stop.
+    unfrozen network from its newest checkpoint. `devices`, of one machine, are for that network. `say` takes one line
+    of progress. Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where
+    a signal asked to stop.
     """
     start = time.perf_counter()
     entry, transfer, recipe = find(recipe.model.name), recipe.transfer or TransferPart(), recipe.anchored()
+    devices = devices or open_devices(recipe.devices, say)
+    if devices.workers > 1:
+        raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
     folder = claim(recipe, f"{entry.name}-{Path(recipe.data.path).stem}", name=name, root=root, overwrite=overwrite)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     source = weights_of(entry, transfer.weights)
     examples = load_examples(recipe.data)
+    recipe = fitting(recipe, examples, devices)
     loss = loss_of(recipe, examples)
     preprocessing, stored = _input_of(entry, recipe, examples, source)
     check_pictures(examples)
     reproducible(recipe.seed)
 
-    batches, validation = batches_of(recipe, examples, preprocessing, say)
+    batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
     preferred = stored if source is not None else {"momentum": momentum_for(batches.steps)}
+    preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    model = _build(spec, source)
+    with devices.scope(), precision(recipe):
+        model = _build(spec, source)
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
+    if recipe.training.epochs:
+        for layer in model.layers:
+            # pretrained batch norm keeps its statistics
+            frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = layer.name in unfrozen and not frozen_norm
+        devices.check_batch_norm(model)
     say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
     if not recipe.training.epochs and (augmentation_of(recipe).describe() or recipe.training.loss):
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
     digest = weights_digest(feature_extractor(model))
-    run = begin(folder, recipe, examples, overwrite=overwrite, start_weights=digest)
-    with held(run.folder):
+    with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest) as run:
         history: list[dict[str, float]] = []
         if source is not None or not recipe.training.epochs:
             history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
         if recipe.training.epochs:
-            for layer in model.layers:
-                # pretrained batch norm keeps its statistics
-                frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
-                layer.trainable = layer.name in unfrozen and not frozen_norm
             history = fit(
-                model, batches, validation, run=run, spec=spec, examples=examples, loss=loss, before=history, say=say
-            )
+                model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
+                devices=devices, before=history, say=say,
+            )  # fmt: skip
         elif recipe.watch:
             with watchers(run, recipe, examples, preprocessing) as watch:
                 maps = watch(model)[-1]
@@ -172,7 +185,8 @@ def learn_head(
     head = keras.Model(
         inputs, keras.layers.Dense(old.units, kernel_regularizer=penalty, name="logits")(inputs), name="head"
     )
-    steps = -(-len(train) // recipe.training.batch_size)
+    batch = int(recipe.training.batch_size)
+    steps = -(-len(train) // batch)
     part = OptimizerPart(learning_rate=transfer.head_learning_rate, weight_decay=0.0)
     kind = find_head(examples.task)
     y_train, y_val = train.labels, val.labels
@@ -188,7 +202,7 @@ def learn_head(
     if recipe.training.balance != "none":  # of a pass over features, sampling and weights come to the same
         parts = (*parts, class_weights(train)[train.labels])
     pictures = tf.data.Dataset.from_tensor_slices(parts)
-    shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(recipe.training.batch_size)
+    shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(batch)
     metrics = MetricsWriter(run.folder, len(train), key="head_epoch")
     with RunWriter(run.folder / "head") as writer, Progress(say, len(train), title="head epoch", every=20) as progress:
         head.fit(
