@@ -331,12 +331,9 @@ def wait_for(log, text, seconds=120):
 # slow: JAX compiles in three processes at once
 @pytest.mark.slow
 def test_jax_in_one_process_and_in_two(data, tmp_path):
-    """The same losses as TensorFlow's within 1e-4; two processes equal to one, as far as their evaluation goes."""
+    """Two processes are equal to one within 1e-4, and to each other to the bit; validation there takes 10 of the 11."""
     options = {"KERAS_BACKEND": "jax"}
-    running = {
-        "one": start("cpu", data, tmp_path / "one.npz", **options),
-        "tensorflow": start("cpu", data, tmp_path / "tensorflow.npz"),
-    }
+    running = {"one": start("cpu", data, tmp_path / "one.npz", **options)}
     running |= dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, **options), strict=True))
     found = finished(running, tmp_path)
     for case in ("plain", "norm"):

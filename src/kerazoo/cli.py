@@ -138,6 +138,12 @@ def train(
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an unfinished run, by its own recipe.")
     ] = None,
     overwrite: Overwrite = False,
+    lr_find: Annotated[
+        Path | None, typer.Option("--lr-find", metavar="FILE.svg", help="Suggest a learning rate; draw its curve.")
+    ] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="See whether the network can learn one batch by heart.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a zoo network from random weights, evaluate it, and keep all of it in a run folder.
@@ -162,11 +168,19 @@ def train(
         return
     if model is None:
         raise RecipeError("there is no model: name one from `kerazoo models`, a recipe, or a run to --resume")
-    values = read_recipe(Path(model)) if model.endswith(".toml") else _defaults(model)
+    defaults: Any = None
+    if model.endswith(".toml"):
+        values = read_recipe(Path(model))
+    else:
+        entry = registry.find(model)
+        values, defaults = {"model": {"name": entry.name}}, getattr(entry, "recipe", None)
     _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed, "devices": devices})
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")
-    recipe = make_recipe(values, settings or [])
+    recipe = make_recipe(values, settings or [], defaults=defaults)
+    if lr_find is not None or overfit_one_batch:
+        _try(recipe, lr_find, as_json)
+        return
     _run(recipe, as_json, name=name, overwrite=overwrite)
 
 
@@ -193,14 +207,14 @@ def finetune(
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {
-        "model": {"name": registry.find(backbone).name},
-        "data": {"path": data},
+        "model": {"name": registry.find(backbone).name}, "data": {"path": data}, "transfer": {"weights": weights},
+    }  # fmt: skip
+    defaults: dict[str, dict[str, Any]] = {
         "training": {"epochs": 0, "batch_size": 32},
         "optimizer": {"learning_rate": 3e-4},
-        "transfer": {"weights": weights},
     }
     _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
-    recipe = make_recipe(values, settings or [])
+    recipe = make_recipe(values, settings or [], defaults=defaults)
     _run(recipe, as_json, name=name, overwrite=overwrite)
 
 
@@ -288,10 +302,26 @@ def _run(recipe: Any, as_json: bool, **where: Any) -> None:
         _report(run, as_json)
 
 
-def _defaults(model: str) -> dict[str, Any]:
-    entry = registry.find(model)
-    recipe = entry.recipe if isinstance(entry, registry.Network) else {}
-    return {"model": {"name": entry.name}, **{part: dict(values) for part, values in recipe.items()}}
+def _try(recipe: Any, picture: Path | None, as_json: bool) -> None:
+    """The trials before a run: of rates, drawn to `picture`, or of one batch. Exit code 1 where it did not go well."""
+    from kerazoo.pipelines.devices import open_devices
+
+    devices = open_devices(recipe.devices, say)
+    from kerazoo.pipelines.trials import try_one_batch, try_rates
+
+    if picture is not None:
+        rates = try_rates(recipe, picture, devices=devices, say=say)
+        line, good, value = f"{rates.line()}; drawn: {picture}", rates.suggestion is not None, rates.suggestion
+        found = {"suggestion": value, "picture": str(picture)}
+    else:
+        batch = try_one_batch(recipe, devices=devices, say=say)
+        line, good, found = batch.line(), batch.passed, {"passed": batch.passed, "loss": float(batch.losses[-1])}
+    if as_json:
+        _print_json(found)
+    else:
+        print(line)
+    if not good:
+        raise typer.Exit(1)
 
 
 def _override(values: dict[str, Any], flags: dict[str, Any]) -> None:

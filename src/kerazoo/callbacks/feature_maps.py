@@ -33,7 +33,7 @@ class FeatureMaps(keras.callbacks.Callback):  # type: ignore[misc]
         outputs = [self.model.get_layer(tap).output for tap in self.taps]
         maps = keras.Model(self.model.input, outputs)(self.probe, training=False)
         for tap, values in zip(self.taps, maps if len(outputs) > 1 else [maps], strict=True):
-            array = keras.ops.convert_to_numpy(values)
+            array = keras.ops.convert_to_numpy(values).astype(np.float32)
             array = array[0] if array.ndim == 4 else array
             self.writer.image(f"feature_maps/{tap}", draw(array), epoch + 1)
             statistics = {"mean": array.mean(), "std": array.std(), "dead": (array == 0).all(axis=(0, 1)).mean()}

@@ -127,9 +127,8 @@ def fit(
 
     Goes on from the newest checkpoint of the run. Raises KerazooError on NaN, Interrupted where a signal stopped it.
     """
-    training, soft, epochs = recipe.training, augmentation_of(recipe).mixes, recipe.training.epochs
-    pictures = batches.steps * int(training.batch_size)
-    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, soft=soft)
+    epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
+    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, say=say, write=devices.is_chief,
         epochs_only=devices.workers > 1, **recipe.checkpoint.model_dump(),
@@ -171,18 +170,17 @@ def fit(
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int, soft: bool
+    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int
 ) -> None:
     """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
-    kind, training = find_head(spec.head), recipe.training
+    metric = find_head(spec.head).make_metric
     with devices.scope():
-        cost = kind.make_loss(
-            loss, soft=soft, label_smoothing=training.label_smoothing, focal_gamma=training.focal_gamma
-        )
         model.compile(
-            optimizer=make_optimizer(recipe.optimizer, steps=steps), loss=devices.weigh(cost),
-            metrics=[kind.make_metric(soft=soft)], jit_compile=devices.jit_compile,
-        )  # fmt: skip
+            optimizer=make_optimizer(recipe.optimizer, steps=steps),
+            loss=devices.weigh(make_loss(recipe, spec.head, loss)),
+            metrics=[metric(soft=augmentation_of(recipe).mixes)],
+            jit_compile=devices.jit_compile,
+        )
 
 
 class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
@@ -239,8 +237,16 @@ def loss_of(recipe: Recipe, examples: Examples, preferred: str | None = None) ->
     """
     head = find_head(examples.task)
     loss = recipe.training.loss or (preferred if examples.task == "multiclass" and preferred else head.loss)
-    head.make_loss(loss, soft=augmentation_of(recipe).mixes)
+    make_loss(recipe, examples.task, loss)
     return loss
+
+
+def make_loss(recipe: Recipe, head: str, name: str) -> keras.losses.Loss:
+    """The loss called `name` as `recipe` sets it, for a head of a kind. Raises ModelError where they do not go."""
+    part = recipe.training
+    return find_head(head).make_loss(
+        name, soft=augmentation_of(recipe).mixes, label_smoothing=part.label_smoothing, focal_gamma=part.focal_gamma
+    )
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
