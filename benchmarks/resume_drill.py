@@ -4,8 +4,8 @@
 
 Dropout, batch norm, augmentation (policy strong, mixup), AdamW, averaged weights, early stopping, and a cosine or
 ReduceLROnPlateau (which excludes a planned rate) are on; a checkpoint is written at every step, so that kills fall into
-writing, too. Each restart is left to take one step, then killed within half a second, or, three times in ten, within
---longest seconds.
+writing, too. Each restart is left to take one step, then killed within half a second; three times in ten it is killed
+at any time up to --longest seconds after its start.
 Compared to the last bit: weights, optimizer and seeds (the last checkpoint), best weights, history, answers.
 """
 
@@ -61,7 +61,8 @@ def make_data(folder, *, count=21, size=16, seed=0):
 def start(folder, name, *, devices, schedule, log):
     """A process that trains run `name`, or goes on with it."""
     command = [sys.executable, "-m", "kerazoo.cli", "train", "recipe.toml", "--data", "data", "--name", name]
-    for setting in [f"devices='{devices}'", *SCHEDULES[schedule]]:
+    shared = ["training.synchronised_batch_norm=true"] if devices != "cpu" else []
+    for setting in [f"devices='{devices}'", *shared, *SCHEDULES[schedule]]:
         command += ["--set", setting]
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
 
@@ -78,11 +79,12 @@ def drill(folder, *, kills, devices="cpu", schedule="cosine", longest=20.0, seed
         while True:
             process = start(folder, "killed", **options, log=log)
             if killed < kills:
+                draw_at = draw.uniform(0, longest) if draw.random() < 0.3 else None
                 checkpoints = folder / "runs" / "killed" / "checkpoints"
                 before = newest(checkpoints)
-                while process.poll() is None and newest(checkpoints) == before:
+                while draw_at is None and process.poll() is None and newest(checkpoints) == before:
                     time.sleep(0.02)  # until it has gone on at least one step, so that the drill ends
-                time.sleep(draw.uniform(0, longest) if draw.random() < 0.3 else draw.uniform(0, 0.5))
+                time.sleep(draw.uniform(0, 0.5) if draw_at is None else draw_at)
                 process.kill()
             code = process.wait()
             if code == 0:
@@ -128,7 +130,7 @@ def main():
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--devices", default="cpu")
     parser.add_argument("--schedule", choices=SCHEDULES, default="cosine")
-    parser.add_argument("--longest", type=float, default=3.0)
+    parser.add_argument("--longest", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()

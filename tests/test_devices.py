@@ -285,7 +285,7 @@ def test_the_mend_is_in_place_only_inside(monkeypatch):
     from kerazoo.pipelines.multiworker import mended
 
     stock = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
-    with mended(object()):
+    with mended(object(), 2):
         assert trainer.TensorFlowTrainer._maybe_symbolic_build is not stock[0]
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")

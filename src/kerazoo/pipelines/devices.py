@@ -61,10 +61,11 @@ class Devices:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
-        if self.strategy is not None and self.workers > 1:
+        if self.strategy is not None:
             from kerazoo.pipelines.multiworker import guarded, mended
 
-            with guarded(self.workers, self.worker), mended(self.strategy):
+            guard = guarded(self.workers, self.worker) if self.workers > 1 else nullcontext()
+            with guard, mended(self.strategy, self.workers):
                 yield
         else:
             with self.distribution.scope() if self.distribution is not None else nullcontext():

@@ -1,11 +1,12 @@
-"""Keras's `fit` under MultiWorkerMirroredStrategy, and the end of all workers when one is lost.
+"""Keras's `fit` under TensorFlow's strategies, and the end of all workers when one is lost.
 
-Keras 3 does not run there: https://github.com/keras-team/keras/issues/20585, open since December 2024. Two functions
-of its TensorFlow trainer are at fault, and both are replaced here, only inside `mended` and only for such a strategy:
+Keras 3 does not run under MultiWorkerMirroredStrategy: https://github.com/keras-team/keras/issues/20585, open since
+December 2024. Two functions of its TensorFlow trainer are at fault; both are replaced here, only inside `mended` and
+only for the strategy given:
 
-- `_maybe_symbolic_build` averages the pictures of one step over the workers, which fails for values of several
-  replicas; any one replica's pictures tell the shapes as well.
-- `reduce_per_replica` averages scalars along an axis that scalars do not have, and puts predictions in an order that
+- `_maybe_symbolic_build` averages the pictures of one step over the replicas. That fails over workers, and on one
+  machine where replicas have unequal numbers of them; any one replica's pictures tell the shapes as well.
+- `reduce_per_replica`, replaced for several workers only, averages scalars along an axis that scalars do not have, and puts predictions in an order that
   only Keras's own sharding has.
 
 Both are private to Keras, so versions that the tests have not seen are refused. `steps_per_execution` must stay 1.
@@ -43,13 +44,13 @@ def check_version(version: str = keras.__version__) -> None:
     """Raise KerazooError where this Keras has not been tested with the replaced functions."""
     if version not in TESTED:
         raise KerazooError(
-            f"devices=multiworker replaces two private functions of Keras {' or '.join(TESTED)}; this is Keras "
+            f"several devices need two private functions of Keras {' or '.join(TESTED)} replaced; this is Keras "
             f"{version}, which is untested: pip install keras=={TESTED[-1]}"
         )
 
 
 @contextmanager
-def mended(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> Iterator[None]:
+def mended(strategy: tf.distribute.Strategy, workers: int) -> Iterator[None]:
     """Inside, `fit`, `evaluate` and `predict` work for models of `strategy`. Raises KerazooError on another Keras."""
     check_version()
     stock_build, stock_reduce = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
@@ -65,7 +66,7 @@ def mended(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> Iterator[None
             self._symbolic_build(data_batch=data_batch)
 
     def reduce(values: Any, used: Any, reduction: str) -> Any:
-        if used is not strategy:
+        if used is not strategy or workers == 1:
             return stock_reduce(values, used, reduction)
         if reduction == "concat":  # replicas in their order, as `Devices.distribute` deals out the rows
             return tf.nest.map_structure(lambda value: strategy.gather(value, axis=0), values)

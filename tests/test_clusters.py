@@ -1,0 +1,101 @@
+"""Several workers by the real command: what docs/clusters.md says to type, and a worker that is lost."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerazoo.callbacks.checkpoints import newest_checkpoint
+from kerazoo.models.stored import read_json
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "clusters.md"
+SMALL = " --epochs 4 --set training.batch_size=7 --set training.drop_last=false --set model.arguments.stem=[4,4]"
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def shells(data):
+    """The two blocks of "Two plain shells", for this data and ports that are free, in small."""
+    section = DOCUMENT.read_text().split("## Two plain shells")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    ports = dict(zip(("29400", "29401"), map(str, free_ports(2)), strict=True))
+    for old, new in ports.items():
+        blocks = [block.replace(old, new) for block in blocks]
+    return [block.strip().replace("--data DATA", f"--data {data}") + SMALL for block in blocks]
+
+
+def start(blocks, folder):
+    """The two shells at work in `folder`; each writes to a file of its own."""
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    started = []
+    for number, block in enumerate(blocks):
+        with (folder / f"shell{number}.txt").open("a") as log:
+            command = ["bash", "-c", block.replace("kerazoo train", "exec kerazoo train")]
+            started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log))
+    return started
+
+
+def ended(processes, folder, seconds):
+    """The exit codes, within `seconds`."""
+    try:
+        return [process.wait(max(seconds - index, 1)) for index, process in enumerate(processes)]
+    except subprocess.TimeoutExpired:
+        pytest.fail((folder / "shell0.txt").read_text()[-2000:] + (folder / "shell1.txt").read_text()[-2000:])
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow  # six processes that each start TensorFlow: two minutes on two cores
+def test_two_plain_shells_as_documented_also_when_one_is_lost(pictures, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    assert ended(start(shells(pictures), whole), whole, 300) == [0, 0]
+    run = whole / "runs" / "two-workers"
+    assert read_json(run / "run.json")["status"] == "finished"
+
+    blocks = shells(pictures)
+    processes = start(blocks, cut)
+    checkpoints = cut / "runs" / "two-workers" / "checkpoints"
+    until = time.monotonic() + 200
+    while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < until:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    codes = ended(processes, cut, 60)
+    assert time.monotonic() - killed < 60
+    said = (cut / "shell0.txt").read_text()
+    if codes[0] == 0:
+        pytest.skip("training was done before the worker was lost")
+    assert codes == [1, -9], said
+    assert "run the same command again on every worker" in said
+
+    assert ended(start(shells(pictures), cut), cut, 300) == [0, 0]
+    assert "goes on from epoch" in (cut / "shell0.txt").read_text()
+    other = cut / "runs" / "two-workers"
+    one, two = (newest_checkpoint(folder / "checkpoints", pytest.fail) for folder in (run, other))
+    assert len(one["variables"]) == len(two["variables"])
+    for a, b in zip(one["variables"], two["variables"], strict=True):
+        for part, same in zip(a, b, strict=True):
+            np.testing.assert_array_equal(part, same)
+    assert (run / "history.csv").read_text() == (other / "history.csv").read_text()
+    assert json.loads((run / "run.json").read_text())["results"] == read_json(other / "run.json")["results"]
