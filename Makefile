@@ -10,9 +10,9 @@ demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
 	$(BIN)/python examples/digits.py
 
 test: lint types  ## everything CI runs
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)  ## what takes minutes: the contract over every backbone
+test-slow: $(READY)  ## what takes minutes: the contract over every backbone, drills, several processes
 	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(READY)

@@ -99,7 +99,7 @@ def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delt
     examples, preprocessing = data
     reproducible(0)
     batches = training_batches(
-        examples.split("train"), preprocessing, batch_size=6, seed=0, augmentation=AUGMENTATION, drop_last=False
+        examples.split("train"), preprocessing, batch_size=5, seed=0, augmentation=AUGMENTATION, drop_last=rate is None
     )
     validation = evaluation_batches(examples.split("val"), preprocessing, batch_size=4, one_hot=True)
     inputs = keras.Input((16, 16, 3))
@@ -157,16 +157,16 @@ def undisturbed(request, data, tmp_path_factory):
     return rate, everything(model, history, folder)
 
 
-@pytest.mark.parametrize("undisturbed", ["plateau", "cosine"], indirect=True)
 @pytest.mark.parametrize(
-    "cuts",
+    ("undisturbed", "cuts"),
     [
-        [("train_batch", 0, 1)],
-        [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)],
-        [("test_batch", 1, 1), ("epoch_end", 1)],
-        [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)],
-        [("train_end", EPOCHS)],
+        ("plateau", [("train_batch", 0, 1)]),
+        ("plateau", [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)]),
+        ("plateau", [("test_batch", 1, 1), ("epoch_end", 1)]),
+        ("plateau", [("train_end", EPOCHS)]),
+        ("cosine", [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)]),
     ],
+    indirect=["undisturbed"],
 )
 def test_cut_off_anywhere_it_ends_with_the_same_bits(undisturbed, data, tmp_path, cuts):
     rate, wanted = undisturbed
@@ -328,11 +328,12 @@ def test_a_signal_saves_and_leaves(undisturbed, data, tmp_path, where):
     assert same(everything(model, history, tmp_path), wanted)
 
 
-@pytest.mark.parametrize("devices", ["cpu"])
+@pytest.mark.slow  # each kill costs a start of TensorFlow: two minutes and more for each kind of devices
+@pytest.mark.parametrize("devices", ["cpu", "mirrored:2"])
 def test_killed_processes_end_with_the_same_bits(tmp_path, devices):
-    """The drill of benchmarks/resume_drill.py, in short: two kills -9 of the real command."""
-    killed, found = drill(tmp_path, kills=2, devices=devices)
-    assert (killed, found) == (2, [])
+    """The drill of benchmarks/resume_drill.py, in short: three kills -9 of the real command."""
+    killed, found = drill(tmp_path, kills=3, devices=devices)
+    assert (killed, found) == (3, [])
 
 
 def recipe_for(data, **training):

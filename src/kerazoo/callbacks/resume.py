@@ -251,7 +251,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         def nothing(iterator: Any) -> dict[str, float]:
             if not logs:
                 # Keras makes the metrics' variables as it traces the first step, where there is one TensorFlow device
-                model._symbolic_build(data_batch=tf.nest.map_structure(_blank, iterator.element_spec))
+                model._symbolic_build(data_batch=_blank(iterator.element_spec))
                 restore()
             return logs
 
@@ -268,8 +268,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._undo = undo
 
 
-def _blank(spec: tf.TensorSpec) -> tf.Tensor:
-    return tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
+def _blank(specs: Any) -> Any:
+    """A batch of zeros; parts of it may know its size, and others not."""
+    rows = next((spec.shape[0] for spec in tf.nest.flatten(specs) if spec.shape[0] is not None), 1)
+    return tf.nest.map_structure(lambda spec: tf.zeros([rows, *spec.shape[1:]], spec.dtype), specs)
 
 
 def _scope(model: keras.Model) -> AbstractContextManager[Any]:

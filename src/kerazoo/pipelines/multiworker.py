@@ -6,8 +6,8 @@ only for the strategy given:
 
 - `_maybe_symbolic_build` averages the pictures of one step over the replicas. That fails over workers, and on one
   machine where replicas have unequal numbers of them; any one replica's pictures tell the shapes as well.
-- `reduce_per_replica`, replaced for several workers only, averages scalars along an axis that scalars do not have, and puts predictions in an order that
-  only Keras's own sharding has.
+- `reduce_per_replica`, replaced for several workers only, averages scalars along an axis that scalars do not have, and
+  puts predictions in an order that only Keras's own sharding has.
 
 Both are private to Keras, so versions that the tests have not seen are refused. `steps_per_execution` must stay 1.
 """
