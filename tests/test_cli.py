@@ -132,11 +132,22 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         assert code == 0
         assert [len(p["top"]) for p in json.loads(out)["predictions"]] == [1] * 12
 
+    code, out, _ = call(monkeypatch, capsys, "train", "mlp", "--data", data, "--lr-find", "rates.svg", "--json")
+    assert (here / "rates.svg").read_text().startswith("<")
+    assert (json.loads(out)["suggestion"] is None) == bool(code)
+    code, out, _ = call(monkeypatch, capsys, "train", "mlp", "--data", data, "--overfit-one-batch", "--json")
+    assert (code, json.loads(out)["passed"]) == (0, True)
+
     broken = tmp_path / "broken.toml"
     broken.write_text('data = "pictures"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
         (train, "run runs/one exists and is finished; choose another --name"),
+        (["train", "--resume", "one", "--epochs", "3"], "leave --epochs out"),
+        (["train", "--resume", "one"], "run .*runs/one is finished"),
+        (["train", "--resume", "three"], "there is no run .*runs/three to go on with"),
+        (["train"], "there is no model: name one"),
+        (["train", "mlp", "--data", data, "--devices", "both"], "devices='both' is none of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),

@@ -24,7 +24,7 @@ from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.runs import held, unfinished
+from kerazoo.pipelines.runs import Run, held, unfinished
 from kerazoo.pipelines.training import StopOnNaN, reproducible, train
 
 EPOCHS = 4
@@ -232,6 +232,8 @@ def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_pat
     model, history, _ = training(data, tmp_path, rate=rate, said=said)
     assert same(everything(model, history, tmp_path), wanted)
     assert [line for line in said if newest.name in line and "damaged" in line] == said
+    # it is out of the way of those to come
+    assert len(list((tmp_path / "states").glob("*.damaged"))) == (harm != "missing")
     assert len(said) == (harm != "missing")
 
 
@@ -393,8 +395,13 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     first.with_name("renamed.png").write_bytes(next((pictures / "square").iterdir()).read_bytes())
     with pytest.raises(RunError, match="cannot go on: its data was"):
         train(recipe, **options)
-    run = train(recipe, overwrite=True, **options)
-    assert run.status == "finished"
+    assert train(recipe, overwrite=True, **options).status == "finished"  # other data: a new run in its place
+    run = Run(tmp_path / "runs" / "one")
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    (tmp_path / "runs" / "notes").mkdir()
+    with pytest.raises(RunError, match="is no run"):
+        train(recipe, overwrite=True, **{**options, "name": "notes"})
     with pytest.raises(RunError, match="is finished"):
         unfinished(run.folder)
     # a finished run is never in the way of another, nor lost
@@ -402,3 +409,10 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     with pytest.raises(RunError, match="exists and is finished"):
         train(recipe, **options)
     assert (run.folder / "run.json").read_bytes() == before
+
+
+def test_a_batch_size_is_not_changed_on_the_way(pictures, tmp_path, monkeypatch):
+    interrupted(recipe_for(pictures, epochs=2), tmp_path, monkeypatch, name="one")
+    values = {"model": {"name": "mlp"}, "data": {"path": str(pictures)}, "training": {"epochs": 2}}
+    with pytest.raises(RunError, match="training.batch_size was 8, is 22"):
+        train(make_recipe(values, ["watch=false"]), root=tmp_path, name="one", say=quiet)

@@ -154,15 +154,11 @@ def train(
 
     if resume is not None:
         given = {
-            "MODEL": model,
-            "--data": data,
-            "--name": name,
-            "--epochs": epochs,
-            "--seed": seed,
-            "--devices": devices,
-            "--set": settings,
-        }
-        if other := [flag for flag, value in given.items() if value]:
+            "MODEL": model, "--data": data, "--name": name, "--epochs": epochs, "--seed": seed, "--devices": devices,
+            "--set": settings or None, "--lr-find": lr_find, "--overfit-one-batch": overfit_one_batch or None,
+            "--overwrite": overwrite or None,
+        }  # fmt: skip
+        if other := [flag for flag, value in given.items() if value is not None]:
             raise RecipeError(f"--resume goes on by the run's own recipe; leave {other[0]} out")
         _train_on(resume, as_json)
         return
@@ -285,7 +281,7 @@ def _train_on(path: Path, as_json: bool) -> None:
     """Go on with the unfinished run at `path`, or at runs/path."""
     from kerazoo.pipelines.runs import RUNS, unfinished
 
-    run = unfinished(path if path.exists() else RUNS / path)
+    run = unfinished((path if (path / "run.json").is_file() else RUNS / path).resolve())
     _run(run.recipe(), as_json, name=run.name, root=run.folder.parent)
 
 

@@ -42,8 +42,13 @@ def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any],
     return path
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The state in the newest file that is whole; None where there is none. A damaged one is named by `say`."""
+def newest_checkpoint(
+    folder: Path, say: Callable[[str], None] = lambda line: None, *, aside: bool = False
+) -> dict[str, Any] | None:
+    """The state in the newest file that is whole; None where there is none. A damaged one is named by `say`.
+
+    `aside` renames damaged ones to NAME.damaged, so that they do not count among those to keep.
+    """
     found = _files(folder)
     for path in reversed(found):
         try:
@@ -53,6 +58,9 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any
             return _decode(contents)
         except (OSError, ValueError) as error:
             say(f"checkpoint {path} is damaged ({error}); going back to the one before")
+            if aside:
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_name(f"{path.name}.damaged"))
     if found:
         say("no checkpoint is whole: training starts from the beginning")
     return None

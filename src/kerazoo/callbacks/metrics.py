@@ -36,7 +36,8 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         self._lines = _lines_in(self.lines_path)  # every line known, those of epochs to be run again among them
         self._before = 0.0
         self._start = time.perf_counter()
-        self._take(history)
+        self.rows = [dict(row) for row in history]
+        self._settled = False  # the files are those of `rows`
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON has it: the rows, and the seconds of the epoch so far."""
@@ -50,8 +51,14 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         self._take({name: float(value) for name, value in row.items()} for row in state["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the clock."""
+        """Start the clock, in the first epoch with files that hold the rows so far."""
+        if not self._settled:
+            self.settle()
         self._start = time.perf_counter()
+
+    def settle(self) -> None:
+        """Make the files those of `rows`; not before `restore`, which knows more of them, has been called."""
+        self._take(self.rows)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write both."""
@@ -75,7 +82,7 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _take(self, history: Iterable[Row]) -> None:
         """Make the files those of `history`. A row whose line is lost gets one without seconds and rates."""
-        self.rows = [dict(row) for row in history]
+        self.rows, self._settled = [dict(row) for row in history], True
         lines = []
         for row in self.rows:
             wanted = encode(row)

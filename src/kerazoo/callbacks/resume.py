@@ -6,6 +6,7 @@ callbacks beside it. The data needs none: its order and its augmentation are fun
 """
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +25,7 @@ from kerazoo.errors import Interrupted, RunError
 REMEMBERED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")),
     (keras.callbacks.ReduceLROnPlateau, ("wait", "cooldown_counter", "best")),
-    (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
+    (keras.callbacks.ModelCheckpoint, ("best",)),
 )
 
 
@@ -35,11 +36,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         with resume.signals():
             model.fit(..., initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks))
 
-    It is the last of the callbacks. Of the others Keras's own are known; any other one that has `state()` (JSON values
-    and arrays) and `restore(state)` is kept by these. `position` is told the step at which the
-    data of the first epoch is to begin; `fit` still counts the steps before it, which do nothing then.
+    It is the last of the callbacks. Of the others Keras's own are known (`ModelCheckpoint` by epochs only); any other
+    one that has `state()` (JSON values and arrays) and `restore(state)` is kept by these. `position` is told the step
+    at which the data of the first epoch is to begin; `fit` still counts the steps before it, which do nothing then.
 
-    A state is written when `seconds` have passed since the last, or after every `steps` optimizer steps, and at the
+    A state is written when `seconds` (over 0) have passed since the last, or after every `steps` batches, and at the
     end. `epochs_only` is for several worker processes: metrics within an epoch differ from worker to worker. `write`
     False only reads: for all workers but the first. What cannot be written is said, and training goes on.
 
@@ -63,7 +64,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
         self.beside: tuple[keras.callbacks.Callback, ...] = ()
         self.rows: list[dict[str, float]] = []
-        self._found = newest_checkpoint(folder, say)
+        self._found = newest_checkpoint(folder, say, aside=write)
         self._signal: int | None = None
         self._metrics: list[list[np.ndarray]] | None = None
         self._undo: Callable[[], None] | None = None
@@ -144,7 +145,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if self._signal is not None and not last:
             self._leave(epoch + 1, 0)
-        if last or self.epochs_only or self.steps is not None or time.monotonic() - self._last >= self.seconds:
+        if last or self.epochs_only or self.steps is not None or 0 < self.seconds <= time.monotonic() - self._last:
             self._write(epoch + 1, 0)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -166,9 +167,17 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             self._signal = number
             self.say("stopping: the state is written first (once more: stop at once)")
 
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals go to the main thread
+            return
         kept = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
+            if self._signal is not None:  # in the last epoch, after its last step
+                name = signal.Signals(self._signal).name
+                raise Interrupted(
+                    f"stopped by {name} after training; the same command goes on from there", self._signal
+                )
         finally:
             for number, handler in kept.items():
                 signal.signal(number, handler)
@@ -176,7 +185,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def _due(self, batch: int) -> bool:
         if self.steps is not None:
             return bool((self._epoch * self.params["steps"] + batch) % self.steps == 0)
-        return time.monotonic() - self._last >= self.seconds
+        return 0 < self.seconds <= time.monotonic() - self._last
 
     def _leave(self, epoch: int, step: int) -> None:
         assert self._signal is not None
@@ -198,12 +207,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             "names": [type(callback).__name__ for callback in self.beside],
             "callbacks": [_state(callback) for callback in self.beside],
         }  # fmt: skip
-        self._last = time.monotonic()
         try:
             write_checkpoint(self.folder, epoch, step, state, keep=self.keep)
         except OSError as error:
             self.say(f"no checkpoint could be written to {self.folder}: {error.strerror}; the last one is whole")
             return False
+        finally:
+            self._last = time.monotonic()
         return True
 
     def _variables(self) -> list[Any]:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kerazoo.errors import RecipeError
+from kerazoo.errors import RecipeError, RunError
 from kerazoo.pipelines.cluster import Cluster, read_cluster
 from kerazoo.quiet import quiet_start, start_tensorflow
 
@@ -70,6 +70,17 @@ class Devices:
         else:
             with self.distribution.scope() if self.distribution is not None else nullcontext():
                 yield
+
+    def check_same(self, number: int, what: str) -> None:
+        """Raise RunError where workers have other numbers: they would go on from different states."""
+        if self.strategy is None or self.workers == 1:
+            return
+        import tensorflow as tf
+
+        values = self.strategy.run(lambda: tf.constant([number, number**2], tf.float64))
+        mean, square = self.strategy.reduce("MEAN", values, axis=None).numpy()
+        if square != mean**2:
+            raise RunError(f"not all workers see {what} of the first; put the runs on a file system that they share")
 
     def distribute(self, batches: "tf.data.Dataset") -> Any:
         """Whole batches -> what `fit`, `evaluate` and `predict` of a model made in `scope` take: each replica's rows.

@@ -211,8 +211,8 @@ class TrainingPart(Part):
 class CheckpointPart(Part):
     """How often the state of training is written, so that it can be resumed.
 
-    After every `seconds`, or, where `steps` is given, after every so many optimizer steps; and at the end of every
-    epoch that is at least `seconds` long. The last `keep` are kept. 0 seconds and no `steps` writes at the end only.
+    When `seconds` have passed since the last, or, where `steps` is given, after every so many batches and every epoch;
+    and at the end, in any case. 0 seconds and no `steps` is at the end only. The last `keep` are kept.
     """
 
     seconds: float = Field(60.0, ge=0)

@@ -10,10 +10,11 @@ runs/NAME/run.json             status (running, interrupted, finished), results;
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
 """
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,16 @@ def claim(
     ways = "choose another --name, or take --overwrite to lose it"
     if is_held(folder):
         raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
-    if overwrite:
-        return folder
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} exists and is no run; choose another --name")
+    if overwrite:
+        return folder
     if Run(folder).status == "finished":
         raise RunError(f"run {folder} exists and is finished; {ways}")
-    other = Run(folder).recipe()
+    try:
+        other = Run(folder).recipe()
+    except KerazooError as error:
+        raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
     recipe = as_kept(recipe, other)
     if keys := ", ".join(_differences(other.model_dump(), recipe.model_dump())):
         raise RunError(f"run {folder} is unfinished, with another recipe ({keys}); {ways}")
@@ -101,8 +105,9 @@ def claim(
 
 
 def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
-    for state in sorted(root.glob(f"{stem}-*/run.json")):
-        run = Run(state.parent)
+    found = [path.parent for path in root.glob(f"{glob.escape(stem)}-*/run.json")]
+    for folder in sorted(found, key=lambda folder: (len(folder.name), folder.name)):
+        run = Run(folder)
         try:
             kept = run.recipe()
             same = run.status != "finished" and kept.model_dump() == as_kept(recipe, kept).model_dump()
@@ -165,45 +170,64 @@ def free_name(stem: str, root: Path = RUNS) -> str:
 def begun(
     folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True, overwrite: bool = False, **known: Any
 ) -> Iterator[Run]:
-    """The run in `folder` (see `begin`), held by this process within; as it is, where another process `writes` it."""
+    """The run in `folder`, held by this process within; as it is, where another process `writes` it.
+
+    A new one is made whole with all that is known before training; `known` goes into `run.json`. An unfinished one goes
+    on where recipe, data and what is `known` are the same. `overwrite` puts a new one in the place of any other.
+    Raises RunError.
+    """
     if not writes:
         yield Run(folder)
         return
-    run = begin(folder, recipe, examples, overwrite=overwrite, **known)
-    with held(run.folder):
-        yield run
+    with ExitStack() as stack:
+        if folder.exists():
+            stack.enter_context(held(folder))
+            other = _what_differs(Run(folder), recipe, examples, known)
+            if other and not overwrite:
+                raise RunError(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
+            if not other:
+                run = Run(folder)
+                before = read_json(folder / "run.json").get("resumed", [])
+                run.set_status("running", resumed=[*before, environment()])
+                yield run
+                return
+        _make(folder, recipe, examples, known)
+        stack.enter_context(held(folder))
+        yield Run(folder)
 
 
-def begin(folder: Path, recipe: Recipe, examples: Examples, *, overwrite: bool = False, **known: Any) -> Run:
-    """The run in `folder`: made whole with all that is known before training (`known` goes into `run.json`), or the
-    unfinished one that is there, unless `overwrite` is to take its place.
+def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> str:
+    """Why `run` cannot go on with these, in words; "" where it can."""
+    state = read_json(run.folder / "run.json")
+    if state.get("status") == "finished":
+        return "it is finished"
+    if keys := ", ".join(_differences(run.recipe().model_dump(), recipe.model_dump())):
+        return f"its {keys}"
+    facts = {**state, "data": read_json(run.folder / "data.json").get("digest")}
+    now = {**known, "data": examples.digest()}
+    return ", ".join(
+        f"its {what} was {facts.get(what)}, is {now[what]}" for what in now if facts.get(what) != now[what]
+    )
 
-    Raises RunError where the data or the weights at the start are not those that the unfinished one began with.
-    """
-    if folder.exists() and not overwrite:
-        run = Run(folder)
-        for what, before, now in (
-            ("data", read_json(folder / "data.json")["digest"], examples.describe()["digest"]),
-            *((name, read_json(folder / "run.json").get(name), value) for name, value in known.items()),
-        ):
-            if before != now:
-                raise RunError(f"run {folder} cannot go on: its {what} was {before}, is {now}; begin another one")
-        run.set_status("running")
-        return run
-    making = folder.with_name(f".{folder.name}-{os.getpid()}")
+
+def _make(folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> None:
+    """A new run in `folder`, whole or not at all; what was there goes after it has come."""
+    making, old = (folder.with_name(f".{folder.name}-{what}-{os.getpid()}") for what in ("new", "old"))
+    for left in (making, old):
+        shutil.rmtree(left, ignore_errors=True)  # of a killed process with this number
     making.mkdir(parents=True)
     write_json(making / "run.json", {"status": "running", **known})
     write_text(making / "recipe.toml", recipe.to_toml())
     write_json(making / "environment.json", environment())
     write_json(making / "data.json", examples.describe())
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+    if folder.exists():
+        folder.replace(old)
     try:
         making.replace(folder)
     except OSError as error:
         shutil.rmtree(making)
         raise RunError(f"run {folder} exists; choose another --name or remove it") from error
-    return Run(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def unfinished(folder: Path) -> Run:

@@ -57,7 +57,8 @@ def train(
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
     made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
-    with begun(folder, recipe, examples, writes=devices.is_chief, overwrite=overwrite) as run:
+    writes, on = devices.is_chief, devices.describe()
+    with begun(folder, recipe, examples, writes=writes, overwrite=overwrite, devices=on) as run:
         history = fit(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
             loss=made.loss, devices=devices, say=say,
@@ -146,6 +147,7 @@ def fit(
             callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
         stack.enter_context(devices.training())
+        devices.check_same(0 if resume.found is None else epoch + 1, f"the checkpoints in {run.checkpoints}")
         try:
             model.fit(
                 devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
@@ -309,7 +311,13 @@ def close_run(
     """Save, evaluate on val and test, mark finished."""
     for ending in ("svg", "png"):
         curves_of(history, run.folder / f"curves.{ending}")
-    save_model(run.folder, spec, model)
+    try:
+        save_model(run.folder, spec, model)
+    except (OSError, RuntimeError) as error:  # h5py has its own for a full disk
+        raise KerazooError(
+            f"the model could not be written to {run.folder}: {str(error).splitlines()[0]}; make room and give the "
+            "same command again: training is not repeated"
+        ) from error
     stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
     results: dict[str, Any] = {}
     for split in examples.split_names[1:]:

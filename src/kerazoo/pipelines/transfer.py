@@ -92,7 +92,7 @@ def finetune(
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
     digest = weights_digest(feature_extractor(model))
-    with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest) as run:
+    with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest, devices=devices.describe()) as run:
         history: list[dict[str, float]] = []
         if source is not None or not recipe.training.epochs:
             history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
@@ -101,7 +101,9 @@ def finetune(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
                 devices=devices, before=history, say=say,
             )  # fmt: skip
-        elif recipe.watch:
+        else:
+            MetricsWriter(run.folder, 0, history=history).settle()
+        if recipe.watch and not recipe.training.epochs:
             with watchers(run, recipe, examples, preprocessing) as watch:
                 maps = watch(model)[-1]
                 maps.set_model(model)
@@ -203,7 +205,7 @@ def learn_head(
         parts = (*parts, class_weights(train)[train.labels])
     pictures = tf.data.Dataset.from_tensor_slices(parts)
     shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(batch)
-    metrics = MetricsWriter(run.folder, len(train), key="head_epoch")
+    metrics = MetricsWriter(run.folder / "head", len(train), key="head_epoch")
     with RunWriter(run.folder / "head") as writer, Progress(say, len(train), title="head epoch", every=20) as progress:
         head.fit(
             shuffled, validation_data=((x_val - mean) / spread, y_val), epochs=transfer.head_epochs,
