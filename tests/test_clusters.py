@@ -17,7 +17,7 @@ from kerazoo.callbacks.checkpoints import newest_checkpoint
 from kerazoo.models.stored import read_json
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "clusters.md"
-SMALL = " --epochs 4 --set training.batch_size=7 --set training.drop_last=false --set model.arguments.stem=[4,4]"
+SMALL = " --epochs 4 --set training.batch_size=5 --set training.drop_last=false --set model.arguments.stem=[4,4]"
 
 
 def free_ports(count):
