@@ -31,7 +31,7 @@ name = "vgg_small"
 arguments = { dropout = 0.2 }
 [training]
 epochs = 4
-batch_size = 8
+batch_size = 4
 drop_last = false
 early_stopping = 3
 [augmentation]

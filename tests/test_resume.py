@@ -24,7 +24,7 @@ from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.runs import Run, held, unfinished
+from kerazoo.pipelines.runs import Run, begun, held, unfinished
 from kerazoo.pipelines.training import StopOnNaN, reproducible, train
 
 EPOCHS = 4
@@ -404,6 +404,12 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
         train(recipe, overwrite=True, **{**options, "name": "notes"})
     with pytest.raises(RunError, match="is finished"):
         unfinished(run.folder)
+    # one that finished while another process was still reading its data
+    with (
+        pytest.raises(RunError, match="cannot go on: it is finished"),
+        begun(run.folder, run.recipe(), load_examples(pictures)),
+    ):
+        pytest.fail("it was opened again")
     # a finished run is never in the way of another, nor lost
     before = (run.folder / "run.json").read_bytes()
     with pytest.raises(RunError, match="exists and is finished"):
