@@ -30,7 +30,7 @@ RECIPE = """
 name = "vgg_small"
 arguments = { dropout = 0.2 }
 [training]
-epochs = 4
+epochs = 10
 batch_size = 4
 drop_last = false
 early_stopping = 3

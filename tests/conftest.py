@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -49,3 +50,14 @@ def make_pictures(root: Path, *, classes=("circle", "square"), count: int = 12, 
 def pictures(tmp_path: Path) -> Path:
     """A folder of two classes with twelve pictures each."""
     return make_pictures(tmp_path / "pictures")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nothing listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

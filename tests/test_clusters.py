@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,22 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import free_ports
 
 from kerazoo.callbacks.checkpoints import newest_checkpoint
 from kerazoo.models.stored import read_json
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "clusters.md"
 SMALL = " --epochs 4 --set training.batch_size=5 --set training.drop_last=false --set model.arguments.stem=[4,4]"
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def shells(data):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from kerazoo.callbacks import MetricsWriter
-from kerazoo.callbacks.metrics import history_table, write_whole
+from kerazoo.callbacks.metrics import history_table
+from kerazoo.callbacks.writers import write_whole
 from kerazoo.pipelines.training import reproducible
 
 
@@ -158,12 +159,12 @@ def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
     path = tmp_path / "history.csv"
     write_whole(path, "old")
 
-    def full(self, text, **_):
-        with self.open("w") as file:
-            file.write(text[:2])
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_text", full)
+    monkeypatch.setattr(type(path), "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, "new")
     assert path.read_bytes() == b"old"

@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from kerazoo.callbacks.writers import write_whole
+
 Row = dict[str, float]
 
 
@@ -108,16 +110,6 @@ def encode(row: Mapping[str, float]) -> dict[str, Any]:
         name: (int(value) if name.endswith("epoch") else value) if math.isfinite(value) else str(value)
         for name, value in row.items()
     }
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all, wherever the process is killed."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_if_other(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Where watchers write: a run folder (JSON lines and PNG files) and TensorBoard beside it."""
 
+import io
 import json
 from pathlib import Path
 from typing import Protocol
@@ -32,9 +33,7 @@ class RunWriter:
         path = folder / "watch.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line for line in lines if _step(line) <= epochs), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, "".join(line for line in lines if _step(line) <= epochs))
         self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._board = tf.summary.create_file_writer(str(folder / "tensorboard"), flush_millis=10_000)
 
@@ -49,9 +48,9 @@ class RunWriter:
         """Keep one grey picture, (H, W) uint8."""
         path = self.folder / f"{tag}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        Image.fromarray(pixels).save(temporary, format="PNG")
-        temporary.replace(path)
+        png = io.BytesIO()
+        Image.fromarray(pixels).save(png, format="PNG")
+        write_whole(path, png.getvalue())
         with self._board.as_default():
             tf.summary.image(tag, pixels[None, ..., None], step=step)
 
@@ -65,6 +64,16 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` whole or not at all, wherever the process is killed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _step(line: str) -> float:

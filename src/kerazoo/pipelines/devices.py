@@ -86,7 +86,7 @@ class Devices:
         """Whole batches -> what `fit`, `evaluate` and `predict` of a model made in `scope` take: each replica's rows.
 
         `batches` are the same in every worker, of known cardinality, and of at least one row a replica: see
-        `check_settings` and `evaluation_size`.
+        `check_batches` and `evaluation_size`.
         """
         import numpy as np
         import tensorflow as tf
@@ -144,16 +144,8 @@ class Devices:
         """How many of `count` examples can be evaluated while training: all but, on JAX, a remainder over replicas."""
         return count - count % self.replicas if self.distribution is not None else count
 
-    def check_settings(
-        self,
-        *,
-        batch_size: int,
-        count: int,
-        drop_last: bool = True,
-        accumulation: int = 1,
-        precision: str = "float32",
-    ) -> None:
-        """Raise RecipeError for settings of a training on `count` examples that go wrong on these devices."""
+    def check_batches(self, *, batch_size: int, count: int, drop_last: bool = True) -> None:
+        """Raise RecipeError where batches of `count` training examples cannot be dealt out to these devices."""
         if self.replicas == 1:
             return
         what = self.describe()
@@ -162,15 +154,6 @@ class Devices:
             raise RecipeError(
                 f"training.batch_size={batch_size} on {count} examples gives a batch of {last or batch_size}, fewer "
                 f"than the {self.replicas} replicas; set training.drop_last=true, another batch size, or fewer devices"
-            )
-        if self.strategy is not None and accumulation != 1:
-            raise RecipeError(
-                f"gradient accumulation over {accumulation} steps does not work on {what}; leave it out: "
-                "the batch is shared by the replicas already"
-            )
-        if self.strategy is not None and precision == "mixed_float16":
-            raise RecipeError(
-                f"mixed_float16 goes wrong on {what}: overflow is looked for on the first only; use mixed_bfloat16"
             )
         if self.distribution is not None and (batch_size % self.replicas or last % self.replicas):
             raise RecipeError(

@@ -195,25 +195,12 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
     """Puts every variable of `model` (weights, statistics, seeds) back at the end, whatever happened."""
-    variables = [*model.variables, *seeds(model)]
-    kept = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+    kept = [np.array(ops.convert_to_numpy(variable)) for variable in model.variables]
     try:
         yield
     finally:
-        for variable, value in zip(variables, kept, strict=True):
+        for variable, value in zip(model.variables, kept, strict=True):
             variable.assign(value)
-
-
-def seeds(model: keras.Model) -> list[Any]:
-    """The states of the seed generators of `model`'s layers, which `model.variables` may leave out."""
-    known = {id(variable) for variable in model.variables}
-    generators = {
-        id(value): value
-        for layer in model._flatten_layers()
-        for value in vars(layer).values()
-        if isinstance(value, keras.random.SeedGenerator)
-    }
-    return [generator.state for generator in generators.values() if id(generator.state) not in known]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def fitting(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
     check_replicas(recipe, devices.replicas)
     if recipe.training.epochs:
         size, drop = int(recipe.training.batch_size), recipe.training.drop_last
-        devices.check_settings(batch_size=size, count=count, drop_last=drop)
+        devices.check_batches(batch_size=size, count=count, drop_last=drop)
     return recipe
 
 

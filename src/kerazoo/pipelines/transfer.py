@@ -103,11 +103,11 @@ def finetune(
             )  # fmt: skip
         else:
             MetricsWriter(run.folder, 0, history=history).settle()
-        if recipe.watch and not recipe.training.epochs:
-            with watchers(run, recipe, examples, preprocessing) as watch:
-                maps = watch(model)[-1]
-                maps.set_model(model)
-                maps.on_epoch_end(0)
+            if recipe.watch:
+                with watchers(run, recipe, examples, preprocessing) as watch:
+                    maps = watch(model)[-1]
+                    maps.set_model(model)
+                    maps.on_epoch_end(0)
         return close_run(run, spec, model, examples, history, start, say)
 
 
