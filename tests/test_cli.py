@@ -184,7 +184,10 @@ def test_traceback_is_shown_on_request(monkeypatch, tmp_path):
         cli.main()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["models"], ["train", "--help"], ["--version"], ["weights", "list"], ["weights", "fetch", "--help"]],
+)
 def test_quick_commands_import_no_tensorflow(arguments):
     script = (
         "import sys; sys.argv = ['kerazoo', *sys.argv[1:]]\n"

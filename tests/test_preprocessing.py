@@ -204,8 +204,9 @@ def test_it_travels_as_json_and_refuses_what_it_does_not_know():
         Preprocessing.from_json({"height": 1, "width": 1, "sise": 2})
     with pytest.raises(ModelError, match="fit='squash' is not one of stretch, crop, pad"):
         Preprocessing(8, 8, fit="squash")
-    with pytest.raises(ModelError, match="scaling 'caffe' is for 3 channels"):
-        Preprocessing(8, 8, channels=1, scaling="caffe")
+    for channels in (0, 1.5, True):
+        with pytest.raises(ModelError, match=f"channels={channels} must be a whole number of at least 1"):
+            Preprocessing(8, 8, channels=channels)
 
 
 def photos(shared, every):

@@ -88,7 +88,7 @@ def test_several_labels_all_the_way(pictures, tmp_path):
 def test_numbers_all_the_way(pictures, tmp_path):
     run = finetune(
         recipe(pictures / "numbers.csv", model={"name": "bottleneck_cnn"}, training={"epochs": 0}, data={"size": 28},
-               transfer={"weights": "none", "head_epochs": 200, "head_learning_rate": 0.05}),
+               transfer={"weights": "none"}),
         name="numbers", root=tmp_path, say=quiet,
     )  # fmt: skip
     results = read_json(run.folder / "run.json")["results"]

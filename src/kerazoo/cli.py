@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kerazoo import __version__
+from kerazoo import __version__, cli_weights
+from kerazoo.console import Json, print_json, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
 from kerazoo.quiet import start_tensorflow
@@ -21,13 +22,13 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich.markdown takes a third of the time of --help
 )  # fmt: skip
+app.add_typer(cli_weights.app, name="weights")
 
 Name = Annotated[str | None, typer.Option("--name", help="The name of the run; runs/NAME. [default: numbered]")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimizer.learning_rate=0.1. Repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
 DevicesFlag = Annotated[
     str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
@@ -35,11 +36,6 @@ DevicesFlag = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
-
-
-def say(line: str) -> None:
-    """One line of progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _version(wanted: bool) -> None:
@@ -65,7 +61,7 @@ def models(
     """List the zoo: networks and pretrained backbones, with size, parameters and weights."""
     rows = [_row(registry.find(name)) for name in registry.list_models(filter)]
     if as_json:
-        _print_json({"models": rows})
+        print_json({"models": rows})
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
@@ -115,7 +111,7 @@ def check(
     with progress_bar() as progress:
         report = run_check(recipe.data, write=write, progress=progress)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         table(report)
     if show_augmented is not None:
@@ -189,9 +185,12 @@ def finetune(
         typer.Option("--weights", help="imagenet (downloads), the name of shipped weights, a file, a run, or none."),
     ] = "imagenet",
     name: Name = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="linear, light, full or bit: how much of the network learns, and how.")
+    ] = "light",
+    probe_only: Annotated[bool, typer.Option("--probe-only", help="Stop at the probe; the preset linear.")] = False,
     epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", min=0, help="Passes with the network unfrozen, after the head. [default: 0]"),
+        int | None, typer.Option("--epochs", min=0, help="Passes with the network unfrozen. [default: the preset's]")
     ] = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
@@ -199,19 +198,58 @@ def finetune(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained network on your pictures: frozen features, a new head, then by choice the network."""
+    """Fine-tune a pretrained network on your pictures: features, a probe on them, then the network from there on.
+
+    Each stage says what it gained on validation, and is kept only where it helps.
+    """
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {
-        "model": {"name": registry.find(backbone).name}, "data": {"path": data}, "transfer": {"weights": weights},
+        "model": {"name": registry.find(backbone).name}, "data": {"path": data},
+        "transfer": {"weights": weights, "preset": "linear" if probe_only else preset},
     }  # fmt: skip
-    defaults: dict[str, dict[str, Any]] = {
-        "training": {"epochs": 0, "batch_size": 32},
-        "optimizer": {"learning_rate": 3e-4},
-    }
     _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
-    recipe = make_recipe(values, settings or [], defaults=defaults)
+    recipe = make_recipe(values, settings or [])
     _run(recipe, as_json, name=name, overwrite=overwrite)
+
+
+@app.command()
+def probe(
+    data: Annotated[str, typer.Argument(help=DATA)],
+    backbones: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone", metavar="NAME[=WEIGHTS]",
+            help="A backbone and its weights. Repeatable. [default: all whose ImageNet weights are on this machine]",
+        ),
+    ] = None,
+    seed: Seed = None,
+    devices: DevicesFlag = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Rank backbones on your pictures by a linear probe each, and say what each costs; nothing is kept but features."""
+    from kerazoo.pipelines.recipe import make_recipe
+
+    values: dict[str, Any] = {
+        "model": {"name": "-"}, "data": {"path": data}, "training": {"batch_size": 32, "epochs": 0}, "transfer": {},
+    }  # fmt: skip
+    _override(values, {"seed": seed, "devices": devices})
+    recipe = make_recipe(values, settings or [])
+    pairs = [backbone.partition("=") for backbone in backbones or ()]
+    candidates = [(registry.find(name).name, weights or "imagenet") for name, _, weights in pairs]
+    from kerazoo.pipelines.devices import open_devices
+
+    opened = open_devices(recipe.devices, say)
+    from kerazoo.pipelines.ranking import at_hand, rank
+
+    ranked = rank(recipe, candidates or at_hand(), devices=opened, say=say)
+    if as_json:
+        print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
+        return
+    print(ranked[0].title())
+    for row in ranked:
+        print(row.line())
 
 
 @app.command()
@@ -228,7 +266,7 @@ def evaluate(
     opened = open_run(run)
     results = run_evaluation(opened, data)
     if as_json:
-        _print_json({"run": str(opened.folder)} | {k: v for result in results for k, v in result.summary().items()})
+        print_json({"run": str(opened.folder)} | {k: v for result in results for k, v in result.summary().items()})
         return
     for result in results:
         print(result.line())
@@ -247,7 +285,7 @@ def predict(
 
     predictions = run_prediction(model, files, top=top)
     if as_json:
-        _print_json({"model": model, "predictions": [prediction.to_json() for prediction in predictions]})
+        print_json({"model": model, "predictions": [prediction.to_json() for prediction in predictions]})
         return
     for prediction in predictions:
         print(f"{prediction.path}  " + "  ".join(f"{label} {value:.4f}" for label, value in prediction.top))
@@ -269,7 +307,7 @@ def export(
     folder = export_run(opened, name=name, new_version=new_version)
     passport = json.loads((folder / "assets.extra/passport.json").read_text(encoding="utf-8"))
     if as_json:
-        _print_json({"export": str(folder), "gate": passport["gate"]})
+        print_json({"export": str(folder), "gate": passport["gate"]})
         return
     gate = passport["gate"]
     compared = f"{gate['pictures']:,} {gate['split']} pictures"
@@ -313,7 +351,7 @@ def _try(recipe: Any, picture: Path | None, as_json: bool) -> None:
         batch = try_one_batch(recipe, devices=devices, say=say)
         line, good, found = batch.line(), batch.passed, {"passed": batch.passed, "loss": float(batch.losses[-1])}
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print(line)
     if not good:
@@ -333,14 +371,10 @@ def _report(run: Any, as_json: bool) -> None:
 
     state = read_json(run.folder / "run.json")
     if as_json:
-        _print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"]})
+        stages = {"stages": state["stages"]} if "stages" in state else {}
+        print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"], **stages})
         return
     print(f"{run.folder} is finished after {state['seconds']:.0f} s; next: kerazoo export {run.name}")
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    # names that are no UTF-8 are written as \udcXX, which JSON reads
-    print(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def main() -> None:

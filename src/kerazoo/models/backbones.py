@@ -5,16 +5,13 @@ halving of the feature map, stem first) and its feature width; `parameters` coun
 Reading the table imports nothing heavy.
 """
 
-import contextlib
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerazoo.errors import ModelError, WeightsError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.validation import check_input_shape
 
@@ -36,7 +33,8 @@ class Backbone:
     parameters: int
     stages: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    published_std: tuple[float, ...] = ()  # see `_fold_scaling`
+    published_std: tuple[float, ...] = ()  # see `weights.fold_scaling`
+    scaling_inside: str = ""  # what keras.applications builds into the network for three channels, and for no others
 
     weights = ("imagenet",)
     loss = "cross_entropy"
@@ -51,9 +49,16 @@ class Backbone:
         """One line for a list."""
         return f"keras.applications.{self.function}, {self.features} features"
 
-    def preprocessing(self, height: int | None = None, width: int | None = None, fit: str = "crop") -> Preprocessing:
+    def scaling_of(self, channels: int) -> str:
+        """The scaling that pictures of so many channels need in front of the network."""
+        return self.scaling_inside if self.scaling_inside and channels != 3 else self.scaling
+
+    def preprocessing(
+        self, height: int | None = None, width: int | None = None, fit: str = "crop", channels: int = 3
+    ) -> Preprocessing:
         """What the pretrained weights expect, at the default size or the one given."""
-        return Preprocessing(height or self.size, width or height or self.size, 3, fit=fit, scaling=self.scaling)
+        scaling = self.scaling_of(channels)
+        return Preprocessing(height or self.size, width or height or self.size, channels, fit=fit, scaling=scaling)
 
     def builder(self) -> Callable[..., "keras.Model"]:
         """`build_backbone` for this row."""
@@ -72,59 +77,35 @@ def build_backbone(
 ) -> "keras.Model":
     """(B, H, W, C) as `backbone.preprocessing()` gives -> (B, num_classes) logits, over mean-pooled `features`.
 
-    `weights`: None for random ones; "imagenet" downloads what keras.applications publishes; a path loads that file
-    (the published file without top, or a kerazoo model folder). The head starts random. Raises ModelError and
+    `weights`: None for random ones; "imagenet" takes what keras.applications publishes, from a cache or fetched (see
+    `download.published_path`); a path loads that file (the published file without top, or a kerazoo model folder). The
+    head starts random. Any number of channels takes weights of three (see `channels.py`). Raises ModelError and
     WeightsError.
     """
     import keras
 
     from kerazoo.models import heads
-    from kerazoo.models.weights import copy_weights, load_features
+    from kerazoo.models.weights import load_features
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
-    if weights == "imagenet" and shape[2] != 3:
-        raise ModelError(
-            f"{backbone.name}: ImageNet weights take 3 channels, not {shape[2]}: input_shape={shape!r}; "
-            "take weights=None or 3 channels"
-        )
+    if weights == "imagenet":
+        from kerazoo.models.download import published_path
+
+        weights = published_path(backbone.name)  # before any work: they may not be there
     inputs = keras.Input(shape, name="inputs")
     make = getattr(keras.applications, backbone.function)
     arguments = {"include_top": False, "input_shape": shape, "pooling": "avg", **fixed}
-    # never weights="imagenet" here: EfficientNet builds another network then, and a run could not rebuild it
-    base = make(weights=None, input_tensor=inputs, **arguments)
+    if shape[2] != 3 and backbone.scaling_inside:
+        arguments["include_preprocessing"] = False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
+        # never weights="imagenet" here: EfficientNet builds another network then, and a run could not rebuild it
+        base = make(weights=None, input_tensor=inputs, **arguments)
     logits = heads.attach(base.output, num_classes, dropout=dropout, model=backbone.name)
     model = keras.Model(inputs, logits, name=backbone.name)
     if weights is not None:
-        published = True
-        if weights == "imagenet":
-            copy_weights(_download(backbone.name, make, arguments), base)
-        else:
-            published = load_features(model, Path(str(weights)))
-        if published and backbone.published_std:
-            _fold_scaling(base, backbone.published_std)
+        load_features(model, Path(weights))
     return model
-
-
-def _download(name: str, make: Callable[..., "keras.Model"], arguments: dict[str, Any]) -> "keras.Model":
-    try:
-        # Keras reports downloads on standard output, and warns of sizes whose weights are those of another
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return make(weights="imagenet", **arguments)
-    except Exception as error:  # get_file raises a bare Exception when a download fails
-        raise WeightsError(
-            f"no ImageNet weights for {name}: {error}; if the download failed, fetch the file elsewhere and name it "
-            "with --weights PATH"
-        ) from error
-
-
-def _fold_scaling(base: "keras.Model", std: tuple[float, ...]) -> None:
-    """Put EfficientNet's extra 1 / sqrt(std), a layer it has with published weights only, into its Normalization."""
-    import keras
-
-    norm = next(layer for layer in base.layers if isinstance(layer, keras.layers.Normalization))
-    norm.adapt_variance.assign(norm.adapt_variance * keras.ops.reshape(list(std), norm.adapt_variance.shape))
-    norm.finalize_state()
 
 
 def _resnet(name: str, blocks: tuple[int, ...], function: str, parameters: int) -> Backbone:
@@ -169,16 +150,20 @@ def _efficientnet(name: str, ends: str, size: int, features: int, parameters: in
     stages = (*(f"block{end}" for end in ends.split()), "top_activation")
     module = "efficientnet_v2" if version.startswith("V2") else "efficientnet"
     std = () if version.startswith("V2") else (0.229, 0.224, 0.225)
+    inside = "torch" if version.startswith("V2B") else ""
     return Backbone(
-        name, module, f"EfficientNet{version}", "none", size, 32, features, parameters, stages, published_std=std
-    )
+        name, module, f"EfficientNet{version}", "none", size, 32, features, parameters, stages, published_std=std,
+        scaling_inside=inside,
+    )  # fmt: skip
 
 
 def _convnext(variant: str, features: int, parameters: int) -> Backbone:
     prefix = f"convnext_{variant.lower()}"
     ends = (f"{prefix}_downsampling_block_{block}" for block in range(3))
     stages = (f"{prefix}_stem", *ends, f"{prefix}_stage_3_block_2_identity")
-    return Backbone(prefix, "convnext", f"ConvNeXt{variant}", "none", 224, 32, features, parameters, stages)
+    return Backbone(
+        prefix, "convnext", f"ConvNeXt{variant}", "none", 224, 32, features, parameters, stages, scaling_inside="torch"
+    )
 
 
 def _pools(*blocks: int) -> tuple[str, ...]:

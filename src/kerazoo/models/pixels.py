@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from kerazoo.errors import ModelError
+from kerazoo.models.channels import spread_over
 from kerazoo.models.decoding import luma
 
 # ImageNet's statistics as keras.applications has them, RGB for "torch", BGR for "caffe"
@@ -21,11 +23,27 @@ AFFINE: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "caffe": (np.array(1.0), CAFFE_MEAN),
 }
 
+
+def affine(scaling: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of `scaling` in a * pixel - b, as numbers for all channels or one for each.
+
+    The statistics of ImageNet are of three colours, for "caffe" in the order blue, green, red. One channel takes their
+    mean; any other number takes them in turn, R, G, B, R, ..., as `channels.py` lays out the kernels.
+    """
+    factor, offset = AFFINE[scaling]
+    if channels == 3 or offset.ndim == 0:
+        return factor, offset
+    if scaling == "caffe":
+        return factor, spread_over(offset[::-1], channels)
+    deviation, mean = spread_over(TORCH_STD, channels), spread_over(TORCH_MEAN, channels)
+    return 1 / (255 * deviation), mean / deviation
+
+
 WHOLE = {"_noinline": True}  # of a function that stays one operation in the graph
 
 
 def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
-    """(H, W, 1 or 3) pixels in [0, 255] -> `shape`, uint8: channels, then size by `how` (crop, pad or stretch)."""
+    """(H, W, C) pixels in [0, 255] -> `shape`, uint8: channels, then size by `how` (crop, pad or stretch)."""
     image = tf.convert_to_tensor(image)
     return _compiled(tf.TensorSpec(image.shape, image.dtype), shape, how, interpolation)(image)
 
@@ -42,8 +60,13 @@ def _compiled(
 def _fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
     height, width, channels = shape
     image = to_uint8(image)
-    if image.shape[-1] != channels:
+    if (image.shape[-1], channels) in ((1, 3), (3, 1)):
         image = tf.repeat(image, 3, axis=-1) if channels == 3 else luma(image)
+    elif image.shape[-1] != channels:
+        raise ModelError(
+            f"pictures of {image.shape[-1]} channels do not become {channels}: grey and colours turn into one another, "
+            "any other number stays as it is"
+        )
 
     if tuple(image.shape) == shape:
         return image
@@ -119,8 +142,8 @@ def _largest_part(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 def scale(image: tf.Tensor, scaling: str) -> tf.Tensor:
     """(..., C) pixels in [0, 255] -> float32; see `Preprocessing.scale`."""
-    x = tf.cast(image, tf.float32)
-    x = x[..., ::-1] if scaling == "caffe" else x
-    factor, offset = (np.asarray(value, np.float32) for value in AFFINE[scaling])
+    x, channels = tf.cast(image, tf.float32), image.shape[-1]
+    x = x[..., ::-1] if scaling == "caffe" and channels == 3 else x
+    factor, offset = (np.asarray(value, np.float32) for value in affine(scaling, channels))
     x = x * factor if np.any(factor != 1) else x  # a pass over the batch costs as much as reading it from a cache
     return x - offset if np.any(offset) else x

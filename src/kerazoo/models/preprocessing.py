@@ -26,6 +26,7 @@ SCALINGS = ("none", "unit", "tf", "torch", "caffe")
 class Preprocessing:
     """How pictures become a network's input of shape (height, width, channels).
 
+    Encoded pictures have 1 or 3 channels; arrays of pixels may have any number, which is then kept.
     `fit`: "stretch" to the size; "crop" the largest centred part of the right shape; "pad" the whole picture with
     black to the right shape. `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
     """
@@ -38,15 +39,15 @@ class Preprocessing:
     scaling: str = "unit"
 
     def __post_init__(self) -> None:
-        allowed = {"fit": FITS, "interpolation": INTERPOLATIONS, "scaling": SCALINGS, "channels": (1, 3)}
+        allowed = {"fit": FITS, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 received, choices = getattr(self, name), ", ".join(map(str, values))
                 raise ModelError(f"preprocessing: {name}={received!r} is not one of {choices}")
         if min(self.height, self.width) < 1:
             raise ModelError(f"preprocessing: size {self.height}x{self.width} must be at least 1x1")
-        if self.channels == 1 and self.scaling in ("torch", "caffe"):
-            raise ModelError(f"preprocessing: scaling {self.scaling!r} is for 3 channels")
+        if not isinstance(self.channels, int) or isinstance(self.channels, bool) or self.channels < 1:
+            raise ModelError(f"preprocessing: channels={self.channels!r} must be a whole number of at least 1")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
@@ -70,7 +71,7 @@ class Preprocessing:
         return self.prepare(self.decode(contents))
 
     def prepare(self, image: "tf.Tensor") -> "tf.Tensor":
-        """(H, W, 1 or 3) pixels in [0, 255], any type -> (height, width, channels) float32: fit, then scale."""
+        """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) float32: fit, then scale."""
         return self.scale(self.fit_pixels(image))
 
     def decode(self, contents: "tf.Tensor") -> "tf.Tensor":
@@ -81,14 +82,23 @@ class Preprocessing:
         white, palettes and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma,
         as in Pillow. A colour key (PNG's tRNS without a palette) counts for opaque.
         Raises tf.errors.InvalidArgumentError for anything else, and, before it decodes, for animations and for what
-        announces more than `decoding.MAX_PIXELS`.
+        announces more than `decoding.MAX_PIXELS`. Raises ModelError where `channels` is neither 1 nor 3.
         """
+        if self.channels not in (1, 3):
+            raise ModelError(
+                f"encoded pictures have 1 or 3 channels, and this takes {self.channels}: give it pixels, (H, W, "
+                f"{self.channels}) in an .npz file or an array"
+            )
         from kerazoo.models import decoding
 
         return decoding.decode(contents, self.channels)
 
     def fit_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
-        """(H, W, 1 or 3) pixels in [0, 255], any type -> (height, width, channels) uint8."""
+        """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) uint8.
+
+        Grey and colours turn into one another (copied; ITU-R 601-2 luma); any other C must be `channels`, or it raises
+        ModelError.
+        """
         from kerazoo.models import pixels
 
         return pixels.fit(image, self.shape, self.fit, self.interpolation)
@@ -97,7 +107,8 @@ class Preprocessing:
         """(..., channels) pixels in [0, 255] -> the same shape, float32, as the network wants them.
 
         "none": [0, 255], for networks that scale inside; "unit": [0, 1]; "tf": [-1, 1]; "torch": [0, 1], less
-        ImageNet's mean, over its standard deviation; "caffe": BGR, less ImageNet's mean.
+        ImageNet's mean, over its standard deviation; "caffe": BGR, less ImageNet's mean. The last two, for other
+        channels than three: see `pixels.affine`.
         """
         from kerazoo.models import pixels
 

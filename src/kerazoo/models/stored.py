@@ -23,17 +23,27 @@ DESCRIPTION, WEIGHTS = "model.json", "model.weights.h5"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that rebuilds a network but its weights: `build(name, **arguments)`, its input, its answers."""
+    """All that rebuilds a network but its weights: `build(name, **arguments)`, its input, its answers.
+
+    `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 leaves them alone.
+    """
 
     name: str
     arguments: Mapping[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     head: str = "multiclass"
+    temperature: float = 1.0
 
     def build(self) -> "keras.Model":
         """The network, with random weights."""
         return build(self.name, **self.arguments)
+
+    def answers(self, logits: Any) -> Any:
+        """(B, K) logits of the network -> (B, K) answers of its head, calibrated probabilities or plain numbers."""
+        from kerazoo.models.heads import find_head
+
+        return find_head(self.head).answers(logits / self.temperature)
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""
@@ -43,6 +53,7 @@ class ModelSpec:
             "head": self.head,
             "preprocessing": self.preprocessing.to_json(),
             "class_names": list(self.class_names),
+            "temperature": self.temperature,
         }
 
 
@@ -68,7 +79,7 @@ def load_spec(folder: Path) -> ModelSpec:
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values["arguments"].items()}
         return ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
-            tuple(values["class_names"]), values["head"],
+            tuple(values["class_names"]), values["head"], float(values.get("temperature", 1.0)),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / DESCRIPTION} is not a kerazoo model description: {error!r}") from error

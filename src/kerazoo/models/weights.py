@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import KerazooError, WeightsError
+from kerazoo.models.backbones import BACKBONES, Backbone
+from kerazoo.models.channels import colours_to
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import keras
 
 SHIPPED = Path(__file__).parent / "pretrained"  # <network>_<weights>/ holds a model on disk
+BY_NAME = {backbone.name: backbone for backbone in BACKBONES}
 
 
 def shipped(name: str, weights: str) -> Path:
@@ -25,13 +28,13 @@ def shipped(name: str, weights: str) -> Path:
     return folder
 
 
-def load_features(model: "keras.Model", source: Path) -> bool:
+def load_features(model: "keras.Model", source: Path) -> None:
     """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
 
     `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
     leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
-    head. True where the file has the format of the published ones. Raises WeightsError where it is missing, damaged, or
-    of another architecture.
+    head. Weights of three channels fill a backbone of any number (see `channels.py`). Raises WeightsError where the
+    source is missing, damaged, or of another architecture.
     """
     from kerazoo.models.heads import feature_extractor
 
@@ -40,21 +43,24 @@ def load_features(model: "keras.Model", source: Path) -> bool:
         source = source.parent  # the file of a run: its folder says what it is
     if source.is_dir():
         stored = feature_extractor(load_model(source)[1])
-        if stored.name != features.name or _shapes(stored) != _shapes(features):
+        if stored.name != features.name or not _give(stored, features):
             raise WeightsError(
                 f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
             )
-        copy_weights(stored, features)
-        return False
-    if source.is_file():
-        return _load_file(features, source)
-    raise WeightsError(f"there is no weights file or model folder {source}")
+    elif source.is_file():
+        _load_file(features, source)
+    else:
+        raise WeightsError(f"there is no weights file or model folder {source}")
 
 
 def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:
     """Give `taker` the weights of `giver`, which has the same variables in the same order."""
     taker.set_weights(giver.get_weights())
-    for layer in taker.layers:
+    _finalize(taker)
+
+
+def _finalize(model: "keras.Model") -> None:
+    for layer in model.layers:
         if hasattr(layer, "finalize_state"):  # Normalization works with what it derived from its weights
             layer.finalize_state()
 
@@ -67,15 +73,40 @@ def weights_digest(model: "keras.Model") -> str:
     return digest.hexdigest()
 
 
-def _load_file(features: "keras.Model", source: Path) -> bool:
+def fold_scaling(features: "keras.Model", std: tuple[float, ...]) -> None:
+    """Put EfficientNet's extra 1 / sqrt(std), a layer it has with published weights only, into its Normalization."""
+    import keras
+
+    norm = next(layer for layer in features.layers if isinstance(layer, keras.layers.Normalization))
+    norm.adapt_variance.assign(norm.adapt_variance * keras.ops.reshape(list(std), norm.adapt_variance.shape))
+    norm.finalize_state()
+
+
+def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
+    """Give `taker` the weights of `giver`, of its own channels or of three; False where they do not fit."""
+    if _shapes(giver) == _shapes(taker):
+        copy_weights(giver, taker)
+        return True
+    entry = BY_NAME.get(_name(taker))
+    if entry is None or not colours_to(giver, taker, entry.scaling_of(taker.input_shape[-1])):
+        return False
+    _finalize(taker)
+    return True
+
+
+def _load_file(features: "keras.Model", source: Path) -> None:
     import h5py
 
     if not h5py.is_hdf5(source):
         raise WeightsError(f"{source} is not a Keras weights file (HDF5): it may be cut short or something else")
+    entry, taker = BY_NAME.get(_name(features)), features
     try:
         with h5py.File(source) as file:
             published = "layer_names" in file.attrs
             found = sorted(_arrays(file))
+        own = not published and found == _shapes(features)
+        if entry is not None and features.input_shape[-1] != 3 and not own:
+            features = _of_three(features, entry)
         # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
         if not published and found != _shapes(features):
             raise WeightsError(
@@ -90,7 +121,20 @@ def _load_file(features: "keras.Model", source: Path) -> bool:
     except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
-    return published
+    if published and entry is not None and entry.published_std:
+        fold_scaling(features, entry.published_std)
+    if taker is not features and not _give(features, taker):
+        raise WeightsError(
+            f"the weights in {source} do not fit {_name(taker)} with input {taker.input_shape[1:]}; take 3 channels"
+        )
+
+
+def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
+    """The same network, of the same size, for pictures of three channels."""
+    from kerazoo.models.heads import feature_extractor
+
+    shape = (*features.input_shape[1:3], 3)
+    return feature_extractor(entry.builder()(input_shape=shape, num_classes=1, **entry.arguments))
 
 
 def _arrays(file: "h5py.File") -> list[tuple[int, ...]]:

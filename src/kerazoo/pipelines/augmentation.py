@@ -3,7 +3,7 @@
 Stateless: what happens to a picture is a function of a seed, so it is the same whatever thread does it. Each part has
 draws of its own: switching one on or off leaves what the others do.
 
-Shape letters: B batch, H W space, C channels (1 or 3), K classes.
+Shape letters: B batch, H W space, C channels, K classes.
 """
 
 import math
@@ -51,7 +51,7 @@ class Augmentation:
     share of the area that is kept and resized to the whole (Szegedy et al. 2014, arXiv:1409.4842, Section 6), 0 is off.
 
     Colours: `brightness`, `contrast` and `saturation` by a factor in [1 - v, 1 + v], v in [0, 1); `hue`, share of the
-    colour circle in [0, 0.5], both ways. Grey pictures have neither saturation nor hue.
+    colour circle in [0, 0.5], both ways. Only pictures of three channels have saturation and hue.
 
     `randaugment` operations of `magnitude` in [0, 10] (see `randaugment`); `erase`, probability in [0, 1] that a
     rectangle turns to noise (Zhong et al. 2017, arXiv:1708.04896).
@@ -172,8 +172,9 @@ class Augmentation:
         grey = luma(pixels)
         average = mean(grey)
         x = tf.cast(grey - average, tf.float32)
-        if pixels.shape[-1] == 3:
-            x += draws[2] * tf.cast(tf.cast(pixels, tf.int32) - grey, tf.float32)
+        if pixels.shape[-1] > 1:  # only colours have a saturation
+            saturation = draws[2] if pixels.shape[-1] == 3 else 1.0
+            x += saturation * tf.cast(tf.cast(pixels, tf.int32) - grey, tf.float32)
         x = draws[0] * (tf.cast(average, tf.float32) + draws[1] * x)
         if self.hue and pixels.shape[-1] == 3:
             x = tf.raw_ops.AdjustHue(images=x, delta=draws[3])
@@ -310,7 +311,8 @@ def draw_grid(path: Path, pictures: np.ndarray, augmentation: Augmentation, *, s
     pixels = grid.reshape(count * height, columns * width, channels)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(temporary, format="PNG")
+        # of many channels the first three are shown for colours
+        Image.fromarray(pixels[..., 0] if channels < 3 else pixels[..., :3]).save(temporary, format="PNG")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,12 +13,12 @@ import keras
 import numpy as np
 
 from kerazoo.errors import DataError, GateError, KerazooError
-from kerazoo.models.heads import find_head
 from kerazoo.models.stored import ModelSpec, load_model, read_json, write_json, write_text
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import Examples, check_class_names, load_examples
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.runs import Run
+from kerazoo.pipelines.scores import losses_of
 
 TOLERANCE = 1e-4  # largest difference of a probability between two answers for a picture; batches round otherwise
 
@@ -172,19 +172,9 @@ def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: s
     if not np.isfinite(logits).all():
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
-    answers = keras.ops.convert_to_numpy(find_head(spec.head).answers(keras.ops.convert_to_tensor(logits)))
-    loss = _loss(logits.astype(np.float64), examples.labels, spec.head)
+    answers = keras.ops.convert_to_numpy(spec.answers(keras.ops.convert_to_tensor(logits)))
+    loss = float(losses_of(logits / spec.temperature, examples.labels, spec.head).mean())
     return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.head)
-
-
-def _loss(z: np.ndarray, labels: np.ndarray, task: str) -> float:
-    """The mean loss of (N, K) logits: cross-entropy of the softmax, of each label's sigmoid, or the squared error."""
-    if task == "multiclass":
-        z = z - z.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]).mean())
-    if task == "multilabel":
-        return float((np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))).mean())
-    return float(((z - labels) ** 2).mean())
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:

@@ -10,10 +10,11 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.examples import Examples
 
 MAX_CLASSES = 100_000
+FEW = 16  # channels; what is less high than this and has more of them is no picture with its channels last
 
 
 def read(path: Path) -> Examples:
-    """The pictures in `path`: x (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8.
+    """The pictures in `path`: x (N, H, W) or (N, H, W, C) uint8, of any number of channels.
 
     y is N class numbers from 0; (N, K) of 0 and 1, several labels each; or floats, (N,) or (N, K), numbers to predict.
     Raises DataError that names the array.
@@ -25,9 +26,14 @@ def read(path: Path) -> Examples:
     pixels, labels, tasks, keys = [], [], [], []
     for split in splits:
         x = arrays[f"x_{split}"]
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
-            wanted = "pictures as (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8"
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape[1:]:
+            wanted = "pictures as (N, H, W) or (N, H, W, C) uint8"
             raise DataError(f"{path}: x_{split} is {x.shape} {x.dtype}; it must hold {wanted}")
+        if x.ndim == 4 and x.shape[1] <= FEW < x.shape[3]:
+            raise DataError(
+                f"{path}: x_{split} is {x.shape}, which looks like channels first; (N, H, W, C) is wanted: "
+                f"np.moveaxis(x, 1, -1) makes {(len(x), *x.shape[2:], x.shape[1])} of it"
+            )
         if not len(x):
             raise DataError(f"{path}: x_{split} holds no pictures")
         y, task = _labels(path, split, len(x), arrays.get(f"y_{split}"))

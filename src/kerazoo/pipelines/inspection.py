@@ -194,13 +194,15 @@ def _by_signature(contents: bytes) -> str:
 
 
 def _looks(pixels: np.ndarray) -> dict[str, Any]:
-    """Digest, perceptual hashes and thumbnail of (H, W, 3) uint8 pixels.
+    """Digest, perceptual hashes and thumbnail of (H, W, C) uint8 pixels; but for the digest, of three channels only.
 
     The hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of the picture at
     32 x 32 (pHash: Zauner 2010, section 3.2.1).
     """
     digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
     digest.update(pixels.tobytes())
+    if pixels.shape[-1] != 3:
+        pixels = np.ascontiguousarray(np.take(pixels, [0, 1, 2], axis=-1, mode="clip"))
     small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BOX), np.float32)
     thumb = small.reshape(THUMB, 2, THUMB, 2, 3).mean((1, 3)).round().astype(np.uint8)
     waves = _COSINES @ (small @ np.array([0.299, 0.587, 0.114], np.float32)) @ _COSINES.T

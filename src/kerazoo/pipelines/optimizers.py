@@ -4,11 +4,13 @@ Batch, mini-batch and stochastic gradient descent are one optimizer at three bat
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import KerasTensor, ops
 
+from kerazoo.pipelines.layer_rates import with_layer_rates
 from kerazoo.pipelines.recipe import OptimizerPart, Recipe
 
 # Biases, norms, PReLU slopes, and the scales of keras.applications' ConvNeXt, which have no name of their own. Keras
@@ -18,8 +20,10 @@ NOT_DECAYED = r"(^|/)(bias|gamma|beta|alpha|scale|variable(_\d+)?)(:\d+)?$"
 register = keras.saving.register_keras_serializable(package="kerazoo")
 
 
-def make_optimizer(part: OptimizerPart, *, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer, its rate planned over `steps` batches.
+def make_optimizer(
+    part: OptimizerPart, *, steps: int, factors: Mapping[str, float] | None = None
+) -> keras.optimizers.Optimizer:
+    """The optimizer, its rate planned over `steps` batches; `factors` of it by the variables' paths.
 
     Weight decay is decoupled (Loshchilov & Hutter 2017, arXiv:1711.05101): each update takes rate * decay * w from w
     before the gradient's step, and spares biases and norms. So it does not pass through the momentum: a penalty of
@@ -39,15 +43,17 @@ def make_optimizer(part: OptimizerPart, *, steps: int) -> keras.optimizers.Optim
     if part.ema is not None:
         common |= {"use_ema": True, "ema_momentum": part.ema}
     if part.name == "sgd":
-        optimizer = keras.optimizers.SGD(
-            rate, momentum=part.momentum, nesterov=bool(part.nesterov), weight_decay=part.weight_decay or None, **common
+        common |= {"momentum": part.momentum, "nesterov": bool(part.nesterov)}
+    # weight_decay in Keras's Adam is decoupled too: "adam" is AdamW that decays nothing
+    kind = {"sgd": keras.optimizers.SGD, "lamb": keras.optimizers.Lamb, "lion": keras.optimizers.Lion}.get(
+        part.name, keras.optimizers.AdamW
+    )
+    decay = part.weight_decay or 0.0
+    if factors is not None:
+        return with_layer_rates(kind)(
+            rate, weight_decay=0.0, factors=factors, decay=decay, spared=NOT_DECAYED, **common
         )
-    elif part.name in ("adam", "adamw"):
-        # weight_decay in Keras's Adam is decoupled too: "adam" is AdamW that decays nothing
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=part.weight_decay, **common)
-    else:
-        kind = {"lamb": keras.optimizers.Lamb, "lion": keras.optimizers.Lion}[part.name]
-        optimizer = kind(rate, weight_decay=part.weight_decay or None, **common)
+    optimizer = kind(rate, weight_decay=decay if part.name in ("adam", "adamw") else decay or None, **common)
     optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer
 

@@ -28,7 +28,17 @@ VERSION = 1  # of what decoding and fitting give; a change of them makes another
 
 
 def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of an index -> (h, w, C) uint8, which reads, decodes and fits the picture of that index."""
+    """A function of an index -> (h, w, C) uint8, which reads, decodes and fits the picture of that index.
+
+    Raises DataError where the pictures cannot become what the network takes: only grey and colours turn into another.
+    """
+    found = 3 if examples.pixels is None else examples.pixels.shape[-1]
+    if found != preprocessing.channels and {found, preprocessing.channels} != {1, 3}:
+        kind = "encoded pictures, of 1 or 3" if examples.pixels is None else f"arrays of {found}"
+        raise DataError(
+            f"{examples.source} holds {kind} channels, and the network takes {preprocessing.channels}; build it for "
+            "these pictures, or give it others"
+        )
     if examples.paths is not None:
         paths = tf.constant([os.fsencode(path) for path in examples.paths])
         return lambda index: preprocessing.fit_pixels(preprocessing.decode(tf.io.read_file(paths[index])))

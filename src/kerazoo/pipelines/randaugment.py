@@ -4,7 +4,7 @@ Every operation is (H, W, C) uint8 and a strength in [-1, 1] -> (H, W, C) uint8.
 and timm, linear in the strength; only the operations that have two directions mind its sign. Sums are of whole
 numbers, which add up to the same bits in whatever order threads add them.
 
-Shape letters: H W space, C channels (1 or 3).
+Shape letters: H W space, C channels.
 """
 
 import math
@@ -59,8 +59,14 @@ def moved(
 
 
 def luma(pixels: tf.Tensor) -> tf.Tensor:
-    """(H, W, C) uint8 -> (H, W, 1) int32 in [0, 255]: what Pillow's "L" is, to the last bit."""
-    return tf.cast(pixels if pixels.shape[-1] == 1 else decoding.luma(pixels), tf.int32)
+    """(H, W, C) uint8 -> (H, W, 1) int32 in [0, 255]: what Pillow's "L" is, to the last bit.
+
+    Of other channels than 1 or 3 none is a colour: their mean.
+    """
+    channels = pixels.shape[-1]
+    if channels not in (1, 3):
+        return (2 * tf.reduce_sum(tf.cast(pixels, tf.int32), axis=-1, keepdims=True) + channels) // (2 * channels)
+    return tf.cast(pixels if channels == 1 else decoding.luma(pixels), tf.int32)
 
 
 def mean(grey: tf.Tensor) -> tf.Tensor:

@@ -28,6 +28,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+NONE = {"policy": "none"}  # an augmentation that does nothing
+
+
 class Recipe(Part):
     """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew."""
 
@@ -49,6 +52,12 @@ class Recipe(Part):
             refuse(
                 f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
                 "would never fall; take a smaller one, or more epochs"
+            )
+        transfer = self.transfer
+        if transfer is not None and transfer.views > 1 and self.augmentation.model_dump(exclude_none=True) == NONE:
+            refuse(
+                f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, "
+                "or leave views out"
             )
         return self
 

@@ -1,7 +1,10 @@
 """What is wrong with a recipe only beside its data or its devices: known before any work, later than the recipe."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kerazoo.errors import RecipeError
-from kerazoo.pipelines.recipe import Recipe
+from kerazoo.pipelines.recipe import Recipe, make_recipe
 
 
 def check_against(recipe: Recipe, count: int) -> Recipe:
@@ -26,6 +29,11 @@ def check_against(recipe: Recipe, count: int) -> Recipe:
     if training.epochs:
         _check_steps(recipe, steps)
     return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": size})})
+
+
+def filled(recipe: Recipe, values: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """`recipe` with `values` where it says nothing, as if they were the defaults."""
+    return make_recipe(recipe.model_dump(exclude_unset=True), defaults=values)
 
 
 def as_kept(recipe: Recipe, kept: Recipe) -> Recipe:

@@ -221,17 +221,35 @@ class CheckpointPart(Part):
 
 
 class TransferPart(Part):
-    """Fine-tuning: a head on frozen features first, then, where `training.epochs` > 0, the unfrozen part at its rate.
+    """Transfer in stages: features of the frozen network, a probe on them, then, where `training.epochs` > 0, the
+    unfrozen network from the probe on; see `transfer.py`.
 
-    `weights` is "imagenet", the name of shipped weights, a path, or "none". `unfreeze` counts stages of the backbone
-    from its end; 0 means all of it.
+    `weights` is "imagenet", the name of shipped weights, a path, or "none". `engine` computes the features; `views` is
+    how many of each training picture the probe sees, the picture itself and `views` - 1 drawn by the augmentation.
+    `penalties` are the L2 strengths tried by cross-validation over `folds`; None is the default path. `unfreeze` counts
+    stages of the backbone from its end; 0 is all of it. Each stage learns at `decay` times the rate of the one above
+    it, the head at the optimizer's own. `batch_norm` within what is unfrozen: "frozen"; "stats", its statistics move;
+    "train", its weights too; None is frozen, or train where the weights are random. `average` tries averages of the
+    probe's and the tuned weights, `calibrate` a temperature.
     """
 
     weights: str = "imagenet"
-    head_epochs: int = Field(60, ge=1)
-    head_learning_rate: float = Field(0.003, gt=0)
-    head_l2: float = Field(0.02, ge=0, description="on standardised features")
+    preset: Literal["linear", "light", "full", "bit"] | None = None
+    engine: Literal["keras", "onnx", "openvino"] = "keras"
+    views: int = Field(1, ge=1)
+    penalties: list[float] | None = Field(None, min_length=1)
+    folds: int = Field(5, ge=2)
     unfreeze: int = Field(0, ge=0)
+    decay: float = Field(0.4, gt=0, le=1)
+    batch_norm: Literal["frozen", "stats", "train"] | None = None
+    average: bool = True
+    calibrate: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> "TransferPart":
+        if self.penalties is not None and min(self.penalties) <= 0:
+            refuse(f"penalties={self.penalties} must all be over 0; 1e-5 is next to none")
+        return self
 
 
 def refuse(reason: str) -> None:

@@ -1,7 +1,7 @@
 """Training: a recipe and examples in, a finished run out. Keras's own `fit` is the loop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,15 +121,16 @@ def fit(
     examples: Examples,
     loss: str,
     devices: Devices,
-    before: list[dict[str, float]] | None = None,
+    factors: Mapping[str, float] | None = None,
     say: Say,
 ) -> list[dict[str, float]]:
-    """Compile and fit `model` by `recipe`; the rows of losses and metrics `before`, then one an epoch.
+    """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
-    Goes on from the newest checkpoint of the run. Raises KerazooError on NaN, Interrupted where a signal stopped it.
+    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Raises
+    KerazooError on NaN, Interrupted where a signal stopped it.
     """
     epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
-    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs)
+    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, say=say, write=devices.is_chief,
         epochs_only=devices.workers > 1, **recipe.checkpoint.model_dump(),
@@ -142,7 +143,7 @@ def fit(
         callbacks = [batches.clock(), *steering(recipe), StopOnNaN()]
         if devices.is_chief:
             watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
-            metrics = MetricsWriter(run.folder, pictures, history=before or ())
+            metrics = MetricsWriter(run.folder, pictures)
             progress = stack.enter_context(Progress(say, pictures, start_step=step))
             callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
@@ -172,13 +173,14 @@ def fit(
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int
-) -> None:
+    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int,
+    factors: Mapping[str, float] | None = None,
+) -> None:  # fmt: skip
     """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
     metric = find_head(spec.head).make_metric
     with devices.scope():
         model.compile(
-            optimizer=make_optimizer(recipe.optimizer, steps=steps),
+            optimizer=make_optimizer(recipe.optimizer, steps=steps, factors=factors),
             loss=devices.weigh(make_loss(recipe, spec.head, loss)),
             metrics=[metric(soft=augmentation_of(recipe).mixes)],
             jit_compile=devices.jit_compile,
@@ -202,18 +204,22 @@ def momentum_for(steps: int) -> float:
 
 
 def input_of(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> Preprocessing:
-    """The preprocessing for `entry`: the size asked for, or the arrays' own, or the network's default."""
+    """The preprocessing for `entry`: the size asked for, or the arrays' own, or the network's default.
+
+    Channels: those asked for, or the arrays' own, or the network's default. A backbone gets grey as three channels,
+    copied, unless it is asked for by data.channels=1. Raises RecipeError for a number that the arrays cannot give.
+    """
     height, width, channels = entry.input_shape
     if examples.pixels is not None:
-        height, width = examples.pixels.shape[1:3]
-        if isinstance(entry, Network):
-            channels = examples.pixels.shape[3]
+        height, width, found = examples.pixels.shape[1:]
+        if isinstance(entry, Network) or found not in (1, 3):
+            channels = found
+        if found not in (1, 3) and recipe.data.channels not in (None, found):
+            raise RecipeError(f"data.channels={recipe.data.channels}: the arrays have {found} channels; leave it out")
     size, fit = recipe.data.size, recipe.data.fit or "crop"
     height, width = (size, size) if size else (height, width)
     if isinstance(entry, Backbone):
-        if recipe.data.channels not in (None, 3):
-            raise RecipeError(f"data.channels={recipe.data.channels}: {entry.name} takes 3; leave it out")
-        return entry.preprocessing(height, width, fit)
+        return entry.preprocessing(height, width, fit, recipe.data.channels or channels)
     return Preprocessing(height, width, recipe.data.channels or channels, fit=fit, scaling="unit")
 
 
@@ -306,10 +312,10 @@ def watchers(
 
 def close_run(
     run: Run, spec: ModelSpec, model: keras.Model, examples: Examples, history: list[dict[str, float]], start: float,
-    say: Say,
+    say: Say, **known: Any,
 ) -> Run:  # fmt: skip
-    """Save, evaluate on val and test, mark finished."""
-    for ending in ("svg", "png"):
+    """Save, evaluate on val and test, mark finished; `known` goes into `run.json`."""
+    for ending in ("svg", "png") if history else ():
         curves_of(history, run.folder / f"curves.{ending}")
     try:
         save_model(run.folder, spec, model)
@@ -325,7 +331,7 @@ def close_run(
         results |= result.summary()
         say(result.line())
     prune(run.checkpoints, keep=1)
-    run.set_status("finished", seconds=round(time.perf_counter() - start, 1), results=results)
+    run.set_status("finished", seconds=round(time.perf_counter() - start, 1), results=results, **known)
     return run
 
 

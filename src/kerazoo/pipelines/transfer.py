@@ -1,34 +1,45 @@
-"""Transfer learning: a pretrained network's features, a new head, then (by choice) the unfrozen network.
+"""Transfer learning in stages, each measured on validation, each kept only where it helps.
 
-1. Features: one pass of the frozen network over the pictures, in inference mode.
-2. Head: a linear layer learned on the features, standardised; the standardisation is folded into its weights.
-3. Fine-tuning, where `training.epochs` > 0: the stages asked for are unfrozen, batch norm stays frozen.
-
-Random weights (`weights = "none"`) have no features worth keeping: with epochs, all of it learns from the start.
+1. Features: one pass of the frozen network over the pictures (`features.py`).
+2. Probe: a linear model on them, by convex optimisation (`probe.py`). It is the baseline, and the head to start from.
+3. Fine-tuning from the probe on, where `training.epochs` > 0: the stages asked for are unfrozen, their rates fall from
+   head to stem (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
+4. Afterwards (`afterwards.py`): batch norm's statistics anew where they moved, an average of the probe's and the tuned
+   weights, a temperature.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from kerazoo.callbacks import GradientNorms, MetricsWriter, Progress, RunWriter, WeightNorms
+from kerazoo.callbacks import MetricsWriter
 from kerazoo.errors import ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
-from kerazoo.models.heads import feature_extractor, find_head
+from kerazoo.models.download import published_path
+from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import ModelSpec, load_spec
-from kerazoo.models.weights import load_features, shipped, weights_digest
-from kerazoo.pipelines.batches import class_weights, evaluation_batches
+from kerazoo.models.weights import copy_weights, load_features, shipped, weights_digest
+from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
+from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
-from kerazoo.pipelines.optimizers import make_optimizer
+from kerazoo.pipelines.features import FeaturePass
+from kerazoo.pipelines.layer_rates import rates_of
 from kerazoo.pipelines.preflight import check_pictures
-from kerazoo.pipelines.recipe import OptimizerPart, Recipe, TransferPart
+from kerazoo.pipelines.presets import preset_values
+from kerazoo.pipelines.probe import Probe, learn_probe
+from kerazoo.pipelines.recipe import Recipe, TransferPart
+from kerazoo.pipelines.recipe_checks import filled
 from kerazoo.pipelines.runs import RUNS, Run, begun, claim
+from kerazoo.pipelines.scores import Measured
+from kerazoo.pipelines.stages import Stages
 from kerazoo.pipelines.training import (
     Say,
     augmentation_of,
@@ -46,6 +57,8 @@ from kerazoo.pipelines.training import (
     watchers,
 )
 
+REESTIMATED = 100  # batches that batch norm's statistics are taken from, at most
+
 
 def finetune(
     recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
@@ -53,104 +66,136 @@ def finetune(
 ) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
 
-    A run that was begun by the same recipe and not finished goes on: the head is learned again, to the same bits, the
-    unfrozen network from its newest checkpoint. `devices`, of one machine, are for that network. `say` takes one line
-    of progress. Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where
-    a signal asked to stop.
+    A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
+    same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
+    `say` takes one line of progress. `stages.json` in the run has what each stage cost and gained.
+
+    Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
+    to stop.
     """
     start = time.perf_counter()
-    entry, transfer, recipe = find(recipe.model.name), recipe.transfer or TransferPart(), recipe.anchored()
+    entry, recipe = find(recipe.model.name), recipe.anchored()
     devices = devices or open_devices(recipe.devices, say)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
-    folder = claim(recipe, f"{entry.name}-{Path(recipe.data.path).stem}", name=name, root=root, overwrite=overwrite)
+    transfer = recipe.transfer or TransferPart()
     augmentation_of(recipe)  # refuses what it does not know before any data is read
-    source = weights_of(entry, transfer.weights)
+    check_weights(entry, transfer.weights)
     examples = load_examples(recipe.data)
+    if transfer.preset is not None:
+        pictures, parts = int(np.sum(examples.splits == "train")), len(getattr(entry, "stages", ()))
+        recipe = filled(recipe, preset_values(transfer.preset, pictures=pictures, stages=parts))
+        transfer = recipe.transfer or transfer
+    stem = f"{entry.name}-{Path(recipe.data.path).stem}"
+    folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite)
     recipe = fitting(recipe, examples, devices)
-    loss = loss_of(recipe, examples)
-    preprocessing, stored = _input_of(entry, recipe, examples, source)
+    loss, source = loss_of(recipe, examples), weights_of(entry, transfer.weights, say)
+    preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     check_pictures(examples)
     reproducible(recipe.seed)
 
-    batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
-    preferred = stored if source is not None else {"momentum": momentum_for(batches.steps)}
+    epochs = recipe.training.epochs
+    steps = max(int(np.sum(examples.splits == "train")) // int(recipe.training.batch_size), 1)
+    preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
     with devices.scope(), precision(recipe):
-        model = _build(spec, source)
-    unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
-    if recipe.training.epochs:
-        for layer in model.layers:
-            # pretrained batch norm keeps its statistics
-            frozen_norm = source is not None and isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = layer.name in unfrozen and not frozen_norm
+        model = build_with(spec, source)
+    if epochs:
+        unfreeze(model, entry, transfer, pretrained=source is not None)
         devices.check_batch_norm(model)
     say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
-    if not recipe.training.epochs and (augmentation_of(recipe).describe() or recipe.training.loss):
+    if not epochs and (recipe.training.loss or (transfer.views == 1 and augmentation_of(recipe).describe())):
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
     digest = weights_digest(feature_extractor(model))
     with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest, devices=devices.describe()) as run:
+        stages = Stages(say)
+        probe = learn_head(model, spec, examples, recipe, stages)
         history: list[dict[str, float]] = []
-        if source is not None or not recipe.training.epochs:
-            history = learn_head(model, examples, preprocessing, recipe, transfer, run, say)
-        if recipe.training.epochs:
+        single = spec.build()  # on one device, in float32: as the run is evaluated
+        copy_weights(model, single)
+        if epochs:
+            batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
+            begin, first = time.perf_counter(), model.get_weights()
+            factors = rates_of(model, entry, transfer.decay)
             history = fit(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
-                devices=devices, before=history, say=say,
+                devices=devices, factors=factors, say=say,
             )  # fmt: skip
+            copy_weights(model, single)
+            for layer, trained in zip(single.layers, model.layers, strict=True):
+                layer.trainable = trained.trainable
+            after(single, first, batches, examples, spec, recipe, stages, time.perf_counter() - begin)
         else:
-            MetricsWriter(run.folder, 0, history=history).settle()
+            MetricsWriter(run.folder, 0).settle()
             if recipe.watch:
                 with watchers(run, recipe, examples, preprocessing) as watch:
                     maps = watch(model)[-1]
                     maps.set_model(model)
                     maps.on_epoch_end(0)
-        return close_run(run, spec, model, examples, history, start, say)
+        if transfer.calibrate:
+            spec = calibrated(single, spec, examples, stages)
+        stages.write(run.folder, probe)
+        return close_run(run, spec, single, examples, history, start, say, stages=stages.to_json())
 
 
-def weights_of(entry: Network | Backbone, weights: str) -> Path | str | None:
-    """None for "none", "imagenet" as it is, else the path that `weights` names. Raises WeightsError."""
+def check_weights(entry: Network | Backbone, weights: str) -> None:
+    """Raise WeightsError where `weights` is none of the names there are for `entry`, and no path."""
+    if weights not in (*entry.weights, "none") and not Path(weights).expanduser().exists():
+        names = ", ".join([*entry.weights, "none"])
+        raise WeightsError(
+            f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
+        )
+
+
+def weights_of(entry: Network | Backbone, weights: str, say: Say) -> Path | None:
+    """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
+    check_weights(entry, weights)
     if weights == "none":
         return None
-    if weights in entry.weights:
-        return weights if isinstance(entry, Backbone) else shipped(entry.name, weights)
-    path = Path(weights).expanduser()
-    if path.exists():
-        return path
-    names = ", ".join([*entry.weights, "none"])
-    raise WeightsError(f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run")
+    if weights not in entry.weights:
+        return Path(weights).expanduser()
+    return published_path(entry.name, say=say) if isinstance(entry, Backbone) else shipped(entry.name, weights)
 
 
-def _input_of(
-    entry: Network | Backbone, recipe: Recipe, examples: Examples, source: Path | str | None
+def input_and_arguments(
+    entry: Network | Backbone, recipe: Recipe, examples: Examples, source: Path | None
 ) -> tuple[Preprocessing, dict[str, object]]:
     """The preprocessing, and the builder arguments that stored weights were made with."""
-    if isinstance(source, Path) and source.is_dir():
-        spec = load_spec(source)
-        if spec.name != entry.name:
-            raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
-        values = spec.preprocessing.to_json()
-        if recipe.data.channels not in (None, values["channels"]):
-            raise RecipeError(
-                f"data.channels={recipe.data.channels}: the weights in {source} take {values['channels']}"
-            )
-        values |= {"fit": recipe.data.fit or values["fit"]}
-        values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
-        return Preprocessing.from_json(values), dict(spec.arguments)
-    return input_of(entry, recipe, examples), {}
+    if source is None or not source.is_dir():
+        return input_of(entry, recipe, examples), {}
+    spec = load_spec(source)
+    if spec.name != entry.name:
+        raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
+    values = spec.preprocessing.to_json()
+    if recipe.data.channels not in (None, values["channels"]):
+        raise RecipeError(f"data.channels={recipe.data.channels}: the weights in {source} take {values['channels']}")
+    values |= {"fit": recipe.data.fit or values["fit"]}
+    values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
+    return Preprocessing.from_json(values), dict(spec.arguments)
 
 
-def _build(spec: ModelSpec, source: Path | str | None) -> keras.Model:
-    if source == "imagenet":
-        # the stored arguments never name weights: a run rebuilds from its own file
-        return ModelSpec(**{**vars(spec), "arguments": {**spec.arguments, "weights": "imagenet"}}).build()
+def build_with(spec: ModelSpec, source: Path | None) -> keras.Model:
+    """The network with the features of `source`, or random ones; its head is random."""
     model = spec.build()
     if source is not None:
-        load_features(model, Path(source))
+        load_features(model, source)
     return model
+
+
+def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:
+    """Make the layers trainable that `transfer` asks for, batch norm by its policy. Raises ModelError."""
+    unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
+    policy = transfer.batch_norm or ("frozen" if pretrained else "train")
+    for layer in model.layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer.name in unfrozen and not (norm and policy == "frozen")
+        if norm and policy == "stats":
+            for variable in (layer.gamma, layer.beta):
+                if variable is not None:
+                    variable.trainable = False
 
 
 def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: int) -> set[str]:
@@ -168,51 +213,70 @@ def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: in
     return set(names[names.index(last_frozen) + 1 :])
 
 
-def learn_head(
-    model: keras.Model, examples: Examples, preprocessing: Preprocessing, recipe: Recipe, transfer: TransferPart,
-    run: Run, say: Say,
-) -> list[dict[str, float]]:  # fmt: skip
-    """Learn the layer `logits` of `model` on features of the frozen rest; history rows of the head's epochs."""
-    start = time.perf_counter()
-    extractor = feature_extractor(model)
-    train, val = examples.split("train"), examples.split("val")
-    x_train, x_val = (extractor.predict(evaluation_batches(part, preprocessing), verbose=0) for part in (train, val))
-    say(f"features of {len(train) + len(val):,} pictures in {time.perf_counter() - start:.1f} s")
+def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe, stages: Stages) -> Probe:
+    """The probe on features of the frozen network, put into the layer `logits` of `model`; two stages."""
+    transfer, train, val = recipe.transfer or TransferPart(), examples.split("train"), examples.split("val")
+    features = FeaturePass(model, spec, engine=transfer.engine, cached=recipe.data.cache != "never")
+    drawn = augmentation_of(recipe)
+    views = [features(train, view=view, augmentation=drawn, seed=recipe.seed) for view in range(transfer.views)]
+    held = features(val)
+    stages.features([*views, held])
 
-    mean, spread = x_train.mean(axis=0), x_train.std(axis=0)
-    spread = np.where(spread > 1e-6, spread, 1.0).astype(np.float32)  # a feature that never changes
-    old = model.get_layer("logits")
-    inputs = keras.Input(x_train.shape[1:], name="features")
-    penalty = keras.regularizers.L2(transfer.head_l2)
-    head = keras.Model(
-        inputs, keras.layers.Dense(old.units, kernel_regularizer=penalty, name="logits")(inputs), name="head"
-    )
-    batch = int(recipe.training.batch_size)
-    steps = -(-len(train) // batch)
-    part = OptimizerPart(learning_rate=transfer.head_learning_rate, weight_decay=0.0)
-    kind = find_head(examples.task)
-    y_train, y_val = train.labels, val.labels
-    centre, unit = np.zeros(1, np.float32), np.ones(1, np.float32)
-    if kind.kind == "regression":
-        centre, unit = y_train.mean(axis=0), np.maximum(y_train.std(axis=0), 1e-12)
-        y_train, y_val = (y_train - centre) / unit, (y_val - centre) / unit
-    head.compile(
-        optimizer=make_optimizer(part, steps=steps * transfer.head_epochs),
-        loss=kind.make_loss(), metrics=[kind.make_metric()],
+    begin = time.perf_counter()
+    probe = learn_probe(
+        np.concatenate([view.values for view in views]), train.labels, examples.task,
+        class_names=examples.class_names, penalties=transfer.penalties, folds=transfer.folds, views=transfer.views,
+        weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
     )  # fmt: skip
-    parts: tuple[np.ndarray, ...] = ((x_train - mean) / spread, y_train)
-    if recipe.training.balance != "none":  # of a pass over features, sampling and weights come to the same
-        parts = (*parts, class_weights(train)[train.labels])
-    pictures = tf.data.Dataset.from_tensor_slices(parts)
-    shuffled = pictures.shuffle(len(train), seed=recipe.seed).batch(batch)
-    metrics = MetricsWriter(run.folder / "head", len(train), key="head_epoch")
-    with RunWriter(run.folder / "head") as writer, Progress(say, len(train), title="head epoch", every=20) as progress:
-        head.fit(
-            shuffled, validation_data=((x_val - mean) / spread, y_val), epochs=transfer.head_epochs,
-            shuffle=False, verbose=0,
-            callbacks=[progress, *([GradientNorms(writer), WeightNorms(writer)] if recipe.watch else []), metrics],
-        )  # fmt: skip
-    kernel, bias = head.get_layer("logits").get_weights()
-    kernel = kernel / spread[:, None]
-    old.set_weights([kernel * unit, (bias - mean @ kernel) * unit + centre])
-    return metrics.rows
+    model.get_layer("logits").set_weights([probe.kernel.astype(np.float32), probe.bias.astype(np.float32)])
+    measured = Measured.of(probe.logits(held.values), val.labels, examples.task)
+    stages.probe(probe, measured, time.perf_counter() - begin)
+    return probe
+
+
+def after(
+    model: keras.Model, before: list[np.ndarray], batches: TrainingBatches, examples: Examples, spec: ModelSpec,
+    recipe: Recipe, stages: Stages, seconds: float,
+) -> None:  # fmt: skip
+    """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best."""
+    transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples)
+    tuned = model.get_weights()
+    if not stages.judge("fine-tuning", measure(tuned), seconds):
+        model.set_weights(before)
+        return
+    if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
+        begin = time.perf_counter()
+        reestimate(model, batches.at(0, 0).take(REESTIMATED))
+        again = model.get_weights()
+        if stages.judge("batch norm again", measure(again), time.perf_counter() - begin):
+            tuned = again
+    if transfer.average:
+        begin = time.perf_counter()
+        share, averaged, measured = best_average(before, tuned, measure)
+        if stages.judge(f"average, {share:g} tuned", measured, time.perf_counter() - begin):
+            tuned = averaged
+    model.set_weights(tuned)
+
+
+def measure_of(model: keras.Model, spec: ModelSpec, examples: Examples) -> Callable[[list[np.ndarray]], Measured]:
+    """A function of weights: what `model` gets with them on validation."""
+    val = examples.split("val")
+    batches = evaluation_batches(val, spec.preprocessing).cache()
+
+    def measure(weights: list[np.ndarray]) -> Measured:
+        model.set_weights(weights)
+        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, examples.task)
+
+    return measure
+
+
+def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, stages: Stages) -> ModelSpec:
+    """`spec` with the temperature that suits validation, where that helps."""
+    if examples.task == "regression":
+        return spec
+    begin, val = time.perf_counter(), examples.split("val")
+    logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
+    temperature = best_temperature(logits, val.labels, examples.task)
+    measured = Measured.of(logits / temperature, val.labels, examples.task)
+    kept = stages.judge(f"temperature {temperature:.3f}", measured, time.perf_counter() - begin)
+    return replace(spec, temperature=temperature) if kept else spec

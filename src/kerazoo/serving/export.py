@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from kerazoo import __version__
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.models.heads import find_head
 from kerazoo.models.stored import ModelSpec, load_model, read_json
 from kerazoo.pipelines.environment import environment
 from kerazoo.pipelines.runs import Run
@@ -25,6 +24,7 @@ from kerazoo.serving.saved_model import PASSPORT
 
 SAVED_MODELS = Path("saved_models")
 TOP_K = 5
+ENCODED = (1, 3)  # channels that encoded pictures are decoded to
 
 
 def export_run(run: Run, *, name: str | None = None, new_version: bool = False, root: Path = SAVED_MODELS) -> Path:
@@ -75,12 +75,13 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     - `serving_default`: `image_bytes` (B,) string, encoded pictures;
     - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
 
+    a network for other than 1 or 3 channels, which no encoded picture has, has the second under both names;
     each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
     `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A
     regression gives `values` (B, K) float32 and `class_names`.
     One picture that cannot be decoded fails its whole batch, with TensorFlow's message.
     """
-    preprocessing, head = spec.preprocessing, find_head(spec.head)
+    preprocessing = spec.preprocessing
     height, width, channels = preprocessing.shape
     prepared = tf.TensorSpec((height, width, channels), tf.float32)
     k = min(TOP_K, len(spec.class_names))
@@ -90,7 +91,7 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     names = tf.constant(spec.class_names)
 
     def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = head.answers(model(x, training=False))
+        probabilities = spec.answers(model(x, training=False))
         if spec.head == "regression":
             return {"values": probabilities, "class_names": tf.repeat(names[None], tf.shape(x)[0], axis=0)}
         values, indices = tf.math.top_k(probabilities, k)
@@ -111,7 +112,8 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return answer(tf.map_fn(preprocessing.prepare, images, fn_output_signature=prepared))
 
-    tf.saved_model.save(module, str(folder), {"serving_default": serve_bytes, "serve_images": serve_images})
+    default = serve_bytes if channels in ENCODED else serve_images
+    tf.saved_model.save(module, str(folder), {"serving_default": default, "serve_images": serve_images})
 
 
 def _write_passport(folder: Path, run: Run, spec: ModelSpec) -> None:

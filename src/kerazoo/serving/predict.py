@@ -67,7 +67,6 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np
     import keras
     import tensorflow as tf
 
-    from kerazoo.models.heads import find_head
     from kerazoo.models.stored import load_model
     from kerazoo.pipelines.runs import open_run
 
@@ -79,7 +78,7 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np
         except tf.errors.OpError as error:
             raise DataError(f"{path} cannot be decoded; it must be a JPEG, PNG, GIF, BMP or WebP picture") from error
         logits = network(x[None], training=False)
-        answers.append((path, keras.ops.convert_to_numpy(find_head(spec.head).answers(logits))[0]))
+        answers.append((path, keras.ops.convert_to_numpy(spec.answers(logits))[0]))
     return answers, spec.class_names, spec.head
 
 

@@ -25,12 +25,19 @@ class ExportedModel:
         self._answers = "values" if self.task == "regression" else "probabilities"
         self._loaded = tf.saved_model.load(str(folder))  # signatures lose their variables when this is collected
         self._serve = self._loaded.signatures["serving_default"]
+        self._takes_bytes = "image_bytes" in self._serve.structured_input_signature[1]
 
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
         """B encoded pictures -> (B, K) float32 probabilities, or a regression's numbers.
 
-        Raises tf.errors.InvalidArgumentError where one cannot be decoded.
+        Raises tf.errors.InvalidArgumentError where one cannot be decoded, RunError where it takes pixels only.
         """
+        if not self._takes_bytes:
+            channels = self.passport["preprocessing"]["channels"]
+            raise RunError(
+                f"this export is for pictures of {channels} channels, which no encoded picture has: call its signature "
+                f"serve_images with pixels, (B, H, W, {channels}) float32 in [0, 255]"
+            )
         values: np.ndarray = self._serve(image_bytes=tf.constant(list(contents), tf.string))[self._answers].numpy()
         return values
 

@@ -1,0 +1,177 @@
+"""Features: one pass of a frozen network over pictures, in inference mode, kept on disk picture by picture.
+
+What is kept is found again by the content of the picture and by all that its features depend on: a changed picture is
+computed again by itself, another preprocessing, weight, network, view or engine makes another folder. A pass that was
+cut off goes on behind the last chunk that it wrote. Every batch has the same shape, so that a picture's features are
+the same whatever pictures are beside it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.errors import DataError
+from kerazoo.models.heads import feature_extractor
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.stored import ModelSpec
+from kerazoo.models.weights import weights_digest
+from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.caches import cache_folder
+from kerazoo.pipelines.engines import Runner, make_runner
+from kerazoo.pipelines.examples import Examples
+from kerazoo.pipelines.pictures import DECODERS, decoded_from
+
+BATCH = 32  # pictures in every batch
+CHUNK = 256  # pictures in a file: what a killed pass loses at most
+VERSION = 1  # of how features are made and kept
+HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronised")  # arguments that no feature depends on
+
+
+@dataclass(frozen=True)
+class Features:
+    """(N, F) float32, a row for each example; how many of them were computed now; the seconds it took."""
+
+    values: np.ndarray
+    computed: int
+    seconds: float
+
+
+class FeaturePass:
+    """The frozen part of `model` (built by `spec`) as a function of examples; `cached` keeps what it gives on disk.
+
+    `engine` is "keras", "onnx" or "openvino"; see `engines.py`.
+    """
+
+    def __init__(self, model: keras.Model, spec: ModelSpec, *, engine: str = "keras", cached: bool = True) -> None:
+        self.model = feature_extractor(model)
+        self.preprocessing = spec.preprocessing
+        self.engine = engine
+        self.cached = cached
+        self._made_by: dict[str, Any] = {
+            "version": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__,
+            "backend": keras.config.backend(), "precision": keras.config.dtype_policy().name, "engine": engine,
+            "network": spec.name, "weights": weights_digest(self.model),
+            "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
+            "preprocessing": spec.preprocessing.to_json(),
+        }  # fmt: skip
+        self._run: Runner | None = None
+
+    def __call__(
+        self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> Features:
+        """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
+
+        Raises DataError where a picture cannot be read any more, or the cache not be written.
+        """
+        start = time.perf_counter()
+        if view and augmentation is not None:
+            augmentation = replace(augmentation, mixup=0.0, cutmix=0.0)  # a mixture has no features of its own
+            drawn: Mapping[str, Any] = {"view": view, "seed": seed, "augmentation": augmentation.describe()}
+        else:
+            augmentation, drawn = None, {}
+        folder = self._folder(drawn) if self.cached else None
+        width = int(self.model.output_shape[-1])
+        known = {} if folder is None else _read(folder, width)
+        missing = [i for i, key in enumerate(examples.hashes) if key not in known]
+        for first in range(0, len(missing), CHUNK):
+            chosen = missing[first : first + CHUNK]
+            part, keys = examples.take(chosen), tuple(examples.hashes[i] for i in chosen)
+            rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
+            if part.hashes != keys:  # taken anew from the files
+                raise DataError(_changed(examples))
+            if folder is not None:
+                _write(folder, keys, rows)
+            known.update(zip(keys, rows, strict=True))
+        values = np.stack([known[key] for key in examples.hashes])
+        return Features(values, len(missing), time.perf_counter() - start)
+
+    def _folder(self, drawn: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps({**self._made_by, **drawn}, sort_keys=True, default=str).encode())
+        return cache_folder("features", digest.hexdigest()[:32])
+
+    def _computed(
+        self, examples: Examples, augmentation: Augmentation | None, seeds: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """(BATCH, F) for batch after batch; the last one is filled up by its last picture."""
+        inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
+        try:
+            for batch in inputs.as_numpy_iterator():
+                whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
+                if self._run is None:
+                    self._run = make_runner(self.model, self.engine, whole)
+                yield self._run(whole)
+        except tf.errors.OpError as error:
+            raise DataError(_changed(examples)) from error
+
+
+def _changed(examples: Examples) -> str:
+    return f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
+
+
+def _inputs(
+    examples: Examples, preprocessing: Preprocessing, augmentation: Augmentation | None, seeds: np.ndarray
+) -> tf.data.Dataset:
+    read: Callable[[tf.Tensor], tf.Tensor] = decoded_from(examples, preprocessing)
+    seed_of = tf.constant(seeds)
+
+    def one(index: tf.Tensor) -> tf.Tensor:
+        pixels = read(index)
+        return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed_of[index]))
+
+    pictures = tf.data.Dataset.range(len(examples)).map(one, num_parallel_calls=DECODERS, deterministic=True)
+    return pictures.batch(BATCH).prefetch(2)
+
+
+def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
+    """(N, 2) int64: of the picture's content, so that neither order nor neighbours matter."""
+    contents = np.array([int(key[:15], 16) for key in keys], np.int64)
+    return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)
+
+
+def _read(folder: Path, width: int) -> dict[str, np.ndarray]:
+    """All rows in the chunks of `folder`; a chunk that is not what its name says is taken away, to be made again."""
+    known: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npy")):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:32] != path.stem:
+            path.unlink(missing_ok=True)
+            continue
+        rows = np.load(io.BytesIO(content), allow_pickle=False)
+        if rows.dtype == _kind(width):
+            known.update(zip((key.decode() for key in rows["key"].tolist()), rows["features"], strict=True))
+    return known
+
+
+def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
+    """One more chunk, whole or not at all."""
+    rows = np.empty(len(keys), _kind(values.shape[1]))
+    rows["key"], rows["features"] = [key.encode() for key in keys], values
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    content = buffer.getvalue()
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
+            "or go without by data.cache=never"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _kind(width: int) -> np.dtype[Any]:
+    return np.dtype([("key", "S64"), ("features", "<f4", (width,))])

@@ -1,0 +1,135 @@
+"""Which backbone suits a data set: the probe on each, ranked by cross-validation, and what each costs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerazoo.errors import WeightsError
+from kerazoo.models.backbones import BACKBONES
+from kerazoo.models.download import cached
+from kerazoo.models.published import published
+from kerazoo.models.registry import find
+from kerazoo.pipelines.devices import Devices, open_devices
+from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.preflight import check_pictures
+from kerazoo.pipelines.recipe import Recipe, make_recipe
+from kerazoo.pipelines.stages import Stages
+from kerazoo.pipelines.training import fitting, precision, reproducible, spec_of
+from kerazoo.pipelines.transfer import build_with, input_and_arguments, learn_head, weights_of
+
+Say = Callable[[str], None]
+TIMED = 8  # pictures in the batch that is timed
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a probe on one backbone gives, and its cost.
+
+    `cross_validated` is the mean score over the folds of train, `score` and `loss` are on val (see `scores.py`).
+    `seconds` are of features and probe, as they were now, `computed` the features that were not in the cache;
+    `milliseconds` of the network alone for a picture, in batches of 8; `parameters` of it without its head.
+    """
+
+    backbone: str
+    weights: str
+    cross_validated: float
+    score: float
+    loss: float
+    seconds: float
+    computed: int
+    milliseconds: float
+    parameters: int
+    features: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields."""
+        return asdict(self)
+
+    @staticmethod
+    def title() -> str:
+        """The heads of the columns of `line`."""
+        return f"{'backbone':<24}  folds   val     loss    ms/picture  parameters   features   s"
+
+    def line(self) -> str:
+        """One row for people."""
+        return (
+            f"{self.backbone:<24}  {self.cross_validated:.4f}  {self.score:.4f}  {self.loss:.4f}  "
+            f"{self.milliseconds:>10.1f}  {self.parameters:>11,}  {self.features:>8}  {self.seconds:>4.0f}"
+        )
+
+
+def at_hand() -> list[tuple[str, str]]:
+    """All backbones whose ImageNet weights a cache holds. Raises WeightsError where there is none."""
+    found = [(entry.name, "imagenet") for entry in BACKBONES if cached(published(entry.name)) is not None]
+    if not found:
+        raise WeightsError(
+            "no ImageNet weights are on this machine; fetch some by `kerazoo weights fetch NAME...`, or name backbones "
+            "by --backbone NAME=PATH"
+        )
+    return found
+
+
+def rank(
+    recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devices | None = None, say: Say = print
+) -> list[Ranked]:
+    """The candidates, (name of the registry, weights), best first by cross-validation on the recipe's data.
+
+    `recipe` is for any model; its name and weights are replaced. Raises InputError as `finetune` does, before the first
+    pass where a name or weights are bad.
+    """
+    devices = devices or open_devices(recipe.devices, say)
+    sources = [weights_of(find(name), weights, say) for name, weights in candidates]
+    examples = load_examples(recipe.data)
+    check_pictures(examples)
+    ranked = [
+        _one(recipe, name, weights, source, examples, devices, say)
+        for (name, weights), source in zip(candidates, sources, strict=True)
+    ]
+    return sorted(ranked, key=_order)
+
+
+def _order(row: Ranked) -> tuple[float, float]:
+    return -row.cross_validated, row.milliseconds
+
+
+def _one(
+    recipe: Recipe, name: str, weights: str, source: Path | None, examples: Examples, devices: Devices, say: Say
+) -> Ranked:
+    begin, entry = time.perf_counter(), find(name)
+    values = recipe.model_dump(exclude_unset=True)
+    values |= {"model": {"name": name}}
+    values["transfer"] = values.get("transfer", {}) | {"weights": weights}
+    recipe = fitting(make_recipe(values), examples, devices)
+    preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
+    reproducible(recipe.seed)
+    spec = spec_of(entry, recipe, preprocessing, examples, **stored)
+    with precision(recipe):
+        model = build_with(spec, source)
+    stages = Stages(lambda line: say(f"{name}: {line}"))
+    probe = learn_head(model, spec, examples, recipe, stages)
+    first, last = stages.stages
+    assert first.computed is not None
+    assert last.score is not None
+    assert last.loss is not None
+    return Ranked(
+        name, weights, last.score if probe.score is None else probe.score, last.score, last.loss,
+        time.perf_counter() - begin, first.computed, _milliseconds(model), entry.parameters,
+        int(model.get_layer("features").output.shape[-1]),
+    )  # fmt: skip
+
+
+def _milliseconds(model: keras.Model, rounds: int = 5) -> float:
+    """Of the network alone for a picture, the median of a few batches; the first, which builds the graph, left out."""
+    pixels = np.zeros((TIMED, *model.input_shape[1:]), np.float32)
+    model.predict_on_batch(pixels)
+    taken = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        model.predict_on_batch(pixels)
+        taken.append(time.perf_counter() - begin)
+    return float(np.median(taken)) / TIMED * 1000

@@ -1,0 +1,154 @@
+"""The probe: stationarity of the objective it states, closed forms, cross-validation, folding, refusals."""
+
+import numpy as np
+import pytest
+
+from kerazoo.errors import DataError, RecipeError
+from kerazoo.pipelines import probe as probes
+from kerazoo.pipelines.probe import learn_probe
+from kerazoo.pipelines.scores import losses_of
+
+NAMES = ("a", "b", "c")
+
+
+def data(count=90, width=6, classes=3, seed=0, noise=1.5):
+    """Features of unlike scales and offsets, one of which never changes; (N,) labels."""
+    draw = np.random.default_rng(seed)
+    y = np.arange(count) % classes
+    x = draw.normal(size=(count, width)) + noise * draw.normal(size=(classes, width))[y]
+    x = x * np.geomspace(0.01, 100, width) + np.linspace(-5, 50, width)
+    x[:, 2] = 7.0
+    return x.astype(np.float32), y
+
+
+def standardised(x):
+    spread = x.std(axis=0, dtype=np.float64)
+    spread[spread < 1e-6] = 1
+    return (x - x.mean(axis=0, dtype=np.float64)) / spread, spread
+
+
+def objective(kernel, bias, x, y, w, task, penalty):
+    """What `Probe` says is minimised, of weights on standardised features."""
+    losses = losses_of(x @ kernel + bias, y, task)
+    per = losses * (y.shape[1] if task == "multilabel" else 1)  # one logistic regression a label
+    return np.average(per, weights=w) + penalty / 2 * np.sum(kernel**2)
+
+
+def steepest(found, x, y, w, task, penalty, step=1e-5):
+    """The largest slope of the objective at the probe, over all its weights."""
+    z, spread = standardised(x)
+    kernel, bias = found.kernel * spread[:, None], found.bias + x.mean(axis=0, dtype=np.float64) @ found.kernel
+    slopes = []
+    for weights in (kernel, bias):
+        for index in np.ndindex(weights.shape):
+            sides = []
+            for sign in (1, -1):
+                weights[index] += sign * step
+                sides.append(objective(kernel, bias, z, y, w, task, penalty))
+                weights[index] -= sign * step
+            slopes.append((sides[0] - sides[1]) / (2 * step))
+    return np.abs(slopes).max()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_probe_is_at_the_least_of_its_objective(weighted):
+    x, y = data()
+    w = np.where(y == 0, 3.0, 1.0) if weighted else None
+    found = learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[0.03], weights=w)
+    used = np.ones(len(y)) if w is None else w
+    assert steepest(found, x, y, used, "multiclass", 0.03) < 1e-3
+    assert steepest(found, x, y, used, "multiclass", 0.06) > 3e-3  # of another penalty it is not
+
+
+def test_several_labels_are_regressions_of_their_own():
+    x, y = data()
+    labels = np.stack([y == 0, y > 0, np.ones(len(y)), np.zeros(len(y))], axis=1).astype(np.float32)
+    found = learn_probe(x, labels, "multilabel", class_names=("p", "q", "always", "never"), penalties=[0.03])
+    some = np.array([0, 1])
+    part = probes.Probe(found.kernel[:, some], found.bias[some], 0.03)
+    assert steepest(part, x, labels[:, some], np.ones(len(y)), "multilabel", 0.03) < 1e-3
+    assert not found.kernel[:, 2:].any()
+    assert 1 / (1 + np.exp(-found.bias[2:])) == pytest.approx([90.5 / 91, 0.5 / 91])
+
+
+def test_two_classes_are_told_apart_by_one_logit():
+    x, y = data(classes=2)
+    found = learn_probe(x, y, "multiclass", class_names=NAMES[:2], penalties=[0.03])
+    np.testing.assert_allclose(found.kernel[:, 0], -found.kernel[:, 1])
+    as_label = learn_probe(x, y[:, None].astype(np.float32), "multilabel", class_names=("b",), penalties=[0.03])
+    np.testing.assert_allclose(found.kernel[:, 1] - found.kernel[:, 0], as_label.kernel[:, 0], rtol=1e-6)
+
+
+def test_numbers_are_ridge_regression_in_closed_form():
+    x, y = data()
+    numbers = np.stack([y * 3.0 + x[:, 0], -y + 100.0], axis=1).astype(np.float32)
+    found = learn_probe(x, numbers, "regression", class_names=("u", "v"), penalties=[0.1])
+    z, _ = standardised(x)
+    centred = numbers - numbers.mean(axis=0, dtype=np.float64)
+    kernel = np.linalg.solve(z.T @ z + 0.1 * len(z) * np.eye(z.shape[1]), z.T @ centred)
+    np.testing.assert_allclose(found.logits(x), z @ kernel + numbers.mean(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_the_penalty_of_least_loss_over_folds_is_taken(task):
+    x, y = data(noise=0.5)
+    labels = y if task == "multiclass" else y[:, None].astype(np.float32)
+    found = learn_probe(x, labels, task, class_names=NAMES, folds=3)
+    penalties, losses, _ = zip(*found.path, strict=True)
+    assert found.penalty == penalties[int(np.argmin(losses))]
+    assert penalties == probes.PENALTIES[: len(penalties)]
+    assert found.folds == 3
+    again = learn_probe(x, labels, task, class_names=NAMES, folds=3)
+    np.testing.assert_array_equal(again.kernel, found.kernel)
+    # the loss of folds is of examples that were not learned from
+    alone = learn_probe(x, labels, task, class_names=NAMES, penalties=[found.penalty])
+    np.testing.assert_allclose(alone.kernel, found.kernel, rtol=1e-4, atol=1e-8)
+    assert losses_of(found.logits(x), labels, task).mean() < min(losses)
+
+
+def test_the_views_of_a_picture_stay_together():
+    """Two equal views change nothing: parted over folds, the held-out picture would have been learned by heart."""
+    x, y = data(count=40, width=30, noise=0.3)
+    one = learn_probe(x, y, "multiclass", class_names=NAMES)
+    two = learn_probe(np.concatenate([x, x]), y, "multiclass", class_names=NAMES, views=2)
+    assert two.penalty == one.penalty
+    np.testing.assert_allclose([row[1] for row in two.path], [row[1] for row in one.path], rtol=1e-3)
+
+
+def test_weights_count_as_repeated_examples():
+    x, y = data(count=60)
+    w = np.where(y == 1, 2.0, 1.0)
+    rows = np.concatenate([np.arange(60), np.flatnonzero(y == 1)])
+    z, _ = standardised(x)
+    weighted = learn_probe(z.astype(np.float32), y, "multiclass", class_names=NAMES, penalties=[0.1], weights=w)
+    kernel, bias, _ = next(probes._solutions(z[rows], y[rows], np.ones(len(rows)), "multiclass", [0.1]))
+    np.testing.assert_allclose(weighted.logits(z), z @ kernel + bias, atol=2e-3)
+
+
+def test_a_class_of_one_picture_is_named():
+    x, y = data(count=10)
+    y = np.where(np.arange(10) == 0, 0, 1 + np.arange(10) % 2)
+    with pytest.raises(DataError, match=r"class 'a' has 1 picture to train on, .* transfer.penalties=\[0.01\]"):
+        learn_probe(x, y, "multiclass", class_names=NAMES)
+    assert learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[0.01]).folds == 0
+    y = np.array([0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
+    assert learn_probe(x, y, "multiclass", class_names=NAMES).folds == 2
+
+
+def test_a_path_that_does_not_converge_is_named(monkeypatch):
+    x, y = data()
+    monkeypatch.setattr(probes, "ITERATIONS", 2)
+    with pytest.raises(
+        RecipeError, match=r"transfer.penalties: L-BFGS does not converge in 2 iterations .*0.01, 0.001"
+    ):
+        learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[0.001, 0.01])
+    with pytest.raises(RecipeError, match=r"add larger ones, such as 0.01"):
+        learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[0.001])
+
+
+def test_penalties_that_do_not_converge_are_left_out(monkeypatch):
+    x, y = data(noise=5.0)
+    monkeypatch.setattr(probes, "ITERATIONS", 10)
+    found = learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[10.0, 1e-7])
+    assert found.unsolved == (1e-7,)
+    assert found.penalty == 10.0

@@ -1,0 +1,335 @@
+"""Fine-tuning in stages: the probe is the head, what does not help is dropped, and a stop anywhere changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_pictures
+from PIL import Image
+
+import kerazoo
+from kerazoo.errors import Interrupted, ModelError, RecipeError
+from kerazoo.models.heads import feature_extractor
+from kerazoo.models.stored import load_model, read_json
+from kerazoo.pipelines import transfer
+from kerazoo.pipelines.batches import evaluation_batches
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.presets import PRESETS, preset_values
+from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.transfer import finetune
+from kerazoo.serving.export import export_run
+from kerazoo.serving.saved_model import ExportedModel
+
+SLOW_LEARNER = {"learning_rate": 1e-3, "warmup": 0}
+
+
+def asked(data, *settings, epochs=0, model="bottleneck_cnn", weights="mnist", **part):
+    values = {
+        "model": {"name": model}, "data": {"path": str(data), "size": 28, "validation": 0.25}, "watch": False,
+        "training": {"epochs": epochs, "batch_size": 16, "early_stopping": max(epochs, 1)}, "optimizer": SLOW_LEARNER,
+        "transfer": {"weights": str(weights), **part},
+    }  # fmt: skip
+    return make_recipe(values, settings)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two classes of 60 pictures each that a probe on MNIST's features does not tell apart without fail."""
+    root = tmp_path_factory.mktemp("transfer") / "data"
+    draw = np.random.default_rng(0)
+    for name, angle in (("falling", 1), ("rising", -1)):
+        (root / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = draw.integers(0, 150, (28, 28))
+            row, column = draw.integers(4, 14, 2)
+            for i in range(9):
+                pixels[row + i, column + (i if angle > 0 else 8 - i)] = 190
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
+    return root
+
+
+def lines_of(run_or_lines, start):
+    return [line for line in run_or_lines if line.startswith(start)]
+
+
+def stages_in(run):
+    return {stage["name"].split(",")[0].split(" 0.")[0].split(" 1.")[0]: stage for stage in
+            read_json(run.folder / "stages.json")["stages"]}  # fmt: skip
+
+
+def test_the_warm_head_gives_the_logits_of_the_probe(data, tmp_path, monkeypatch):
+    seen = {}
+    learn, fit = transfer.learn_head, transfer.fit
+
+    def keep(*args, **kwargs):
+        seen["probe"] = learn(*args, **kwargs)
+        return seen["probe"]
+
+    def before_the_first_step(model, batches, validation, **kwargs):
+        train = load_examples(kwargs["recipe"].data).split("train")
+        inputs = evaluation_batches(train, kwargs["spec"].preprocessing)
+        seen["logits"] = model.predict(inputs, verbose=0)
+        seen["expected"] = seen["probe"].logits(feature_extractor(model).predict(inputs, verbose=0))
+        return fit(model, batches, validation, **kwargs)
+
+    monkeypatch.setattr(transfer, "learn_head", keep)
+    monkeypatch.setattr(transfer, "fit", before_the_first_step)
+    finetune(asked(data, epochs=1), root=tmp_path, say=lambda line: None)
+    assert np.abs(seen["expected"]).max() > 1
+    np.testing.assert_allclose(seen["logits"], seen["expected"], atol=1e-5)
+
+
+def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path):
+    lines = []
+    run = finetune(asked(data, epochs=4), name="run", root=tmp_path, say=lines.append)
+    stages, results = stages_in(run), read_json(run.folder / "run.json")["results"]
+    assert list(stages)[:3] == ["features", "probe", "fine-tuning"]
+    tuned = stages["fine-tuning"]
+    assert tuned["gain"]["low"] <= tuned["gain"]["mean"] <= tuned["gain"]["high"]
+    assert tuned["gain"]["mean"] == pytest.approx(tuned["score"] - stages["probe"]["score"])
+    assert tuned["saved"]["mean"] == pytest.approx(stages["probe"]["loss"] - tuned["loss"])
+    kept = [stage for stage in read_json(run.folder / "stages.json")["stages"] if stage["kept"] and stage["score"]]
+    assert results["val_accuracy"] == pytest.approx(kept[-1]["score"])
+    assert results["val_loss"] == pytest.approx(kept[-1]["loss"], rel=1e-4)
+    assert results["val_accuracy"] >= stages["probe"]["score"]
+    assert "gain " in lines_of(lines, "fine-tuning: val ")[0]
+    assert read_json(run.folder / "run.json")["stages"] == read_json(run.folder / "stages.json")["stages"]
+    penalties = read_json(run.folder / "stages.json")["penalties"]
+    assert min(row["loss"] for row in penalties) > 0
+
+
+def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatch):
+    """Logits tripled behind the probe's back: a temperature of about 3 helps surely, and goes all the way."""
+    learn = transfer.learn_head
+
+    def too_sure(model, *args):
+        probe = learn(model, *args)
+        head = model.get_layer("logits")
+        head.set_weights([3 * np.asarray(array) for array in head.get_weights()])
+        args[3].best = args[3].best.__class__(args[3].best.scores, 3 * args[3].best.losses + 1)
+        return probe
+
+    monkeypatch.setattr(transfer, "learn_head", too_sure)
+    run = finetune(asked(data), name="hot", root=tmp_path, say=lambda line: None)
+    spec, model = load_model(run.folder)
+    assert spec.temperature > 1.5
+    examples = load_examples(asked(data).data).split("val")
+    logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
+    z = logits / spec.temperature
+    expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    recorded = np.load(run.folder / "evaluation" / "val.npy")
+    np.testing.assert_allclose(recorded, expected, atol=1e-6)
+    assert read_json(run.folder / "run.json")["results"]["val_loss"] == pytest.approx(
+        -np.log(expected[np.arange(len(expected)), examples.labels]).mean(), rel=1e-4
+    )
+    folder = export_run(run, root=tmp_path / "exports")
+    served = ExportedModel(folder).probabilities([Path(path).read_bytes() for path in examples.paths])
+    np.testing.assert_allclose(served, recorded, atol=1e-5)
+    assert json.loads((folder / "assets.extra/passport.json").read_text())["temperature"] == spec.temperature
+
+
+@pytest.mark.parametrize("count", [30, 5])
+def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
+    """Labels by lot: of 60 pictures, and of 10."""
+    draw = np.random.default_rng(count)
+    for name in ("heads", "tails"):
+        (tmp_path / "lots" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 255, (28, 28)).astype(np.uint8)).save(
+                tmp_path / "lots" / name / f"{number}.png"
+            )
+    lines = []
+    recipe = asked(tmp_path / "lots", "training.batch_size=4", epochs=3)
+    tuned = finetune(recipe, name="tuned", root=tmp_path, say=lines.append)
+    probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path, say=lines.append)
+    (line,) = lines_of(lines, "fine-tuning: ")
+    assert "dropped: " in line
+    assert ("it may be chance" in line) or ("it is worse on" in line)
+    assert not stages_in(tuned)["fine-tuning"]["kept"]
+    for a, b in zip(load_model(tuned.folder)[1].get_weights(), load_model(probe.folder)[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def keep_all(monkeypatch):
+    """Every stage is kept, whatever it gained."""
+    judge = transfer.Stages.judge
+    monkeypatch.setattr(transfer.Stages, "judge", lambda *args: (judge(*args), True)[1])
+
+
+@pytest.mark.parametrize("policy", ["frozen", "stats", "train"])
+def test_batch_norm_moves_by_its_policy_only(data, tmp_path, monkeypatch, policy):
+    keep_all(monkeypatch)
+    start = finetune(asked(data), name="start", root=tmp_path, say=lambda line: None)
+    run = finetune(
+        asked(data, epochs=2, batch_norm=policy, average=False), name="run", root=tmp_path, say=lambda line: None
+    )
+    old, new = (load_model(made.folder)[1] for made in (start, run))
+    moved = set()
+    for layer in old.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for a, b in zip(layer.weights, new.get_layer(layer.name).weights, strict=True):
+                moved |= set() if np.array_equal(a, b) else {a.name}
+    statistics = {"moving_mean", "moving_variance"}
+    assert moved == {"frozen": set(), "stats": statistics, "train": statistics | {"gamma", "beta"}}[policy]
+    kernels = [w.path for w in old.trainable_weights if "kernel" in w.path and "logits" not in w.path]
+    weights = [{w.path: np.array(w) for w in model.weights} for model in (old, new)]
+    assert kernels
+    assert not any(np.array_equal(weights[0][path], weights[1][path]) for path in kernels)
+    assert ("batch norm again" in stages_in(run)) is (policy != "frozen")
+
+
+def test_views_and_one_penalty(data, tmp_path):
+    lines = []
+    recipe = asked(data, "augmentation.policy=light", views=3, penalties=[0.01])
+    run = finetune(recipe, name="views", root=tmp_path, say=lines.append)
+    train, val = (len(load_examples(recipe.data).split(name)) for name in ("train", "val"))
+    assert lines_of(lines, f"features of {3 * train + val} pictures: ")
+    assert read_json(run.folder / "stages.json")["penalties"] == []
+    with pytest.raises(RecipeError, match="transfer.views=3 needs an augmentation that draws them"):
+        asked(data, views=3)
+    with pytest.raises(RecipeError, match=r"penalties=\[0.01, 0.0\] must all be over 0"):
+        asked(data, penalties=[0.01, 0.0])
+
+
+def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
+    for name, values in PRESETS.items():
+        made = make_recipe({"model": {"name": "mobilenet_025"}, "data": {"path": "x"}}, defaults=values)
+        assert made.training.epochs == values["training"]["epochs"], name
+    few, some, many = (preset_values("bit", pictures=count, stages=5) for count in (640, 30_000, 600_000))
+    assert few["training"] == {"epochs": 100, "batch_size": 128}
+    assert (few["optimizer"]["milestones"], few["optimizer"]["warmup"]) == ([200, 300, 400], 100)
+    assert "mixup" not in few["augmentation"]
+    assert some["augmentation"]["mixup"] == 0.1
+    assert some["optimizer"]["milestones"] == [3000, 6000, 9000]
+    assert many["training"]["epochs"] == 5  # 20,000 steps of 4,687
+    assert preset_values("bit", pictures=50, stages=5)["training"] == {"epochs": 500, "batch_size": 50}
+    unfrozen = [preset_values("light", pictures=9, stages=stages)["transfer"]["unfreeze"] for stages in (0, 2, 3, 5)]
+    assert unfrozen == [0, 0, 2, 2]
+
+    values = asked(data).model_dump(exclude_unset=True)
+    values["transfer"] |= {"preset": "light", "unfreeze": 0}
+    values["training"] = {"epochs": 1}
+    run = finetune(make_recipe(values), name="light", root=tmp_path, say=lambda line: None)
+    made = run.recipe()
+    assert (made.training.epochs, made.transfer.unfreeze, made.transfer.preset) == (1, 0, "light")
+    assert (made.training.batch_size, made.augmentation.policy) == (32, "light")
+
+
+def test_bad_stages_and_taps_are_named(data, tmp_path):
+    recipe = asked(data, epochs=1, unfreeze=2)
+    with pytest.raises(ModelError, match="transfer.unfreeze=2: bottleneck_cnn has 0 stages to unfreeze"):
+        finetune(recipe, root=tmp_path / "runs", say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+
+
+def state_of(folder):
+    """All that must come out the same, to the last bit."""
+    weights = load_model(folder)[1].get_weights()
+    stages = [{k: v for k, v in s.items() if k != "seconds"} for s in read_json(folder / "stages.json")["stages"]]
+    for stage in stages:
+        stage["why"] = "" if stage["name"] == "features" else stage["why"]
+    return [w.tobytes() for w in weights], stages, (folder / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize("when", ["probe", "fit", "judge", "close_run"])
+def test_a_stop_in_any_stage_changes_nothing(data, tmp_path, monkeypatch, when):
+    recipe = asked(data, "checkpoint.steps=1", "augmentation.policy=light", epochs=2)
+    whole = finetune(recipe, name="whole", root=tmp_path, say=lambda line: None)
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if when == "fit":
+            count = [0]
+
+            def late(self, batch, logs=None):
+                count[0] += 1
+                if count[0] == 8:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            patch.setattr(keras.callbacks.Callback, "on_train_batch_end", late)
+        else:
+            name = {"probe": "learn_probe", "judge": "best_average", "close_run": "close_run"}[when]
+            patch.setattr(transfer, name, stop)
+            if when == "judge":
+                keep_all(patch)
+        with pytest.raises((KeyboardInterrupt, Interrupted)):
+            finetune(recipe, name="cut", root=tmp_path, say=lambda line: None)
+    run = finetune(recipe, name="cut", root=tmp_path, say=lambda line: None)
+    assert state_of(run.folder) == state_of(whole.folder)
+
+
+@pytest.mark.slow  # each kill is a process of its own: a minute or two
+def test_kills_at_any_moment_change_nothing(data, tmp_path):
+    """kill -9, nine times, at moments spread over what is left of the run."""
+    base = [sys.executable, "-m", "kerazoo.cli", "finetune", str(data), "--backbone", "bottleneck_cnn"]
+    base += ["--weights", "mnist", "--epochs", "3", "--set", "data.size=28", "--set", "checkpoint.steps=1"]
+    base += ["--set", "transfer.unfreeze=0", "--set", "data.validation=0.25"]
+    environment = {**os.environ, "KERAZOO_CACHE": str(tmp_path / "cache")}
+
+    def start(name):
+        return subprocess.Popen(
+            [*base, "--name", name], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+
+    first = start("whole")
+    assert first.communicate()[1] is not None
+    assert first.returncode == 0
+    draw, killed = np.random.default_rng(0), 0
+    while True:
+        process = start("killed")
+        if killed < 9:
+            process.stderr.readline()  # it has come as far as its first line
+            time.sleep(draw.uniform(0, 4))
+            process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        killed += 1
+    assert killed
+    assert state_of(tmp_path / "runs" / "killed") == state_of(tmp_path / "runs" / "whole")
+
+
+@pytest.mark.slow  # 50 networks, many of them large: half an hour
+@pytest.mark.parametrize("name", [entry.name for entry in kerazoo.models.backbones.BACKBONES])
+def test_every_backbone_goes_through_all_stages(name, tmp_path):
+    """Random weights, a handful of pictures, the last stage unfrozen: what is frozen stays bit-equal."""
+    entry = kerazoo.models.find(name)
+    pictures = make_pictures(tmp_path / "data", count=6, size=48)
+    recipe = asked(
+        pictures, f"data.size={max(entry.smallest, 32)}", epochs=1, model=name, weights="none", unfreeze=1,
+        batch_norm="frozen", average=False, calibrate=False,
+    )  # fmt: skip
+    recipe = make_recipe(recipe.model_dump(exclude_unset=True), ["training.batch_size=4", "data.cache=never"])
+    starts = []
+    fit = transfer.fit
+
+    def keep(model, *args, **kwargs):
+        starts.append({w.path: np.array(w) for w in model.weights})
+        history = fit(model, *args, **kwargs)
+        chosen = transfer.layers_to_unfreeze(model, entry, 1)
+        norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        for layer in model.layers:
+            if layer.name not in chosen or layer in norms:
+                for weight in layer.weights:
+                    np.testing.assert_array_equal(np.array(weight), starts[0][weight.path])
+        moved = [w.path for w in model.trainable_weights if not np.array_equal(np.array(w), starts[0][w.path])]
+        assert any(path.startswith("logits") for path in moved)
+        assert any(not path.startswith("logits") for path in moved)
+        return history
+
+    transfer.fit = keep
+    try:
+        run = finetune(recipe, name="run", root=tmp_path, say=lambda line: None)
+    finally:
+        transfer.fit = fit
+    assert {"features", "probe", "fine-tuning"} <= set(stages_in(run))
