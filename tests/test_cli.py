@@ -112,6 +112,26 @@ def test_a_weights_file_of_another_architecture(here, tmp_path, monkeypatch, cap
     assert not list(here.iterdir())
 
 
+def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, capsys):
+    data = make_pictures(tmp_path / "data")
+    small = ["--set", "data.size=28", "--set", "data.channels=1", "--set", "training.batch_size=4", "--json"]
+    names = ["--backbone", "mlp=none", "--backbone", "bottleneck_cnn=mnist"]
+    code, out, err = call(monkeypatch, capsys, "probe", data, *names, *small)
+    assert code == 0, err
+    ranked = json.loads(out)["ranked"]
+    assert {row["backbone"]: row["weights"] for row in ranked} == {"mlp": "none", "bottleneck_cnn": "mnist"}
+    assert not list(here.iterdir())
+    start = ["finetune", data, "--backbone", "bottleneck_cnn", "--weights", "mnist", "--probe-only", "--name", "run"]
+    code, out, err = call(monkeypatch, capsys, *start, *small)
+    assert code == 0, err
+    stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
+    assert stages["probe"]["score"] == next(row["score"] for row in ranked if row["backbone"] == "bottleneck_cnn")
+    assert stages["features"]["computed"] == 0  # the ranking left them
+    code, _, err = call(monkeypatch, capsys, "finetune", data, "--preset", "heavy", *small)
+    assert code == 2
+    assert re.search(r"transfer.preset: .*'linear', 'light', 'full' or 'bit', not 'heavy'", err)
+
+
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     """train, evaluate, export, predict, with --json on standard output alone; then names that are taken."""
     data = make_pictures(tmp_path / "data")

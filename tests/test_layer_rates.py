@@ -110,6 +110,19 @@ def test_the_best_average_is_taken():
     assert measured.losses[0] == pytest.approx(1.4)
 
 
+def test_what_did_not_move_is_bit_equal_in_every_average():
+    frozen = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    tried = []
+
+    def measure(weights):
+        tried.append(weights[0])
+        return Measured(np.ones(1), np.ones(1))
+
+    best_average([frozen], [frozen.copy()], measure)
+    assert len(tried) == 4
+    assert all(array.tobytes() == frozen.tobytes() for array in tried)
+
+
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 @pytest.mark.parametrize("factor", [0.5, 3.0])
 def test_the_temperature_undoes_what_was_done_to_the_logits(task, factor):

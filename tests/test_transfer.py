@@ -15,13 +15,14 @@ from conftest import make_pictures
 from PIL import Image
 
 import kerazoo
-from kerazoo.errors import Interrupted, ModelError, RecipeError
+from kerazoo.errors import Interrupted, ModelError, RecipeError, WeightsError
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.stored import load_model, read_json
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.presets import PRESETS, preset_values
+from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
@@ -34,7 +35,7 @@ def asked(data, *settings, epochs=0, model="bottleneck_cnn", weights="mnist", **
     values = {
         "model": {"name": model}, "data": {"path": str(data), "size": 28, "validation": 0.25}, "watch": False,
         "training": {"epochs": epochs, "batch_size": 16, "early_stopping": max(epochs, 1)}, "optimizer": SLOW_LEARNER,
-        "transfer": {"weights": str(weights), **part},
+        "transfer": {"weights": str(weights), "penalties": [0.1, 0.01], "folds": 2, **part},
     }  # fmt: skip
     return make_recipe(values, settings)
 
@@ -163,10 +164,15 @@ def keep_all(monkeypatch):
     monkeypatch.setattr(transfer.Stages, "judge", lambda *args: (judge(*args), True)[1])
 
 
+@pytest.fixture(scope="module")
+def start(data, tmp_path_factory):
+    """The probe alone."""
+    return finetune(asked(data), name="start", root=tmp_path_factory.mktemp("start"), say=lambda line: None)
+
+
 @pytest.mark.parametrize("policy", ["frozen", "stats", "train"])
-def test_batch_norm_moves_by_its_policy_only(data, tmp_path, monkeypatch, policy):
+def test_batch_norm_moves_by_its_policy_only(data, start, tmp_path, monkeypatch, policy):
     keep_all(monkeypatch)
-    start = finetune(asked(data), name="start", root=tmp_path, say=lambda line: None)
     run = finetune(
         asked(data, epochs=2, batch_norm=policy, average=False), name="run", root=tmp_path, say=lambda line: None
     )
@@ -229,6 +235,33 @@ def test_bad_stages_and_taps_are_named(data, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
+    """MobileNet's own weights: the features are those of the plain network, with the means of two stages before."""
+    weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    shape = {"input_shape": (64, 64, 3), "num_classes": 2, "weights": weights}
+    taps = ("conv_pw_5_relu", "conv_pw_11_relu")
+    plain, tapped = kerazoo.build("mobilenet_025", **shape), kerazoo.build("mobilenet_025", **shape, taps=taps)
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 64, 64, 3)).astype(np.float32)
+    found = feature_extractor(tapped).predict(x, verbose=0)
+    maps = [keras.Model(plain.input, plain.get_layer(tap).output).predict(x, verbose=0) for tap in taps]
+    parts = [*(each.mean(axis=(1, 2)) for each in maps), feature_extractor(plain).predict(x, verbose=0)]
+    np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=1e-5)
+    entry = kerazoo.models.find("mobilenet_025")
+    chosen = [transfer.layers_to_unfreeze(model, entry, 1) for model in (plain, tapped)]
+    known = {layer.name for layer in plain.layers}
+    assert all("pooling" in name for name in chosen[0] - chosen[1])  # Keras numbers these
+    assert not (chosen[1] - chosen[0]) & known
+    with pytest.raises(ModelError, match="'conv_pw_4' is none of its stages conv_pw_1_relu, conv_pw_3_relu"):
+        kerazoo.build("mobilenet_025", **shape, taps=["conv_pw_4"])
+
+    pictures = make_pictures(tmp_path / "data", size=64)
+    recipe = asked(pictures, "data.size=64", "training.batch_size=4", model="mobilenet_025", weights=weights)
+    values = recipe.model_dump(exclude_unset=True)
+    values["model"] = {"name": "mobilenet_025", "arguments": {"taps": list(taps)}}
+    run = finetune(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
+    assert load_model(run.folder)[1].get_layer("features").output.shape[1] == 64 + 128 + 256
+
+
 def state_of(folder):
     """All that must come out the same, to the last bit."""
     weights = load_model(folder)[1].get_weights()
@@ -238,10 +271,16 @@ def state_of(folder):
     return [w.tobytes() for w in weights], stages, (folder / "history.csv").read_bytes()
 
 
-@pytest.mark.parametrize("when", ["probe", "fit", "judge", "close_run"])
-def test_a_stop_in_any_stage_changes_nothing(data, tmp_path, monkeypatch, when):
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing disturbed."""
     recipe = asked(data, "checkpoint.steps=1", "augmentation.policy=light", epochs=2)
-    whole = finetune(recipe, name="whole", root=tmp_path, say=lambda line: None)
+    return finetune(recipe, name="whole", root=tmp_path_factory.mktemp("whole"), say=lambda line: None)
+
+
+@pytest.mark.parametrize("when", ["probe", "fit", "judge", "close_run"])
+def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
+    recipe = whole.recipe()
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -333,3 +372,28 @@ def test_every_backbone_goes_through_all_stages(name, tmp_path):
     finally:
         transfer.fit = fit
     assert {"features", "probe", "fine-tuning"} <= set(stages_in(run))
+
+
+def test_backbones_are_ranked_by_cross_validation(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = make_recipe(asked(data).model_dump(exclude_unset=True), ["data.channels=1"])
+    lines = []
+    ranked = rank(recipe, [("mlp", "none"), ("bottleneck_cnn", "mnist")], say=lines.append)
+    assert sorted(row.backbone for row in ranked) == ["bottleneck_cnn", "mlp"]
+    assert ranked[0].cross_validated >= ranked[1].cross_validated
+    by_name = {row.backbone: row for row in ranked}
+    run = finetune(asked(data, "data.channels=1"), root=tmp_path / "runs", say=lambda line: None)
+    assert by_name["bottleneck_cnn"].score == pytest.approx(stages_in(run)["probe"]["score"])
+    for row in ranked:
+        assert row.milliseconds > 0
+        assert row.parameters == kerazoo.models.find(row.backbone).parameters
+        assert len(row.line()) >= len(row.backbone) + 40
+        assert json.dumps(row.to_json())
+    assert lines_of(lines, "mlp: probe: val ")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # nothing but features is kept
+    with pytest.raises(WeightsError, match="there are no weights 'cifar' for mlp"):
+        rank(recipe, [("bottleneck_cnn", "mnist"), ("mlp", "cifar")])
+    monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
+    with pytest.raises(WeightsError, match="no ImageNet weights are on this machine; fetch some by `kerazoo weights"):
+        at_hand()

@@ -7,11 +7,12 @@ Reading the table imports nothing heavy.
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerazoo.errors import ModelError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.validation import check_input_shape
 
@@ -73,14 +74,16 @@ def build_backbone(
     num_classes: int = 1000,
     weights: str | Path | None = None,
     dropout: float = 0.0,
+    taps: Sequence[str] = (),
     **fixed: Any,
 ) -> "keras.Model":
     """(B, H, W, C) as `backbone.preprocessing()` gives -> (B, num_classes) logits, over mean-pooled `features`.
 
     `weights`: None for random ones; "imagenet" takes what keras.applications publishes, from a cache or fetched (see
     `download.published_path`); a path loads that file (the published file without top, or a kerazoo model folder). The
-    head starts random. Any number of channels takes weights of three (see `channels.py`). Raises ModelError and
-    WeightsError.
+    head starts random. Any number of channels takes weights of three (see `channels.py`). `taps` are stages whose
+    mean-pooled maps come before the last one's in `features`, as in Head2Toe (Evci et al. 2022, arXiv:2201.03529).
+    Raises ModelError and WeightsError.
     """
     import keras
 
@@ -88,6 +91,12 @@ def build_backbone(
     from kerazoo.models.weights import load_features
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
+    for tap in taps:
+        if tap not in backbone.stages[:-1]:
+            raise ModelError(
+                f"{backbone.name}: taps={list(taps)}: {tap!r} is none of its stages {', '.join(backbone.stages[:-1])}; "
+                "the last stage is always there"
+            )
     if weights == "imagenet":
         from kerazoo.models.download import published_path
 
@@ -101,7 +110,12 @@ def build_backbone(
         warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
         # never weights="imagenet" here: EfficientNet builds another network then, and a run could not rebuild it
         base = make(weights=None, input_tensor=inputs, **arguments)
-    logits = heads.attach(base.output, num_classes, dropout=dropout, model=backbone.name)
+    pooled = base.output
+    if taps:
+        maps = [base.get_layer(tap).output for tap in taps]
+        means = [keras.layers.GlobalAveragePooling2D(name=f"{tap}_mean")(x) for tap, x in zip(taps, maps, strict=True)]
+        pooled = keras.layers.Concatenate(name="taps")([*means, pooled])
+    logits = heads.attach(pooled, num_classes, dropout=dropout, model=backbone.name)
     model = keras.Model(inputs, logits, name=backbone.name)
     if weights is not None:
         load_features(model, Path(weights))

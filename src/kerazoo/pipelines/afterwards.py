@@ -61,7 +61,8 @@ def best_average(
 def _between(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
     if not np.issubdtype(new.dtype, np.floating):
         return new
-    mixed: np.ndarray = ((1 - share) * old.astype(np.float64) + share * new).astype(new.dtype)
+    wide = old.astype(np.float64)
+    mixed: np.ndarray = (wide + share * (new - wide)).astype(new.dtype)  # what is equal stays so to the last bit
     return mixed
 
 

@@ -67,11 +67,13 @@ class FeaturePass:
         self._run: Runner | None = None
 
     def __call__(
-        self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0
-    ) -> Features:
+        self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0,
+        progress: Callable[[int, int], None] = lambda count, of: None,
+    ) -> Features:  # fmt: skip
         """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
 
-        Raises DataError where a picture cannot be read any more, or the cache not be written.
+        `progress` is told how many of those to be computed are done. Raises DataError where a picture cannot be read
+        any more, or the cache not be written.
         """
         start = time.perf_counter()
         if view and augmentation is not None:
@@ -92,6 +94,7 @@ class FeaturePass:
             if folder is not None:
                 _write(folder, keys, rows)
             known.update(zip(keys, rows, strict=True))
+            progress(first + len(chosen), len(missing))
         values = np.stack([known[key] for key in examples.hashes])
         return Features(values, len(missing), time.perf_counter() - start)
 

@@ -18,8 +18,8 @@ LIGHT = 2  # stages that learn
 PRESETS: dict[str, Values] = {
     "linear": {"training": {"epochs": 0, "batch_size": 32}},
     "light": {
-        "training": {"epochs": 5, "batch_size": 32, "early_stopping": 5},
-        "optimizer": {"learning_rate": 1e-3, "warmup": 0.1},
+        "training": {"epochs": 8, "batch_size": 32, "early_stopping": 8},
+        "optimizer": {"learning_rate": 2e-3, "warmup": 0.1},
         "augmentation": {"policy": "light"},
     },
     "full": {

@@ -27,20 +27,20 @@ EVERY = 2000  # files between two lines where there is no terminal
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, of) that shows them on standard error: a bar on a terminal, else a line now and then."""
+def progress_bar(doing: str = "checking", done: str = "checked") -> Iterator[Callable[[int, int], None]]:
+    """A function of (count, of) that shows them on standard error: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
 
-        def line(done: int, of: int) -> None:
-            if done % EVERY < 256 and done >= EVERY and done != of:
-                print(f"checked {done:,} of {of:,}", file=sys.stderr, flush=True)
+        def line(count: int, of: int) -> None:
+            if count % EVERY < 256 and count >= EVERY and count != of:
+                print(f"{done} {count:,} of {of:,}", file=sys.stderr, flush=True)
 
         yield line
         return
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("checking", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        task = bar.add_task(doing, total=None)
+        yield lambda count, of: bar.update(task, completed=count, total=of)
 
 
 def table(report: Report) -> None:

@@ -37,6 +37,7 @@ from kerazoo.pipelines.presets import preset_values
 from kerazoo.pipelines.probe import Probe, learn_probe
 from kerazoo.pipelines.recipe import Recipe, TransferPart
 from kerazoo.pipelines.recipe_checks import filled
+from kerazoo.pipelines.report import progress_bar
 from kerazoo.pipelines.runs import RUNS, Run, begun, claim
 from kerazoo.pipelines.scores import Measured
 from kerazoo.pipelines.stages import Stages
@@ -170,8 +171,15 @@ def input_and_arguments(
     if spec.name != entry.name:
         raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
     values = spec.preprocessing.to_json()
-    if recipe.data.channels not in (None, values["channels"]):
-        raise RecipeError(f"data.channels={recipe.data.channels}: the weights in {source} take {values['channels']}")
+    found = 3 if examples.pixels is None else examples.pixels.shape[3]
+    wanted = recipe.data.channels or (found if found not in (1, 3) else values["channels"])
+    if wanted != values["channels"]:
+        if isinstance(entry, Network) or values["channels"] != 3:
+            raise RecipeError(
+                f"{wanted} channels (data.channels={recipe.data.channels}): the weights in {source} take "
+                f"{values['channels']}; only a backbone's of 3 go over to others"
+            )
+        values |= {"channels": wanted, "scaling": entry.scaling_of(wanted)}
     values |= {"fit": recipe.data.fit or values["fit"]}
     values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
     return Preprocessing.from_json(values), dict(spec.arguments)
@@ -218,8 +226,12 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
     transfer, train, val = recipe.transfer or TransferPart(), examples.split("train"), examples.split("val")
     features = FeaturePass(model, spec, engine=transfer.engine, cached=recipe.data.cache != "never")
     drawn = augmentation_of(recipe)
-    views = [features(train, view=view, augmentation=drawn, seed=recipe.seed) for view in range(transfer.views)]
-    held = features(val)
+    with progress_bar("features", "features of") as progress:
+        views = [
+            features(train, view=view, augmentation=drawn, seed=recipe.seed, progress=progress)
+            for view in range(transfer.views)
+        ]
+        held = features(val, progress=progress)
     stages.features([*views, held])
 
     begin = time.perf_counter()
