@@ -35,7 +35,7 @@ NEAR = {
     "vgg16": ("block1_pool", 2), "resnet50": ("conv1_relu", 2), "densenet121": ("conv1_relu", 2),
     "efficientnet_b0": ("stem_activation", 1), "efficientnet_v2_b0": ("stem_activation", 1),
 }  # fmt: skip
-QUICK = ("mobilenet_025", "vgg16", "convnext_tiny", "efficientnet_v2_b0")  # each scales in a way of its own
+QUICK = ("mobilenet_025", "vgg16", "efficientnet_v2_b0")  # each scales in a way of its own
 EVERY = [
     # ten seconds and more each: two networks are built, and some have hundreds of layers
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
