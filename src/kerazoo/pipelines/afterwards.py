@@ -33,7 +33,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
         for number, batch in enumerate(batches):
             for norm in norms:
                 norm.momentum = number / (number + 1)  # a plain mean: the n-th batch counts 1 / n
-            model(batch[0], training=True)
+            model(np.asarray(batch[0]), training=True)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

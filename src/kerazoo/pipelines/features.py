@@ -83,7 +83,7 @@ class FeaturePass:
             augmentation, drawn = None, {}
         folder = self._folder(drawn) if self.cached else None
         width = int(self.model.output_shape[-1])
-        known = {} if folder is None else _read(folder, width)
+        known = {} if folder is None else _read(folder, width, frozenset(examples.hashes))
         missing = [i for i, key in enumerate(examples.hashes) if key not in known]
         for first in range(0, len(missing), CHUNK):
             chosen = missing[first : first + CHUNK]
@@ -141,8 +141,8 @@ def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
     return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)
 
 
-def _read(folder: Path, width: int) -> dict[str, np.ndarray]:
-    """All rows in the chunks of `folder`; a chunk that is not what its name says is taken away, to be made again."""
+def _read(folder: Path, width: int, wanted: frozenset[str]) -> dict[str, np.ndarray]:
+    """The rows in the chunks of `folder`; a chunk that is not what its name says is taken away, to be made again."""
     known: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.npy")):
         content = path.read_bytes()
@@ -151,7 +151,8 @@ def _read(folder: Path, width: int) -> dict[str, np.ndarray]:
             continue
         rows = np.load(io.BytesIO(content), allow_pickle=False)
         if rows.dtype == _kind(width):
-            known.update(zip((key.decode() for key in rows["key"].tolist()), rows["features"], strict=True))
+            keys = (key.decode() for key in rows["key"].tolist())
+            known |= {key: row for key, row in zip(keys, rows["features"], strict=True) if key in wanted}
     return known
 
 
