@@ -3,7 +3,7 @@
     python benchmarks/backends.py ARRAYS.npz [--recipe recipes/resnet20_cifar10.toml] [--pictures 2000] [--epochs 6]
         [--batch 32] [--seeds 3]
 
-ARRAYS.npz is whole CIFAR-10 (or alike); the first `--pictures` of train and of test are taken. The rate of the recipe,
+ARRAYS.npz is whole CIFAR-10 (or alike); `--pictures` of train and of test are drawn by lot. The rate of the recipe,
 which is for 128 pictures, goes down with the batch. Random numbers differ between the backends (initial weights), so
 that runs can only agree as those of two seeds do: the band is that of Welch's t-test, 99 %, between the seeds' means.
 """
@@ -28,9 +28,14 @@ KINDS = ("tensorflow", "jax", "jax, 2 processes")
 
 
 def take(arrays, pictures, path):
-    """Write the first `pictures` of both splits to `path`."""
+    """Write `pictures` of both splits, drawn by lot, to `path`."""
     with np.load(arrays) as whole:
-        np.savez(path, **{key: whole[key][:pictures] for key in ("x_train", "y_train", "x_test", "y_test")})
+        found = {}
+        for split in ("train", "test"):
+            x, y = whole[f"x_{split}"], whole[f"y_{split}"]
+            drawn = np.random.default_rng(0).permutation(len(y))[:pictures]
+            found |= {f"x_{split}": x[drawn], f"y_{split}": y[drawn]}
+    np.savez(path, **found)
 
 
 def command_of(arguments, data, seed):

@@ -9,7 +9,9 @@ ARRAYS.npz holds x_train (N, H, W) or (N, H, W, C) uint8 and y_train (N,). Each 
   kernels, watchers, metrics, curves, and a checkpoint in its default period.
 
 Measured is all but the first epoch, in which both trace their graphs; a ratio is of one round, and the median counts.
-Peak memory is of the whole process.
+Peak memory is of the whole process. Where two cores are two threads of one, processor time is not conserved: each runs
+slower while the other is busy, so that work done side by side (input and network) counts for more of it, and takes less
+wall time.
 """
 
 import argparse
