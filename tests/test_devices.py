@@ -316,6 +316,27 @@ def wait_for(log, text, seconds=120):
 # -- JAX ----------------------------------------------------------------------------------------------------------
 
 
+# slow: two processes, in which JAX compiles
+@pytest.mark.slow
+def test_two_jax_processes_print_one_json_object(data, tmp_path):
+    """Gloo, which connects them, says so on standard output."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    command = [sys.executable, "-m", "kerazoo.cli", "train", "mlp", "--data", str(data), "--epochs", "1", "--json"]
+    command += ["--name", "run", "--devices", "multiworker", "--set", "training.batch_size=8", "--set", "watch=false"]
+    workers = []
+    for index in range(2):
+        place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CONFIG": json.dumps(place)}
+        workers.append(
+            subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    said = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert json.loads(said[0][0])["run"] == "runs/run"
+    assert said[1][0] == b""
+    assert b"Gloo" in said[0][1] + said[1][1]
+
+
 # slow: JAX compiles in three processes at once
 @pytest.mark.slow
 def test_jax_in_one_process_and_in_two(data, tmp_path):

@@ -9,6 +9,7 @@ and JAX settle theirs at the first operation.
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -308,6 +309,7 @@ def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
     if kind == "cpu":
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     if cluster is not None:
+        _keep_standard_output()
         keras.distribution.initialize(",".join(cluster.addresses), len(cluster.addresses), cluster.worker)
         found = keras.distribution.list_devices()
         whole = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
@@ -321,6 +323,13 @@ def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
             f"devices={kind}: JAX finds {jax.devices()[0].platform} only; install JAX for it, or use devices=auto"
         ) from error
     return Devices(f"one {platform} by JAX" if platform != "CPU" else "CPU by JAX")
+
+
+def _keep_standard_output() -> None:
+    """Gloo, which connects JAX's processes, writes to standard output: send that to standard error, and keep ours."""
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
+        os.dup2(sys.stderr.fileno(), 1)
 
 
 def _settle(change: Callable[[], None], what: str) -> None:
