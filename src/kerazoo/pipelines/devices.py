@@ -327,8 +327,9 @@ def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
 
 def _keep_standard_output() -> None:
     """Gloo, which connects JAX's processes, writes to standard output: send that to standard error, and keep ours."""
-    if sys.stdout == sys.__stdout__:
-        sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
+    own = sys.__stdout__
+    if own is not None and sys.stdout is own:
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=own.encoding, errors=own.errors, buffering=1)
         os.dup2(sys.stderr.fileno(), 1)
 
 
