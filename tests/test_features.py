@@ -201,12 +201,11 @@ def test_other_engines_answer_as_keras_does(cache, examples, model, engine, pack
 
 
 def test_an_engine_that_is_missing_or_answers_otherwise_is_refused(cache, examples, model, monkeypatch):
-    def missing(model):
-        raise ModuleNotFoundError("no", name="onnxruntime")
-
-    monkeypatch.setattr(engines, "_onnx", missing)
-    with pytest.raises(RecipeError, match=r"transfer.engine='onnx' needs onnxruntime, .*pip install 'kerazoo\[onnx\]'"):
+    monkeypatch.setitem(engines.PACKAGES, "onnx", ("numpy", "no_such_runtime"))
+    with pytest.raises(RecipeError, match=r"transfer.engine='onnx' needs no_such_runtime, .*'kerazoo\[onnx\]'"):
         FeaturePass(model, spec(), engine="onnx")(examples)
+
+    monkeypatch.setitem(engines.PACKAGES, "onnx", ())
 
     def wrong(model):
         return lambda pixels: np.asarray(model.predict_on_batch(pixels)) * 1.01

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from conftest import make_pictures
 from PIL import Image
 
 import kerazoo
-from kerazoo.errors import Interrupted, ModelError, RecipeError, WeightsError
+from kerazoo.errors import InputError, Interrupted, ModelError, RecipeError, WeightsError
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.stored import load_model, read_json
 from kerazoo.pipelines import transfer
@@ -198,8 +199,10 @@ def test_views_and_one_penalty(data, tmp_path):
     train, val = (len(load_examples(recipe.data).split(name)) for name in ("train", "val"))
     assert lines_of(lines, f"features of {3 * train + val} pictures: ")
     assert read_json(run.folder / "stages.json")["penalties"] == []
-    with pytest.raises(RecipeError, match="transfer.views=3 needs an augmentation that draws them"):
-        asked(data, views=3)
+    for none in ("augmentation.policy=none", "augmentation.mixup=0.2"):  # a mixture is no view
+        with pytest.raises(RecipeError, match="transfer.views=3 needs an augmentation that draws them"):
+            finetune(asked(data, none, views=3), root=tmp_path / "none", say=lambda line: None)
+    assert not (tmp_path / "none").exists()
     with pytest.raises(RecipeError, match=r"penalties=\[0.01, 0.0\] must all be over 0"):
         asked(data, penalties=[0.01, 0.0])
 
@@ -253,6 +256,9 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     assert not (chosen[1] - chosen[0]) & known
     with pytest.raises(ModelError, match="'conv_pw_4' is none of its stages conv_pw_1_relu, conv_pw_3_relu"):
         kerazoo.build("mobilenet_025", **shape, taps=["conv_pw_4"])
+    for odd in ("conv_pw_1_relu", ["conv_pw_1_relu", "conv_pw_1_relu"]):
+        with pytest.raises(ModelError, match="must be a list of different stages"):
+            kerazoo.build("mobilenet_025", **shape, taps=odd)
 
     pictures = make_pictures(tmp_path / "data", size=64)
     recipe = asked(pictures, "data.size=64", "training.batch_size=4", model="mobilenet_025", weights=weights)
@@ -260,6 +266,45 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     values["model"] = {"name": "mobilenet_025", "arguments": {"taps": list(taps)}}
     run = finetune(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
     assert load_model(run.folder)[1].get_layer("features").output.shape[1] == 64 + 128 + 256
+
+
+def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path):
+    def refusal(recipe):
+        with pytest.raises(InputError) as caught:
+            finetune(recipe, root=tmp_path / "runs", say=lambda line: None)
+        assert not (tmp_path / "runs").exists()
+        return str(caught.value)
+
+    few = make_pictures(tmp_path / "few", count=4)
+    for path in sorted((few / "circle").iterdir())[1:]:
+        target = few / "val" / "circle" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    (few / "train").mkdir()
+    for name in ("circle", "square"):
+        (few / name).rename(few / "train" / name)
+    one = asked(few, "training.batch_size=2")
+    assert re.search("class 'circle' has 1 picture to train on, and cross-validation takes at least 2", refusal(one))
+    table = tmp_path / "table.csv"
+    rows = [f"{path},{number}" for number, path in enumerate(sorted(data.glob("*/*.png")))]
+    table.write_text("\n".join(["path,target", *rows]))
+    balanced = asked(table, "training.balance=weights")
+    assert "training.balance='weights' is for one class a picture; this data is regression" in refusal(balanced)
+
+
+@pytest.mark.parametrize("name", ["adamw", None])
+def test_naming_the_default_optimizer_changes_nothing(name):
+    values = {"model": {"name": "mlp"}, "data": {"path": "x"}, "optimizer": {} if name is None else {"name": name}}
+    assert make_recipe(values, defaults=PRESETS["light"]).optimizer.learning_rate == 2e-3
+    values["optimizer"] = {"name": "sgd"}
+    assert make_recipe(values, defaults=PRESETS["light"]).optimizer.learning_rate == 0.01
+
+
+def test_in_16_bits_the_probe_is_measured_as_it_is_served(data, tmp_path):
+    exact = finetune(asked(data), name="exact", root=tmp_path, say=lambda line: None)
+    mixed = asked(data, "training.precision=mixed_bfloat16", epochs=1)
+    run = finetune(mixed, name="mixed", root=tmp_path, say=lambda line: None)
+    assert stages_in(run)["probe"]["loss"] == stages_in(exact)["probe"]["loss"]
 
 
 def state_of(folder):

@@ -186,8 +186,9 @@ def finetune(
     ] = "imagenet",
     name: Name = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="linear, light, full or bit: how much of the network learns, and how.")
-    ] = "light",
+        str | None,
+        typer.Option("--preset", help="linear, light, full or bit: how much learns, and how. [default: light]"),
+    ] = None,
     probe_only: Annotated[bool, typer.Option("--probe-only", help="Stop at the probe; the preset linear.")] = False,
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=0, help="Passes with the network unfrozen. [default: the preset's]")
@@ -204,9 +205,11 @@ def finetune(
     """
     from kerazoo.pipelines.recipe import make_recipe
 
+    if probe_only and (epochs or preset not in (None, "linear")):
+        raise RecipeError("--probe-only stops before any training; leave it out, or --epochs and --preset")
     values: dict[str, Any] = {
         "model": {"name": registry.find(backbone).name}, "data": {"path": data},
-        "transfer": {"weights": weights, "preset": "linear" if probe_only else preset},
+        "transfer": {"weights": weights, "preset": preset or ("linear" if probe_only else "light")},
     }  # fmt: skip
     _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
@@ -232,18 +235,17 @@ def probe(
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {
-        "model": {"name": "-"}, "data": {"path": data}, "training": {"batch_size": 32, "epochs": 0}, "transfer": {},
+        "model": {"name": "-"}, "data": {"path": data}, "training": {"epochs": 0}, "transfer": {},
     }  # fmt: skip
     _override(values, {"seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
     pairs = [backbone.partition("=") for backbone in backbones or ()]
     candidates = [(registry.find(name).name, weights or "imagenet") for name, _, weights in pairs]
-    from kerazoo.pipelines.devices import open_devices
 
-    opened = open_devices(recipe.devices, say)
+    start_tensorflow()
     from kerazoo.pipelines.ranking import at_hand, rank
 
-    ranked = rank(recipe, candidates or at_hand(), devices=opened, say=say)
+    ranked = rank(recipe, candidates or at_hand(), say=say)
     if as_json:
         print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
         return

@@ -91,6 +91,8 @@ def build_backbone(
     from kerazoo.models.weights import load_features
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
+    if isinstance(taps, str) or len(set(taps)) < len(taps):
+        raise ModelError(f"{backbone.name}: taps={taps!r} must be a list of different stages")
     for tap in taps:
         if tap not in backbone.stages[:-1]:
             raise ModelError(

@@ -3,6 +3,7 @@
 Another engine rounds otherwise: its answers to the first batch are compared with Keras's before any is kept.
 """
 
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,20 @@ import numpy as np
 
 from kerazoo.errors import KerazooError, RecipeError
 
-ENGINES = ("keras", "onnx", "openvino")
+PACKAGES = {"keras": (), "onnx": ("onnx", "tf2onnx", "onnxruntime"), "openvino": ("openvino",)}
 CLOSE = 1e-3  # of the largest feature: what another engine may differ by
 
 Runner = Callable[[np.ndarray], np.ndarray]
+
+
+def check_engine(engine: str) -> None:
+    """Raise RecipeError where something that the engine needs is not installed."""
+    for package in PACKAGES[engine]:
+        if importlib.util.find_spec(package) is None:
+            raise RecipeError(
+                f"transfer.engine={engine!r} needs {package}, which is not installed: pip install 'kerazoo[{engine}]', "
+                "or take engine 'keras'"
+            )
 
 
 def make_runner(model: keras.Model, engine: str, batch: np.ndarray) -> Runner:
@@ -29,14 +40,9 @@ def make_runner(model: keras.Model, engine: str, batch: np.ndarray) -> Runner:
 
     if engine == "keras":
         return by_keras
+    check_engine(engine)
     expected = by_keras(batch)  # first of all: Keras exports what has been called
-    try:
-        run = {"onnx": _onnx, "openvino": _openvino}[engine](model)
-    except ImportError as error:
-        raise RecipeError(
-            f"transfer.engine={engine!r} needs {error.name}, which is not installed: pip install 'kerazoo[{engine}]', "
-            "or take engine 'keras'"
-        ) from error
+    run = {"onnx": _onnx, "openvino": _openvino}[engine](model)
     difference, scale = np.abs(run(batch) - expected).max(), np.abs(expected).max()
     if not difference <= CLOSE * scale:  # NaN is not close
         raise KerazooError(

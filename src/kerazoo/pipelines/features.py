@@ -30,10 +30,11 @@ from kerazoo.pipelines.caches import cache_folder
 from kerazoo.pipelines.engines import Runner, make_runner
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.pictures import DECODERS, decoded_from
+from kerazoo.pipelines.pictures import VERSION as PICTURES
 
 BATCH = 32  # pictures in every batch
 CHUNK = 256  # pictures in a file: what a killed pass loses at most
-VERSION = 1  # of how features are made and kept
+VERSION = 2  # of how features are made and kept
 HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronised")  # arguments that no feature depends on
 
 
@@ -59,10 +60,11 @@ class FeaturePass:
         self.cached = cached
         self._made_by: dict[str, Any] = {
             "version": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__,
-            "backend": keras.config.backend(), "precision": keras.config.dtype_policy().name, "engine": engine,
+            "backend": keras.config.backend(), "precision": model.dtype_policy.name, "engine": engine,
             "network": spec.name, "weights": weights_digest(self.model),
             "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
-            "preprocessing": spec.preprocessing.to_json(),
+            "preprocessing": spec.preprocessing.to_json(), "pictures": PICTURES,
+            "devices": sorted({device.device_type for device in tf.config.get_visible_devices()}),
         }  # fmt: skip
         self._run: Runner | None = None
 

@@ -20,8 +20,9 @@ from kerazoo.pipelines.scores import losses_of, scores_of
 PENALTIES = tuple(float(f"{10 ** (power / 2):.3g}") for power in range(2, -11, -1))  # 10 to 1e-5, strong to weak
 FOLDS = 5
 ITERATIONS = 1000  # of L-BFGS
+TOLERANCE = 1e-5  # slope of the mean loss where it ends; scikit-learn's 1e-4 leaves logits a tenth off
 WORSE = 2  # steps down the path that lose against the best before it is left
-NEVER = 1e-6  # standard deviation of a feature that does not change
+NEVER = 1e-6  # standard deviation of a feature that does not change, of its largest value
 
 Solution = tuple[np.ndarray, np.ndarray, bool]  # kernel (F, K), bias (K,), whether it converged
 
@@ -30,9 +31,10 @@ Solution = tuple[np.ndarray, np.ndarray, bool]  # kernel (F, K), bias (K,), whet
 class Probe:
     """A head: `kernel` (F, K) and `bias` (K,), float64, of features as the network gives them.
 
-    `penalty` is the L2 strength d of: mean loss + d / 2 * |W|^2, on standardised features. `path` holds (penalty,
-    mean loss, mean score) of cross-validation over `folds`, () where one penalty was given; `unsolved` the penalties
-    that did not converge.
+    `penalty` is the L2 strength d of: mean loss + d / 2 * |W|^2, on standardised features; of two classes W is the
+    difference of theirs, and numbers are in units of their spread, their loss half the squared error. `path` holds
+    (penalty, mean loss, mean score) of cross-validation over `folds`, () where one penalty was given; `unsolved` the
+    penalties that did not converge.
     """
 
     kernel: np.ndarray
@@ -75,19 +77,21 @@ def learn_probe(
     path = sorted(PENALTIES if penalties is None else penalties, reverse=True)
     mean = features.mean(axis=0, dtype=np.float64)
     spread = features.std(axis=0, dtype=np.float64)
-    spread[spread < NEVER] = 1.0
+    spread[spread <= NEVER * np.abs(features).max(axis=0)] = np.inf  # rounding is no feature: no weight
     x = (features - mean) / spread
     y = np.tile(labels, (views, *(1,) * (labels.ndim - 1)))
     w = np.ones(len(y)) if weights is None else np.tile(weights / weights.mean(), views)
     found: list[tuple[float, float, float]] = []
     unsolved: list[float] = []
     if len(path) > 1:
-        folds = _check_folds(labels, task, class_names, folds)
+        folds = check_folds(labels, task, class_names, folds)
         found, unsolved = _cross_validate(x, y, w, task, path, len(labels), folds, seed)
         penalty = min(found, key=lambda row: row[1])[0] if found else path[0]
     else:
         penalty, folds = path[0], 0
-    kernel, bias, converged = next(_solutions(x, y, w, task, [penalty]))
+    # down the path again, as in the folds: from a cold start the last one may not converge
+    way = [*(p for p in path if p > penalty and p not in unsolved), penalty]
+    *_, (kernel, bias, converged) = _solutions(x, y, w, task, way)
     if not converged or (len(path) > 1 and not found):
         raise RecipeError(
             f"transfer.penalties: L-BFGS does not converge in {ITERATIONS} iterations for any of "
@@ -97,7 +101,7 @@ def learn_probe(
     return Probe(kernel, bias - mean @ kernel, penalty, tuple(found), folds, tuple(unsolved))
 
 
-def _check_folds(labels: np.ndarray, task: str, class_names: Sequence[str], folds: int) -> int:
+def check_folds(labels: np.ndarray, task: str, class_names: Sequence[str], folds: int) -> int:
     """As many folds as every class can be in. Raises DataError that names the class."""
     if task != "multiclass":
         if len(labels) < 2:
@@ -171,7 +175,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float]
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(solver="lbfgs", max_iter=ITERATIONS, warm_start=True)
+    model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=ITERATIONS, warm_start=True)
     for penalty in path:
         model.set_params(C=1 / (penalty * w.sum()))
         with warnings.catch_warnings(record=True) as said:

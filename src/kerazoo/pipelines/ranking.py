@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.errors import WeightsError
+from kerazoo.errors import RecipeError, WeightsError
 from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.download import cached
 from kerazoo.models.published import published
@@ -19,8 +19,8 @@ from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import Recipe, make_recipe
 from kerazoo.pipelines.stages import Stages
-from kerazoo.pipelines.training import fitting, precision, reproducible, spec_of
-from kerazoo.pipelines.transfer import build_with, input_and_arguments, learn_head, weights_of
+from kerazoo.pipelines.training import fitting, reproducible, spec_of
+from kerazoo.pipelines.transfer import build_with, check_probe, input_and_arguments, learn_head, weights_of
 
 Say = Callable[[str], None]
 TIMED = 8  # pictures in the batch that is timed
@@ -82,6 +82,9 @@ def rank(
     `recipe` is for any model; its name and weights are replaced. Raises InputError as `finetune` does, before the first
     pass where a name or weights are bad.
     """
+    penalties = None if recipe.transfer is None else recipe.transfer.penalties
+    if penalties is not None and len(penalties) < 2:
+        raise RecipeError(f"transfer.penalties={penalties}: backbones are ranked by cross-validation; name two or more")
     devices = devices or open_devices(recipe.devices, say)
     sources = [weights_of(find(name), weights, say) for name, weights in candidates]
     examples = load_examples(recipe.data)
@@ -102,22 +105,23 @@ def _one(
 ) -> Ranked:
     begin, entry = time.perf_counter(), find(name)
     values = recipe.model_dump(exclude_unset=True)
-    values |= {"model": {"name": name}}
+    values["model"] = values["model"] | {"name": name}
     values["transfer"] = values.get("transfer", {}) | {"weights": weights}
     recipe = fitting(make_recipe(values), examples, devices)
+    check_probe(recipe, examples)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     reproducible(recipe.seed)
     spec = spec_of(entry, recipe, preprocessing, examples, **stored)
-    with precision(recipe):
-        model = build_with(spec, source)
+    model = build_with(spec, source)
     stages = Stages(lambda line: say(f"{name}: {line}"))
     probe = learn_head(model, spec, examples, recipe, stages)
     first, last = stages.stages
     assert first.computed is not None
     assert last.score is not None
     assert last.loss is not None
+    assert probe.score is not None
     return Ranked(
-        name, weights, last.score if probe.score is None else probe.score, last.score, last.loss,
+        name, weights, probe.score, last.score, last.loss,
         time.perf_counter() - begin, first.computed, _milliseconds(model), entry.parameters,
         int(model.get_layer("features").output.shape[-1]),
     )  # fmt: skip

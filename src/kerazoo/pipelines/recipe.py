@@ -28,9 +28,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-NONE = {"policy": "none"}  # an augmentation that does nothing
-
-
 class Recipe(Part):
     """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew."""
 
@@ -52,12 +49,6 @@ class Recipe(Part):
             refuse(
                 f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
                 "would never fall; take a smaller one, or more epochs"
-            )
-        transfer = self.transfer
-        if transfer is not None and transfer.views > 1 and self.augmentation.model_dump(exclude_none=True) == NONE:
-            refuse(
-                f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, "
-                "or leave views out"
             )
         return self
 
@@ -100,7 +91,10 @@ def make_recipe(
         return _validated(values)
     merged, own = copy.deepcopy(values), {part: dict(keys) for part, keys in defaults.items()}
     asked = values.get("optimizer", {})
-    if isinstance(asked, dict) and asked.get("name", (name := own.get("optimizer", {}).get("name"))) != name:
+    if (
+        isinstance(asked, dict)
+        and asked.get("name", name := own.get("optimizer", {}).get("name", OptimizerPart().name)) != name
+    ):
         del own["optimizer"]
     for part, keys in own.items():
         if isinstance(merged.setdefault(part, {}), dict):

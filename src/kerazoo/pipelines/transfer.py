@@ -24,17 +24,19 @@ from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, find
-from kerazoo.models.stored import ModelSpec, load_spec
+from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
 from kerazoo.models.weights import copy_weights, load_features, shipped, weights_digest
 from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
 from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches
 from kerazoo.pipelines.devices import Devices, open_devices
+from kerazoo.pipelines.engines import check_engine
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.features import FeaturePass
 from kerazoo.pipelines.layer_rates import rates_of
+from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.presets import preset_values
-from kerazoo.pipelines.probe import Probe, learn_probe
+from kerazoo.pipelines.probe import Probe, check_folds, learn_probe
 from kerazoo.pipelines.recipe import Recipe, TransferPart
 from kerazoo.pipelines.recipe_checks import filled
 from kerazoo.pipelines.report import progress_bar
@@ -93,6 +95,7 @@ def finetune(
     loss, source = loss_of(recipe, examples), weights_of(entry, transfer.weights, say)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     check_pictures(examples)
+    check_probe(recipe, examples)
     reproducible(recipe.seed)
 
     epochs = recipe.training.epochs
@@ -100,8 +103,9 @@ def finetune(
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
+    single = build_with(spec, source)  # on one device, in float32: as the run is evaluated
     with devices.scope(), precision(recipe):
-        model = build_with(spec, source)
+        model = spec.build()
     if epochs:
         unfreeze(model, entry, transfer, pretrained=source is not None)
         devices.check_batch_norm(model)
@@ -110,16 +114,15 @@ def finetune(
     if not epochs and (recipe.training.loss or (transfer.views == 1 and augmentation_of(recipe).describe())):
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
-    digest = weights_digest(feature_extractor(model))
+    digest = weights_digest(feature_extractor(single))
     with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest, devices=devices.describe()) as run:
         stages = Stages(say)
-        probe = learn_head(model, spec, examples, recipe, stages)
+        probe = learn_head(single, spec, examples, recipe, stages)
         history: list[dict[str, float]] = []
-        single = spec.build()  # on one device, in float32: as the run is evaluated
-        copy_weights(model, single)
         if epochs:
+            copy_weights(single, model)
             batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
-            begin, first = time.perf_counter(), model.get_weights()
+            begin, first = time.perf_counter(), single.get_weights()
             factors = rates_of(model, entry, transfer.decay)
             history = fit(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
@@ -133,8 +136,8 @@ def finetune(
             MetricsWriter(run.folder, 0).settle()
             if recipe.watch:
                 with watchers(run, recipe, examples, preprocessing) as watch:
-                    maps = watch(model)[-1]
-                    maps.set_model(model)
+                    maps = watch(single)[-1]
+                    maps.set_model(single)
                     maps.on_epoch_end(0)
         if transfer.calibrate:
             spec = calibrated(single, spec, examples, stages)
@@ -157,7 +160,8 @@ def weights_of(entry: Network | Backbone, weights: str, say: Say) -> Path | None
     if weights == "none":
         return None
     if weights not in entry.weights:
-        return Path(weights).expanduser()
+        path = Path(weights).expanduser()
+        return path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
     return published_path(entry.name, say=say) if isinstance(entry, Backbone) else shipped(entry.name, weights)
 
 
@@ -221,6 +225,23 @@ def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: in
     return set(names[names.index(last_frozen) + 1 :])
 
 
+def check_probe(recipe: Recipe, examples: Examples) -> None:
+    """Raise RecipeError or DataError for what the features or the probe would fail at, before any work."""
+    transfer, train = recipe.transfer or TransferPart(), examples.split("train")
+    if recipe.training.balance != "none" and examples.task != "multiclass":
+        raise RecipeError(
+            f"training.balance={recipe.training.balance!r} is for one class a picture; this data is {examples.task}"
+        )
+    if transfer.views > 1 and not replace(augmentation_of(recipe), mixup=0.0, cutmix=0.0).describe():
+        raise RecipeError(
+            f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, or leave "
+            "views out"
+        )
+    if transfer.penalties is None or len(transfer.penalties) > 1:
+        check_folds(train.labels, examples.task, examples.class_names, transfer.folds)
+    check_engine(transfer.engine)
+
+
 def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe, stages: Stages) -> Probe:
     """The probe on features of the frozen network, put into the layer `logits` of `model`; two stages."""
     transfer, train, val = recipe.transfer or TransferPart(), examples.split("train"), examples.split("val")
@@ -241,8 +262,11 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
         weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
     )  # fmt: skip
     model.get_layer("logits").set_weights([probe.kernel.astype(np.float32), probe.bias.astype(np.float32)])
-    measured = Measured.of(probe.logits(held.values), val.labels, examples.task)
-    stages.probe(probe, measured, time.perf_counter() - begin)
+    if transfer.engine == "keras":
+        logits = probe.logits(held.values)
+    else:  # what is measured is what is served: Keras's own features
+        logits = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
+    stages.probe(probe, Measured.of(logits, val.labels, examples.task), time.perf_counter() - begin)
     return probe
 
 
@@ -251,29 +275,31 @@ def after(
     recipe: Recipe, stages: Stages, seconds: float,
 ) -> None:  # fmt: skip
     """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best."""
-    transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples)
+    transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
     tuned = model.get_weights()
-    if not stages.judge("fine-tuning", measure(tuned), seconds):
-        model.set_weights(before)
-        return
+    kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds) else before
     if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
         begin = time.perf_counter()
+        model.set_weights(tuned)
         reestimate(model, batches.at(0, 0).take(REESTIMATED))
-        again = model.get_weights()
-        if stages.judge("batch norm again", measure(again), time.perf_counter() - begin):
-            tuned = again
+        tuned = model.get_weights()
+        if stages.judge("batch norm again", measure(tuned), time.perf_counter() - begin):
+            kept = tuned
     if transfer.average:
         begin = time.perf_counter()
         share, averaged, measured = best_average(before, tuned, measure)
         if stages.judge(f"average, {share:g} tuned", measured, time.perf_counter() - begin):
-            tuned = averaged
-    model.set_weights(tuned)
+            kept = averaged
+    model.set_weights(kept)
 
 
-def measure_of(model: keras.Model, spec: ModelSpec, examples: Examples) -> Callable[[list[np.ndarray]], Measured]:
+def measure_of(
+    model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe
+) -> Callable[[list[np.ndarray]], Measured]:
     """A function of weights: what `model` gets with them on validation."""
     val = examples.split("val")
-    batches = evaluation_batches(val, spec.preprocessing).cache()
+    stored = prepared(val, spec.preprocessing, cache=recipe.data.cache, passes=2, say=lambda line: None)
+    batches = evaluation_batches(val, spec.preprocessing, stored=stored)
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
