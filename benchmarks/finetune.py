@@ -1,16 +1,16 @@
 """Our fine-tuning beside the recipe of Keras's transfer-learning guide: validation accuracy against time.
 
     python benchmarks/finetune.py flowers240 --weights mobilenet_2_5_224_tf_no_top.h5 [--backbone mobilenet_025]
-        [--sizes 25 100 0] [--seeds 3] [--rounds guide ours]
+        [--sizes 25 100 0] [--seeds 3] [--kinds ours guide]
 
 The guide (keras.io/guides/transfer_learning): `image_dataset_from_directory`, random flips and rotations, the backbone
 frozen and in inference mode, dropout 0.2, a head learned by Adam for 20 epochs through the whole backbone; then all of
-it unfrozen, Adam(1e-5) for 10 more. Ours: `kerazoo finetune` with its defaults and an empty cache. Both are processes
-of their own on the same files and split, one after the other; time is from the first look at a picture, start-up left
-out.
+it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by default, with empty caches. Both are processes
+of their own on the same files and split, one after the other; their clocks start once TensorFlow is imported.
 
 `--sizes` are training pictures a class, 0 for all. The CSV has a row for each epoch or stage: seconds so far, and the
-validation accuracy then; the picture shows the medians over seeds.
+validation accuracy then. What it holds already is not measured again; the report and the picture (medians over seeds of
+the best accuracy so far) are of all that it holds.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+KINDS = ("ours", "guide")
 
 
 def subset(data, folder, size, seed):
@@ -77,31 +80,47 @@ def guide(arguments, data, seed):
 
 
 def ours(arguments, data, seed):
-    """The stages of `kerazoo finetune`; a stage that was dropped leaves the accuracy as it was."""
+    """Rows of (what, seconds, accuracy): the probe, each epoch, and what is kept in the end."""
+    from kerazoo.pipelines.recipe import make_recipe
+    from kerazoo.pipelines.transfer import finetune
+
+    begin, rows = time.perf_counter(), []
+
+    def note(line):
+        print(line, file=sys.stderr, flush=True)
+        found = re.match(r"(probe|epoch \d+).* val(?:_accuracy)? ([\d.]+)", line)
+        if found:
+            rows.append((found[1], time.perf_counter() - begin, float(found[2])))
+
+    values = {
+        "model": {"name": arguments.backbone}, "data": {"path": str(data)}, "seed": seed, "watch": False,
+        "transfer": {"weights": str(arguments.weights), "preset": "light"},
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "kerazoo.cli", "finetune", str(data), "--backbone", arguments.backbone]
-        command += ["--weights", str(arguments.weights), "--seed", str(seed), "--json", "--set", "watch=false"]
-        command += [part for setting in arguments.set for part in ("--set", setting)]
-        environment = {**os.environ, "KERAZOO_CACHE": f"{folder}/cache"}
-        done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
-    print(done.stderr[-1500:], file=sys.stderr)
-    rows, seconds, accuracy = [], 0.0, 0.0
-    for stage in json.loads(done.stdout)["stages"]:
-        seconds += stage["seconds"]
-        accuracy = stage["score"] if stage["kept"] and stage["score"] is not None else accuracy
-        rows.append((stage["name"], seconds, accuracy))
-    return rows[1:]  # features alone answer nothing
+        os.environ["KERAZOO_CACHE"] = f"{folder}/cache"
+        run = finetune(make_recipe(values, arguments.set), root=Path(folder) / "runs", say=note)
+        kept = json.loads((run.folder / "run.json").read_text())["results"]["val_accuracy"]
+    return [*rows, ("kept", time.perf_counter() - begin, kept)]
 
 
 def measured(kind, size, seed, arguments):
+    """The rows of a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         data = subset(arguments.data.resolve(), Path(folder) / "data", size, seed)
-        if kind == "ours":
-            return ours(arguments, data, seed)
-        command = [sys.executable, __file__, str(data), "--weights", str(arguments.weights), "--child", str(seed)]
+        command = [sys.executable, __file__, str(data), "--weights", str(arguments.weights), "--child", kind, str(seed)]
         command += ["--backbone", arguments.backbone]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command += [part for setting in arguments.set for part in ("--set", setting)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
+
+
+def read_rows(path):
+    """{(kind, size, seed): rows of (what, seconds, accuracy)} of a CSV that is there or not."""
+    found = {}
+    for row in csv.DictReader(path.open()) if path.exists() else ():
+        key = row["kind"], int(row["size"]), int(row["seed"])
+        found.setdefault(key, []).append((row["what"], float(row["seconds"]), float(row["val_accuracy"])))
+    return found
 
 
 def report(found, arguments):
@@ -109,30 +128,35 @@ def report(found, arguments):
     from kerazoo.callbacks.curves import draw_curves
 
     curves = {}
-    for size in arguments.sizes:
-        of = {kind: [rows for (k, s, _), rows in found.items() if (k, s) == (kind, size)] for kind in ("guide", "ours")}
-        if not all(of.values()):
+    for size in sorted({size for _, size, _ in found}, key=lambda size: size or 10**9):
+        seeds = sorted({seed for _, s, seed in found if s == size and all((k, s, seed) in found for k in KINDS)})
+        if not seeds:
             continue
+        of = {kind: [found[kind, size, seed] for seed in seeds] for kind in KINDS}
         best = [max(accuracy for _, _, accuracy in rows) for rows in of["guide"]]
-        when = [next(t for _, t, a in rows if a == b) for rows, b in zip(of["guide"], best, strict=True)]
-        final = [rows[-1][2] for rows in of["ours"]]
-        reached = [
-            next((t for _, t, a in rows if a >= b), float("inf")) for rows, b in zip(of["ours"], best, strict=True)
-        ]
-        ratios = sorted(w / r for w, r in zip(when, reached, strict=True))
+        when = [reached(rows, b) for rows, b in zip(of["guide"], best, strict=True)]
+        ratios = [w / reached(rows, b) for rows, w, b in zip(of["ours"], when, best, strict=True)]
         name = f"{size} a class" if size else "all pictures"
-        print(f"{name}: guide's best {spread(best)} after {spread(when, 0)} s; ours ends at {spread(final)};")
-        print(f"  the guide's best is reached after {spread(reached, 1)} s: {spread(ratios, 1)} times sooner")
+        print(f"{name}, {len(seeds)} seeds: the guide's best {spread(best)} after {spread(when, 0)} s of")
+        print(f"  {spread([rows[-1][1] for rows in of['guide']], 0)} s; ours is there {spread(ratios, 1)} times sooner,")
+        for what in ("probe", "kept"):
+            values = [next((t, a) for w, t, a in rows if w == what) for rows in of["ours"]]
+            print(f"  {what}: {spread([a for _, a in values])} after {spread([t for t, _ in values], 0)} s")
         for kind, runs in of.items():
             points = list(zip(*runs, strict=False))
             seconds = [statistics.median(row[1] for row in rows) for rows in points]
-            accuracies = [statistics.median(row[2] for row in rows) for rows in points]
-            curves[f"{kind}, {name}"] = (seconds, accuracies)
+            so_far = [np.maximum.accumulate([row[2] for row in rows])[: len(points)] for rows in runs]
+            curves[f"{kind}, {name}"] = (seconds, np.median(so_far, axis=0).tolist())
     if curves:
         draw_curves(
             arguments.csv.with_suffix(".svg"), curves, title=f"{arguments.data.name}, {arguments.backbone}",
-            x_label="seconds", y_label="validation accuracy", log_x=True,
+            x_label="seconds", y_label="best validation accuracy so far", log_x=True,
         )  # fmt: skip
+
+
+def reached(rows, accuracy):
+    """When `accuracy` was first there."""
+    return next((seconds for _, seconds, got in rows if got >= accuracy), float("inf"))
 
 
 def spread(values, digits=4):
@@ -146,9 +170,9 @@ def main():
     parser.add_argument("--backbone", default="mobilenet_025")
     parser.add_argument("--sizes", type=int, nargs="+", default=[25, 100, 0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", nargs="+", choices=("guide", "ours"), default=["ours", "guide"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--set", action="append", default=[], help="for ours: KEY=VALUE of the recipe")
-    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     arguments.weights = arguments.weights.resolve()
@@ -156,13 +180,16 @@ def main():
         from kerazoo.quiet import start_tensorflow
 
         start_tensorflow()
-        print(json.dumps(guide(arguments, arguments.data, arguments.child)))
+        kind, seed = arguments.child
+        print(json.dumps({"guide": guide, "ours": ours}[kind](arguments, arguments.data, int(seed))))
         return
-    found, names = {}, ["kind", "size", "seed", "what", "seconds", "val_accuracy", "cpus", "machine"]
+    names = ["kind", "size", "seed", "what", "seconds", "val_accuracy", "cpus", "machine"]
     for seed in range(arguments.seeds):
         for size in arguments.sizes:
-            for kind in arguments.rounds:
-                rows = found[kind, size, seed] = measured(kind, size, seed, arguments)
+            for kind in arguments.kinds:
+                if (kind, size, seed) in read_rows(arguments.csv):
+                    continue
+                rows = measured(kind, size, seed, arguments)
                 exists = arguments.csv.exists()
                 with arguments.csv.open("a", newline="") as file:
                     table = csv.writer(file, lineterminator="\n")
@@ -171,7 +198,7 @@ def main():
                         place = [os.cpu_count(), platform.machine()]
                         table.writerow([kind, size, seed, what, f"{seconds:.1f}", f"{accuracy:.4f}", *place])
                 print(f"{kind}, {size} a class, seed {seed}: {rows[-1]}", file=sys.stderr, flush=True)
-    report(found, arguments)
+    report(read_rows(arguments.csv), arguments)
 
 
 if __name__ == "__main__":

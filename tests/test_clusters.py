@@ -54,6 +54,23 @@ def ended(processes, folder, seconds):
             process.kill()
 
 
+@pytest.mark.slow  # two processes that each start TensorFlow
+def test_no_worker_shows_a_traceback_where_the_first_refuses(pictures, tmp_path):
+    """A run that is finished is refused by all; one that only the first can see is in the way leaves the others."""
+    runs = tmp_path / "runs" / "two-workers"
+    runs.mkdir(parents=True)
+    for state in ('{"status": "finished"}', '{"status": "running"}'):  # the second has no recipe that can be read
+        (runs / "run.json").write_text(state)
+        for number in range(2):
+            (tmp_path / f"shell{number}.txt").unlink(missing_ok=True)
+        codes = ended(start(shells(pictures), tmp_path), tmp_path, 120)
+        said = [(tmp_path / f"shell{number}.txt").read_text() for number in range(2)]
+        assert "Traceback" not in said[0] + said[1]
+        assert codes == ([2, 2] if "finished" in state else [2, 1]), said
+        if "running" in state:
+            assert "worker 1 of 2 stops: another worker was lost" in said[1]
+
+
 @pytest.mark.slow  # six processes that each start TensorFlow: two minutes on two cores
 def test_two_plain_shells_as_documented_also_when_one_is_lost(pictures, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -214,3 +214,24 @@ def test_an_engine_that_is_missing_or_answers_otherwise_is_refused(cache, exampl
     with pytest.raises(KerazooError, match=r"engine 'onnx' answers vgg_small_features otherwise than Keras"):
         FeaturePass(model, spec(), engine="onnx")(examples)
     assert not list(cache.glob("*/*.npy"))
+
+
+def test_another_version_of_an_engine_makes_its_own_features(cache, examples, model, monkeypatch):
+    monkeypatch.setitem(engines.PACKAGES, "onnx", ("numpy",))
+    monkeypatch.setattr(engines, "_onnx", lambda model: lambda pixels: np.asarray(model.predict_on_batch(pixels)))
+    assert FeaturePass(model, spec(), engine="onnx")(examples).computed == 24
+    assert FeaturePass(model, spec(), engine="onnx")(examples).computed == 0
+    monkeypatch.setattr(engines, "version", lambda package: "0.0.1")
+    assert FeaturePass(model, spec(), engine="onnx")(examples).computed == 24
+
+
+def test_what_a_killed_process_left_is_swept_after_a_day(cache, examples, model):
+    FeaturePass(model, spec())(examples)
+    (folder,) = cache.iterdir()
+    fresh, old = folder / "fresh.1.tmp", folder / "old.1.tmp"
+    for path in (fresh, old):
+        path.write_bytes(b"half")
+    a_day_ago = time.time() - 86_500
+    os.utime(old, (a_day_ago, a_day_ago))
+    FeaturePass(model, spec())(examples)
+    assert sorted(path.name for path in folder.glob("*.tmp")) == ["fresh.1.tmp"]

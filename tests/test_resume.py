@@ -331,9 +331,10 @@ def test_a_signal_saves_and_leaves(undisturbed, data, tmp_path, where):
 
 
 @pytest.mark.slow  # each kill costs a start of TensorFlow: two minutes and more for each kind of devices
-@pytest.mark.parametrize("devices", ["cpu", "mirrored:2"])
-def test_killed_processes_end_with_the_same_bits(tmp_path, devices):
+@pytest.mark.parametrize(("devices", "backend"), [("cpu", "tensorflow"), ("mirrored:2", "tensorflow"), ("cpu", "jax")])
+def test_killed_processes_end_with_the_same_bits(tmp_path, monkeypatch, devices, backend):
     """The drill of benchmarks/resume_drill.py, in short: three kills -9 of the real command."""
+    monkeypatch.setenv("KERAS_BACKEND", backend)
     killed, found = drill(tmp_path, kills=3, devices=devices)
     assert (killed, found) == (3, [])
 

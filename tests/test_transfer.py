@@ -25,6 +25,7 @@ from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.presets import PRESETS, preset_values
 from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.training import StopOnNaN
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
 from kerazoo.serving.saved_model import ExportedModel
@@ -298,6 +299,52 @@ def test_naming_the_default_optimizer_changes_nothing(name):
     assert make_recipe(values, defaults=PRESETS["light"]).optimizer.learning_rate == 2e-3
     values["optimizer"] = {"name": "sgd"}
     assert make_recipe(values, defaults=PRESETS["light"]).optimizer.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(("preset", "schedule"), [("light", "plateau"), ("bit", "cosine"), ("light", "cosine")])
+def test_a_schedule_of_ones_own_takes_nothing_of_the_presets(preset, schedule):
+    values = {"model": {"name": "mlp"}, "data": {"path": "x"}, "optimizer": {"schedule": schedule}}
+    made = make_recipe(values, defaults=preset_values(preset, pictures=640, stages=5)).optimizer
+    assert (made.schedule, made.milestones) == (schedule, None)
+    assert made.warmup == {"bit": 0.05, "light": 0 if schedule == "plateau" else 0.1}[preset]
+    assert made.learning_rate == (0.001 if preset == "bit" else 2e-3)  # the rest of the preset stays
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_fine_tuning_that_diverges_is_a_stage_that_is_dropped(data, start, tmp_path, epochs_before):
+    """Not the end of the run. Where an epoch before it was sound, that one is what is judged."""
+    recipe, lines = asked(data, "optimizer.learning_rate=1e-4", epochs=3), []
+
+    def spoil(self, epoch, logs=None):
+        if epoch == epochs_before:
+            kernel = next(w for w in self.model.trainable_variables if "logits" in w.path and "kernel" in w.path)
+            kernel.assign(np.full(kernel.shape, np.nan))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopOnNaN, "on_epoch_begin", spoil)
+        run = finetune(recipe, name="run", root=tmp_path, say=lines.append)
+    (ended,) = lines_of(lines, "fine-tuning ended early: the loss became nan in epoch")
+    assert f"in epoch {epochs_before + 1}; lower optimizer.learning_rate (it was 0.0001)" in ended
+    tuned = stages_in(run)["fine-tuning"]
+    assert np.isfinite(read_json(run.folder / "run.json")["results"]["val_loss"])
+    assert ("average" in stages_in(run)) is (epochs_before == 1)
+    if not epochs_before:
+        assert not tuned["kept"]
+        assert tuned["loss"] is None
+        assert "is no finite number" in tuned["why"]
+        weights = [load_model(made.folder)[1].get_weights() for made in (run, start)]
+        for a, b in zip(*weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_random_features_are_normed_by_the_data_before_the_probe(data, tmp_path):
+    """What training makes of a batch is then what the probe was learned on, and the first epoch goes on from there."""
+    run = finetune(asked(data, epochs=1, weights="none"), name="run", root=tmp_path, say=lambda line: None)
+    probe, tuned = stages_in(run)["probe"], stages_in(run)["fine-tuning"]
+    assert probe["loss"] < 1
+    first = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()][0]
+    assert first["loss"] < 2 * probe["loss"] + 0.5
+    assert tuned["loss"] < 10
 
 
 def test_in_16_bits_the_probe_is_measured_as_it_is_served(data, tmp_path):

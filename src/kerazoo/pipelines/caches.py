@@ -1,14 +1,17 @@
 """Room for what the pipelines keep below the cache folder."""
 
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from kerazoo.caches import cache_folder, in_words
 from kerazoo.errors import DataError
 
-__all__ = ["cache_folder", "in_words", "room_for"]
+__all__ = ["cache_folder", "in_words", "room_for", "sweep"]
 
 FREE = 0.9  # share of the free disk that one cache may take
+A_DAY = 86_400  # seconds
 
 
 def room_for(folder: Path, size: int, what: str, share: float | None = None) -> None:
@@ -19,3 +22,11 @@ def room_for(folder: Path, size: int, what: str, share: float | None = None) -> 
             f"{what} take {in_words(size)}, and {folder.parent} has {in_words(free)} free; "
             "make room, or name another folder by KERAZOO_CACHE"
         )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`, once it is a day old."""
+    for left in folder.glob("*.tmp"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - left.stat().st_mtime > A_DAY:
+                left.unlink()

@@ -60,6 +60,17 @@ class Devices:
         return scope
 
     @contextmanager
+    def building(self) -> Iterator[None]:
+        """Around what workers do together before `training`. Raises WorkerLostError where another one has left."""
+        if self.strategy is None or self.workers == 1:
+            yield
+            return
+        from kerazoo.pipelines.multiworker import told
+
+        with told(self.workers, self.worker):
+            yield
+
+    @contextmanager
     def training(self) -> Iterator[None]:
         """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
         if self.strategy is not None:

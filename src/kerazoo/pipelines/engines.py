@@ -6,6 +6,7 @@ Another engine rounds otherwise: its answers to the first batch are compared wit
 import importlib.util
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -17,6 +18,12 @@ PACKAGES = {"keras": (), "onnx": ("onnx", "tf2onnx", "onnxruntime"), "openvino":
 CLOSE = 1e-3  # of the largest feature: what another engine may differ by
 
 Runner = Callable[[np.ndarray], np.ndarray]
+
+
+def versions_of(engine: str) -> dict[str, str]:
+    """The versions of what the engine needs beside Keras. Raises RecipeError where it is not installed."""
+    check_engine(engine)
+    return {package: version(package) for package in PACKAGES[engine]}
 
 
 def check_engine(engine: str) -> None:

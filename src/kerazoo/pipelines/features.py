@@ -26,8 +26,8 @@ from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
 from kerazoo.models.weights import weights_digest
 from kerazoo.pipelines.augmentation import Augmentation
-from kerazoo.pipelines.caches import cache_folder
-from kerazoo.pipelines.engines import Runner, make_runner
+from kerazoo.pipelines.caches import cache_folder, sweep
+from kerazoo.pipelines.engines import Runner, make_runner, versions_of
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.pictures import DECODERS, decoded_from
 from kerazoo.pipelines.pictures import VERSION as PICTURES
@@ -60,7 +60,7 @@ class FeaturePass:
         self.cached = cached
         self._made_by: dict[str, Any] = {
             "version": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__,
-            "backend": keras.config.backend(), "precision": model.dtype_policy.name, "engine": engine,
+            "backend": keras.config.backend(), "precision": model.dtype_policy.name, "engine": [engine, versions_of(engine)],
             "network": spec.name, "weights": weights_digest(self.model),
             "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
             "preprocessing": spec.preprocessing.to_json(), "pictures": PICTURES,
@@ -86,6 +86,8 @@ class FeaturePass:
         folder = self._folder(drawn) if self.cached else None
         width = int(self.model.output_shape[-1])
         known = {} if folder is None else _read(folder, width, frozenset(examples.hashes))
+        if folder is not None:
+            sweep(folder)
         missing = [i for i, key in enumerate(examples.hashes) if key not in known]
         for first in range(0, len(missing), CHUNK):
             chosen = missing[first : first + CHUNK]

@@ -91,6 +91,16 @@ def guarded(workers: int, worker: int) -> Iterator[None]:
     thread = threading.Thread(target=_watch, args=(peers, stop), daemon=True, name="kerazoo-peers")
     thread.start()
     try:
+        with told(workers, worker):
+            yield
+    finally:
+        stop.set()
+
+
+@contextmanager
+def told(workers: int, worker: int) -> Iterator[None]:
+    """Inside, the errors that TensorFlow makes of the loss of another worker are a WorkerLostError."""
+    try:
         yield
     except LOSSES as error:
         atexit.register(_leave)
@@ -98,8 +108,6 @@ def guarded(workers: int, worker: int) -> Iterator[None]:
             f"worker {worker} of {workers} stops: another worker was lost ({_reason(error)}). "
             "To resume, run the same command again on every worker"
         ) from error
-    finally:
-        stop.set()
 
 
 def _leave() -> None:

@@ -7,7 +7,6 @@ changed picture or setting makes another. Scaling and augmentation come after it
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import tensorflow as tf
 
 from kerazoo.errors import DataError
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.caches import cache_folder, in_words, room_for
+from kerazoo.pipelines.caches import cache_folder, in_words, room_for, sweep
 from kerazoo.pipelines.examples import Examples
 
 AT_ONCE = 64  # pictures prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
-A_DAY = 86_400  # seconds
 # TensorFlow's tuner shares the processors among all parallel steps, and leaves a decoding one for two of them
 DECODERS = os.cpu_count() or 1
 VERSION = 1  # of what decoding and fitting give; a change of them makes another cache
@@ -104,9 +102,7 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
     """Write the cache, whole or not at all. Two processes may: each under a name of its own, renamed at the end."""
-    for left in path.parent.glob("*.tmp"):
-        if time.time() - left.stat().st_mtime > A_DAY:  # a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+    sweep(path.parent)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -25,6 +25,8 @@ WORSE = 2  # steps down the path that lose against the best before it is left
 NEVER = 1e-6  # standard deviation of a feature that does not change, of its largest value
 
 Solution = tuple[np.ndarray, np.ndarray, bool]  # kernel (F, K), bias (K,), whether it converged
+Rows = np.ndarray | slice
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,7 @@ def _cross_validate(
     example = np.arange(len(y)) % count  # of a row, whichever view it is
     ways = []
     for train, _ in parts:
-        rows = np.isin(example, train)
-        ways.append(_solutions(x[rows], y[rows], w[rows], task, path))
+        ways.append(_solutions(x, y, w, task, path, np.isin(example, train)))
     found: list[tuple[float, float, float]] = []
     unsolved: list[float] = []
     for penalty, solved in zip(path, zip(*ways, strict=True), strict=True):
@@ -147,40 +148,47 @@ def _cross_validate(
     return found, unsolved
 
 
-def _solutions(x: np.ndarray, y: np.ndarray, w: np.ndarray, task: str, path: Sequence[float]) -> Iterator[Solution]:
-    """The solution of each penalty in turn, begun from the one before."""
+def _solutions(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, task: str, path: Sequence[float], rows: Rows = ALL
+) -> Iterator[Solution]:
+    """The solution of each penalty in turn, begun from the one before, on some `rows`.
+
+    These are taken out anew for each: folds that go down the path side by side would be so many copies of x.
+    """
     if task == "regression":
-        yield from (_ridge(x, y, w, penalty) for penalty in path)
+        yield from (_ridge(x[rows], y[rows], w[rows], penalty) for penalty in path)
     elif task == "multiclass":
-        yield from _logistic(x, y, w, path, int(y.max()) + 1)
+        yield from _logistic(x, y, w, path, int(y[rows].max()) + 1, rows)
     else:
-        columns = [_one_label(x, column, w, path) for column in y.T]
+        columns = [_one_label(x, column, w, path, rows) for column in y.T]
         for solved in zip(*columns, strict=True):
             kernels, biases, converged = zip(*solved, strict=True)
             yield np.concatenate(kernels, axis=1), np.concatenate(biases), all(converged)
 
 
-def _one_label(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float]) -> Iterator[Solution]:
+def _one_label(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], rows: Rows) -> Iterator[Solution]:
     """Of one label, (N,) of 0 and 1: the logit of 1. One that is always or never there has a bias only."""
-    if len(np.unique(y)) > 1:
-        for kernel, bias, converged in _logistic(x, y.astype(np.int64), w, path, 2):
+    if len(np.unique(y[rows])) > 1:
+        for kernel, bias, converged in _logistic(x, y.astype(np.int64), w, path, 2, rows):
             yield kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1], converged
         return
-    share = (y.sum() + 0.5) / (len(y) + 1)
+    share = (y[rows].sum() + 0.5) / (len(y[rows]) + 1)
     for _ in path:
         yield np.zeros((x.shape[1], 1)), np.log([share / (1 - share)]), True
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], classes: int) -> Iterator[Solution]:
+def _logistic(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], classes: int, rows: Rows
+) -> Iterator[Solution]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=ITERATIONS, warm_start=True)
     for penalty in path:
-        model.set_params(C=1 / (penalty * w.sum()))
+        model.set_params(C=1 / (penalty * w[rows].sum()))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            model.fit(x, y, sample_weight=w)
+            model.fit(x[rows], y[rows], sample_weight=w[rows])
         converged = not any(issubclass(one.category, ConvergenceWarning) for one in said)
         kernel, bias = np.zeros((x.shape[1], classes)), np.zeros(classes)
         if len(model.classes_) == 2:  # one row: the logit of the second class against the first

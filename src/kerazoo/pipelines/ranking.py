@@ -112,7 +112,7 @@ def _one(
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     reproducible(recipe.seed)
     spec = spec_of(entry, recipe, preprocessing, examples, **stored)
-    model = build_with(spec, source)
+    model = build_with(spec, source, examples, recipe)
     stages = Stages(lambda line: say(f"{name}: {line}"))
     probe = learn_head(model, spec, examples, recipe, stages)
     first, last = stages.stages

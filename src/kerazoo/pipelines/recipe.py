@@ -22,6 +22,8 @@ from kerazoo.pipelines.recipe_parts import (
     refuse,
 )
 
+OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
+
 __all__ = [
     "AugmentationPart", "CheckpointPart", "DataPart", "ModelPart", "OptimizerPart", "Recipe", "TrainingPart",
     "TransferPart", "data_part", "make_recipe", "override", "read_recipe",
@@ -81,7 +83,8 @@ def make_recipe(
     """The recipe in `values` (nested), changed by `settings` such as "optimizer.learning_rate=0.1".
 
     `defaults` are those of a network or a command: they stand where `values` and `settings` say nothing, and do not
-    count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out.
+    count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out; so are
+    those of a schedule.
 
     Raises RecipeError that names the key, the value and what is allowed.
     """
@@ -96,6 +99,9 @@ def make_recipe(
         and asked.get("name", name := own.get("optimizer", {}).get("name", OptimizerPart().name)) != name
     ):
         del own["optimizer"]
+    rate = own.get("optimizer", {})
+    if isinstance(asked, dict) and asked.get("schedule", plan := rate.get("schedule", OptimizerPart().schedule)) != plan:
+        own["optimizer"] = {key: value for key, value in rate.items() if key not in OF_SCHEDULE}
     for part, keys in own.items():
         if isinstance(merged.setdefault(part, {}), dict):
             merged[part] = keys | merged[part]

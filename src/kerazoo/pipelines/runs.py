@@ -83,17 +83,19 @@ def claim(
     if name != Path(name).name or not name or name.startswith("."):
         raise RunError(f"run name {name!r} must be a plain folder name")
     folder = root / name
-    if worker or not folder.exists():
-        return folder
     ways = "choose another --name, or take --overwrite to lose it"
+    if not folder.exists():
+        return folder
+    if not overwrite and (folder / "run.json").is_file() and Run(folder).status == "finished":
+        raise RunError(f"run {folder} exists and is finished; {ways}")
+    if worker:
+        return folder
     if is_held(folder):
         raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} exists and is no run; choose another --name")
     if overwrite:
         return folder
-    if Run(folder).status == "finished":
-        raise RunError(f"run {folder} exists and is finished; {ways}")
     try:
         other = Run(folder).recipe()
     except KerazooError as error:

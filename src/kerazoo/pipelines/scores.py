@@ -95,6 +95,9 @@ class Measured:
         return gain(-other.losses, -self.losses)
 
     def helps_over(self, other: "Measured") -> bool:
-        """Whether it is better by more than chance: a score that is not lower, and score or loss surely better."""
+        """Whether it is better by more than chance: a score that is not lower, and score or loss surely better.
+
+        What answers with numbers that are not finite never is.
+        """
         gained = self.gain_over(other)
-        return gained.mean >= 0 and (gained.low > 0 or self.saved_over(other).low > 0)
+        return bool(np.isfinite(self.losses).all()) and gained.mean >= 0 and (gained.low > 0 or self.saved_over(other).low > 0)

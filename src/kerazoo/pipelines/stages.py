@@ -70,6 +70,8 @@ class Stages:
         score, loss = float(measured.scores.mean()), float(measured.losses.mean())
         if kept:
             why = "kept"
+        elif not np.isfinite(loss):
+            why = f"dropped: its loss on {pictures} is no finite number"
         elif gained.mean < 0:
             why = f"dropped: it is worse on {pictures}"
         else:

@@ -55,7 +55,8 @@ def train(
     worker = devices.worker if devices.workers > 1 else None
     stem = f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
-    made = assemble(recipe, devices, say)
+    with devices.building():
+        made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
     writes, on = devices.is_chief, devices.describe()
     with begun(folder, recipe, examples, writes=writes, overwrite=overwrite, devices=on) as run:
@@ -63,6 +64,8 @@ def train(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
             loss=made.loss, devices=devices, say=say,
         )  # fmt: skip
+        if reason := diverged(history, recipe):
+            raise KerazooError(reason)
         return close_run(run, spec, made.model, examples, history, start, say) if devices.is_chief else run
 
 
@@ -126,8 +129,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
-    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Raises
-    KerazooError on NaN, Interrupted where a signal stopped it.
+    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Ends after
+    an epoch whose loss is not finite (see `diverged`). Raises Interrupted where a signal stopped it.
     """
     epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
@@ -163,13 +166,17 @@ def fit(
                 f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
                 f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
             ) from error
-    rows = resume.rows if metrics is None else metrics.rows
-    if rows and not np.isfinite(rows[-1]["loss"]):
-        raise KerazooError(
-            f"the loss became {rows[-1]['loss']} in epoch {int(rows[-1]['epoch'])}; lower optimizer.learning_rate "
-            f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
-        )
-    return rows
+    return resume.rows if metrics is None else metrics.rows
+
+
+def diverged(rows: list[dict[str, float]], recipe: Recipe) -> str:
+    """What to say of a training whose last loss is not finite; "" of any other."""
+    if not rows or np.isfinite(rows[-1]["loss"]):
+        return ""
+    return (
+        f"the loss became {rows[-1]['loss']} in epoch {int(rows[-1]['epoch'])}; lower optimizer.learning_rate "
+        f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
+    )
 
 
 def compile_model(

@@ -27,7 +27,8 @@ from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
 from kerazoo.models.weights import copy_weights, load_features, shipped, weights_digest
 from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
-from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches
+from kerazoo.pipelines.augmentation import Augmentation
+from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches, training_batches
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.engines import check_engine
 from kerazoo.pipelines.examples import Examples, load_examples
@@ -48,6 +49,7 @@ from kerazoo.pipelines.training import (
     augmentation_of,
     batches_of,
     close_run,
+    diverged,
     fit,
     fitting,
     input_of,
@@ -103,7 +105,7 @@ def finetune(
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    single = build_with(spec, source)  # on one device, in float32: as the run is evaluated
+    single = build_with(spec, source, examples, recipe)  # on one device, in float32: as the run is evaluated
     with devices.scope(), precision(recipe):
         model = spec.build()
     if epochs:
@@ -128,6 +130,8 @@ def finetune(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
                 devices=devices, factors=factors, say=say,
             )  # fmt: skip
+            if reason := diverged(history, recipe):
+                say(f"fine-tuning ended early: {reason}")
             copy_weights(model, single)
             for layer, trained in zip(single.layers, model.layers, strict=True):
                 layer.trainable = trained.trainable
@@ -189,11 +193,21 @@ def input_and_arguments(
     return Preprocessing.from_json(values), dict(spec.arguments)
 
 
-def build_with(spec: ModelSpec, source: Path | None) -> keras.Model:
-    """The network with the features of `source`, or random ones; its head is random."""
+def build_with(spec: ModelSpec, source: Path | None, examples: Examples, recipe: Recipe) -> keras.Model:
+    """The network with the features of `source`, or random ones; its head is random.
+
+    Random ones get batch norm's statistics from the data: those of a new network are 0 and 1, far from what training,
+    which uses each batch's own, would make of the features under the probe's head.
+    """
     model = spec.build()
     if source is not None:
         load_features(model, source)
+    elif any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        size, train = int(recipe.training.batch_size), examples.split("train")
+        plain = training_batches(
+            train, spec.preprocessing, batch_size=size, seed=recipe.seed, augmentation=Augmentation()
+        )
+        reestimate(model, plain.at(0, 0).take(REESTIMATED))
     return model
 
 
@@ -278,6 +292,9 @@ def after(
     transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
     tuned = model.get_weights()
     kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds) else before
+    if not all(np.isfinite(weights).all() for weights in tuned):
+        model.set_weights(before)  # nothing can be made of it
+        return
     if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
         begin = time.perf_counter()
         model.set_weights(tuned)
