@@ -5,8 +5,8 @@
 
 The guide (keras.io/guides/transfer_learning): `image_dataset_from_directory`, random flips and rotations, the backbone
 frozen and in inference mode, dropout 0.2, a head learned by Adam for 20 epochs through the whole backbone; then all of
-it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by default, with empty caches. Both are processes
-of their own on the same files and split, one after the other; their clocks start once TensorFlow is imported.
+it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by default, with empty caches. Both are
+processes of their own on the same files and split, one after the other; their clocks start once TensorFlow is imported.
 
 `--sizes` are training pictures a class, 0 for all. The CSV has a row for each epoch or stage: seconds so far, and the
 validation accuracy then. What it holds already is not measured again; the report and the picture (medians over seeds of
@@ -138,7 +138,9 @@ def report(found, arguments):
         ratios = [w / reached(rows, b) for rows, w, b in zip(of["ours"], when, best, strict=True)]
         name = f"{size} a class" if size else "all pictures"
         print(f"{name}, {len(seeds)} seeds: the guide's best {spread(best)} after {spread(when, 0)} s of")
-        print(f"  {spread([rows[-1][1] for rows in of['guide']], 0)} s; ours is there {spread(ratios, 1)} times sooner,")
+        print(
+            f"  {spread([rows[-1][1] for rows in of['guide']], 0)} s; ours is there {spread(ratios, 1)} times sooner,"
+        )
         for what in ("probe", "kept"):
             values = [next((t, a) for w, t, a in rows if w == what) for rows in of["ours"]]
             print(f"  {what}: {spread([a for _, a in values])} after {spread([t for t, _ in values], 0)} s")

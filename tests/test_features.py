@@ -1,5 +1,6 @@
 """Features: found again by content and by what they depend on, whatever is beside them and wherever a pass was cut."""
 
+import os
 import signal
 import subprocess
 import sys

@@ -60,7 +60,8 @@ class FeaturePass:
         self.cached = cached
         self._made_by: dict[str, Any] = {
             "version": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__,
-            "backend": keras.config.backend(), "precision": model.dtype_policy.name, "engine": [engine, versions_of(engine)],
+            "backend": keras.config.backend(), "precision": model.dtype_policy.name,
+            "engine": [engine, versions_of(engine)],
             "network": spec.name, "weights": weights_digest(self.model),
             "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
             "preprocessing": spec.preprocessing.to_json(), "pictures": PICTURES,

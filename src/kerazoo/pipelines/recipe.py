@@ -100,7 +100,10 @@ def make_recipe(
     ):
         del own["optimizer"]
     rate = own.get("optimizer", {})
-    if isinstance(asked, dict) and asked.get("schedule", plan := rate.get("schedule", OptimizerPart().schedule)) != plan:
+    if (
+        isinstance(asked, dict)
+        and asked.get("schedule", plan := rate.get("schedule", OptimizerPart().schedule)) != plan
+    ):
         own["optimizer"] = {key: value for key, value in rate.items() if key not in OF_SCHEDULE}
     for part, keys in own.items():
         if isinstance(merged.setdefault(part, {}), dict):

@@ -100,4 +100,8 @@ class Measured:
         What answers with numbers that are not finite never is.
         """
         gained = self.gain_over(other)
-        return bool(np.isfinite(self.losses).all()) and gained.mean >= 0 and (gained.low > 0 or self.saved_over(other).low > 0)
+        return (
+            bool(np.isfinite(self.losses).all())
+            and gained.mean >= 0
+            and (gained.low > 0 or self.saved_over(other).low > 0)
+        )

@@ -129,8 +129,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
-    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Ends after
-    an epoch whose loss is not finite (see `diverged`). Raises Interrupted where a signal stopped it.
+    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Ends
+    after an epoch whose loss is not finite (see `diverged`). Raises Interrupted where a signal stopped it.
     """
     epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
