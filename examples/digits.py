@@ -17,8 +17,9 @@ from PIL import Image
 
 FOLDER = Path("demo")
 KERAZOO = Path(sys.executable).with_name("kerazoo")
-SETTINGS = ["--epochs", "5", "--set", "data.fit=stretch", "--set", "data.validation=0.3"]
+SETTINGS = ["--epochs", "8", "--set", "data.fit=stretch", "--set", "data.validation=0.3"]
 SETTINGS += ["--set", "optimizer.learning_rate=0.003"]
+SETTINGS += ["--set", "augmentation.policy=none", "--set", "augmentation.shift=0.08"]  # a mirrored digit is none
 
 # A process of its own, in which keras cannot be imported: TensorFlow alone names the pictures.
 SERVE = """
