@@ -5,16 +5,19 @@
 
 The guide (keras.io/guides/transfer_learning): `image_dataset_from_directory`, random flips and rotations, the backbone
 frozen and in inference mode, dropout 0.2, a head learned by Adam for 20 epochs through the whole backbone; then all of
-it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by default, with empty caches. Both are
-processes of their own on the same files and split, one after the other; their clocks start once TensorFlow is imported.
+it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by default, with empty caches; neither draws
+feature maps. Both are processes of their own on the same files and split, one after the other; their clocks start once
+TensorFlow is imported.
 
 `--sizes` are training pictures a class, 0 for all. The CSV has a row for each epoch or stage: seconds so far, and the
-validation accuracy then. What it holds already is not measured again; the report and the picture (medians over seeds of
-the best accuracy so far) are of all that it holds.
+validation accuracy then. What it holds of the same data, backbone, weights and settings is not measured again; the
+report and the picture (medians over seeds of the best accuracy so far) are of all that. The best of either may be that
+of an epoch; what ours keeps in the end stands beside it.
 """
 
 import argparse
 import csv
+import io
 import json
 import os
 import platform
@@ -114,10 +117,18 @@ def measured(kind, size, seed, arguments):
         return json.loads(done.stdout.splitlines()[-1])
 
 
-def read_rows(path):
-    """{(kind, size, seed): rows of (what, seconds, accuracy)} of a CSV that is there or not."""
+def asked_of(arguments):
+    """What the rows of a CSV have in common that can be compared."""
+    names = {"data": arguments.data.name, "backbone": arguments.backbone, "weights": arguments.weights.name}
+    return names | {"settings": " ".join(arguments.set)}
+
+
+def read_rows(path, asked):
+    """{(kind, size, seed): rows of (what, seconds, accuracy)} of what was `asked`, in a CSV that is there or not."""
     found = {}
-    for row in csv.DictReader(path.open()) if path.exists() else ():
+    for row in csv.DictReader(path.read_text().splitlines()) if path.exists() else ():
+        if any(row[name] != value for name, value in asked.items()):
+            continue
         key = row["kind"], int(row["size"]), int(row["seed"])
         found.setdefault(key, []).append((row["what"], float(row["seconds"]), float(row["val_accuracy"])))
     return found
@@ -157,7 +168,7 @@ def report(found, arguments):
 
 
 def reached(rows, accuracy):
-    """When `accuracy` was first there."""
+    """When `accuracy` was first there; infinity where it never was."""
     return next((seconds for _, seconds, got in rows if got >= accuracy), float("inf"))
 
 
@@ -185,22 +196,25 @@ def main():
         kind, seed = arguments.child
         print(json.dumps({"guide": guide, "ours": ours}[kind](arguments, arguments.data, int(seed))))
         return
-    names = ["kind", "size", "seed", "what", "seconds", "val_accuracy", "cpus", "machine"]
+    asked = asked_of(arguments)
+    names = [*asked, "kind", "size", "seed", "what", "seconds", "val_accuracy", "cpus", "machine"]
     for seed in range(arguments.seeds):
         for size in arguments.sizes:
             for kind in arguments.kinds:
-                if (kind, size, seed) in read_rows(arguments.csv):
+                if (kind, size, seed) in read_rows(arguments.csv, asked):
                     continue
                 rows = measured(kind, size, seed, arguments)
-                exists = arguments.csv.exists()
-                with arguments.csv.open("a", newline="") as file:
-                    table = csv.writer(file, lineterminator="\n")
-                    table.writerows([] if exists else [names])
-                    for what, seconds, accuracy in rows:
-                        place = [os.cpu_count(), platform.machine()]
-                        table.writerow([kind, size, seed, what, f"{seconds:.1f}", f"{accuracy:.4f}", *place])
+                text = io.StringIO()
+                table = csv.writer(text, lineterminator="\n")
+                table.writerows([] if arguments.csv.exists() else [names])
+                place = [os.cpu_count(), platform.machine()]
+                for what, seconds, accuracy in rows:
+                    row = [kind, size, seed, what, f"{seconds:.1f}", f"{accuracy:.4f}", *place]
+                    table.writerow([*asked.values(), *row])
+                with arguments.csv.open("a") as file:
+                    file.write(text.getvalue())  # all of it or nothing
                 print(f"{kind}, {size} a class, seed {seed}: {rows[-1]}", file=sys.stderr, flush=True)
-    report(read_rows(arguments.csv), arguments)
+    report(read_rows(arguments.csv, asked), arguments)
 
 
 if __name__ == "__main__":

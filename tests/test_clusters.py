@@ -14,7 +14,7 @@ import pytest
 from conftest import free_ports
 
 from kerazoo.callbacks.checkpoints import newest_checkpoint
-from kerazoo.models.stored import read_json
+from kerazoo.models.stored import read_json, write_json
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "clusters.md"
 SMALL = " --epochs 4 --set training.batch_size=5 --set training.drop_last=false --set model.arguments.stem=[4,4]"
@@ -54,21 +54,38 @@ def ended(processes, folder, seconds):
             process.kill()
 
 
-@pytest.mark.slow  # two processes that each start TensorFlow
+@pytest.mark.slow  # eight processes that each start TensorFlow
 def test_no_worker_shows_a_traceback_where_the_first_refuses(pictures, tmp_path):
-    """A run that is finished is refused by all; one that only the first can see is in the way leaves the others."""
-    runs = tmp_path / "runs" / "two-workers"
-    runs.mkdir(parents=True)
-    for state in ('{"status": "finished"}', '{"status": "running"}'):  # the second has no recipe that can be read
-        (runs / "run.json").write_text(state)
+    """A run that is finished is refused by all; what only the first looks at ends the others as its loss."""
+    run = tmp_path / "runs" / "two-workers"
+
+    def refusal():
         for number in range(2):
             (tmp_path / f"shell{number}.txt").unlink(missing_ok=True)
         codes = ended(start(shells(pictures), tmp_path), tmp_path, 120)
         said = [(tmp_path / f"shell{number}.txt").read_text() for number in range(2)]
         assert "Traceback" not in said[0] + said[1]
-        assert codes == ([2, 2] if "finished" in state else [2, 1]), said
-        if "running" in state:
-            assert "worker 1 of 2 stops: another worker was lost" in said[1]
+        return codes, said
+
+    assert ended(start(shells(pictures), tmp_path), tmp_path, 300) == [0, 0]
+    codes, said = refusal()
+    assert codes == [2, 2], said
+    assert all("exists and is finished" in one for one in said)
+
+    state = read_json(run / "run.json")
+    write_json(
+        run / "run.json", state | {"status": "interrupted", "devices": "others"}
+    )  # seen once the network is built
+    codes, said = refusal()
+    assert codes == [2, 1], said
+    assert "its devices was others" in said[0]
+    assert "worker 1 of 2 stops: another worker was lost" in said[1]
+
+    write_json(run / "run.json", state | {"status": "interrupted"})
+    (run / "recipe.toml").write_text("seed = 3")  # seen before
+    codes, said = refusal()
+    assert codes == [2, 1], said
+    assert "worker 1 of 2 stops: another worker was lost" in said[1]
 
 
 @pytest.mark.slow  # six processes that each start TensorFlow: two minutes on two cores

@@ -91,9 +91,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._last = time.monotonic()
         if self._found is None:
             return
-        if not self.model.optimizer.built:
-            with _scope(self.model):
-                self.model.optimizer.build(self.model.trainable_variables)
+        self._build_optimizer()
         self._set(self._variables(), self._found["variables"])
         self.rows = list(self._found["rows"])
         kept = list(zip(self._found["names"], self._found["callbacks"], strict=True))
@@ -198,6 +196,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """Whether it was written."""
         if not self.writes:
             return False
+        self._build_optimizer()  # a signal may come before the first step, in which `fit` would build it
         if keras.config.backend() == "jax":
             self.model.jax_state_sync()
         state = {
@@ -215,6 +214,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             self._last = time.monotonic()
         return True
+
+    def _build_optimizer(self) -> None:
+        if not self.model.optimizer.built:
+            with _scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
 
     def _variables(self) -> list[Any]:
         """All that training changes but the metrics, each once, in the order of the network."""

@@ -46,16 +46,21 @@ def best_average(
 ) -> tuple[float, Weights, Measured]:
     """The share a of `after` in (1 - a) * before + a * after that does best, the weights, and what they get.
 
-    Of equal scores the one with the lower loss. Source: WiSE-FT, Wortsman et al. 2021, arXiv:2109.01903; the first set
-    is here the probe on the pretrained network.
+    Of equal scores the one with the lower loss; one that is not finite comes last. Source: WiSE-FT, Wortsman et al.
+    2021, arXiv:2109.01903; the first set is here the probe on the pretrained network.
     """
 
     def average(share: float) -> Weights:
         return [_between(old, new, share) for old, new in zip(before, after, strict=True)]
 
     found = [(share, measure(average(share))) for share in SHARES]
-    share, measured = max(found, key=lambda row: (row[1].scores.mean(), -row[1].losses.mean()))
+    share, measured = max(found, key=_order)
     return share, average(share), measured
+
+
+def _order(found: tuple[float, Measured]) -> tuple[bool, float, float]:
+    loss = float(found[1].losses.mean())
+    return bool(np.isfinite(loss)), float(found[1].scores.mean()), -loss
 
 
 def _between(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:

@@ -27,6 +27,6 @@ def room_for(folder: Path, size: int, what: str, share: float | None = None) -> 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`, once it is a day old."""
     for left in folder.glob("*.tmp"):
-        with suppress(FileNotFoundError):  # another process was faster
+        with suppress(OSError):  # another process was faster, or it is another user's
             if time.time() - left.stat().st_mtime > A_DAY:
                 left.unlink()

@@ -61,7 +61,7 @@ class Devices:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Around what workers do together before `training`. Raises WorkerLostError where another one has left."""
+        """Around variables that workers make together. Raises WorkerLostError where another one has left."""
         if self.strategy is None or self.workers == 1:
             yield
             return

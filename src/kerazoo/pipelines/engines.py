@@ -3,10 +3,10 @@
 Another engine rounds otherwise: its answers to the first batch are compared with Keras's before any is kept.
 """
 
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -23,7 +23,7 @@ Runner = Callable[[np.ndarray], np.ndarray]
 def versions_of(engine: str) -> dict[str, str]:
     """The versions of what the engine needs beside Keras. Raises RecipeError where it is not installed."""
     check_engine(engine)
-    return {package: version(package) for package in PACKAGES[engine]}
+    return {package: str(importlib.import_module(package).__version__) for package in PACKAGES[engine]}
 
 
 def check_engine(engine: str) -> None:

@@ -95,7 +95,7 @@ class FeaturePass:
             part, keys = examples.take(chosen), tuple(examples.hashes[i] for i in chosen)
             rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
             if part.hashes != keys:  # taken anew from the files
-                raise DataError(_changed(examples))
+                raise DataError(changed(examples))
             if folder is not None:
                 _write(folder, keys, rows)
             known.update(zip(keys, rows, strict=True))
@@ -119,10 +119,11 @@ class FeaturePass:
                     self._run = make_runner(self.model, self.engine, whole)
                 yield self._run(whole)
         except tf.errors.OpError as error:
-            raise DataError(_changed(examples)) from error
+            raise DataError(changed(examples)) from error
 
 
-def _changed(examples: Examples) -> str:
+def changed(examples: Examples) -> str:
+    """What to say of pictures that were sound when they were checked, and are not as they are read."""
     return f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
 
 

@@ -161,7 +161,9 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Compare, and keep the weights or their averages where they are the best so far."""
-        before = self.best_weights
+        before, loss = self.best_weights, (logs or {}).get("val_loss")
+        if loss is not None and not math.isfinite(loss):
+            logs = {**(logs or {}), "val_loss": math.inf}  # nothing is ever lower than NaN
         super().on_epoch_end(epoch, logs)
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if self.best_weights is before or not optimizer.use_ema:

@@ -20,7 +20,14 @@ from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import Recipe, make_recipe
 from kerazoo.pipelines.stages import Stages
 from kerazoo.pipelines.training import fitting, reproducible, spec_of
-from kerazoo.pipelines.transfer import build_with, check_probe, input_and_arguments, learn_head, weights_of
+from kerazoo.pipelines.transfer import (
+    build_with,
+    check_probe,
+    input_and_arguments,
+    learn_head,
+    norm_by_data,
+    weights_of,
+)
 
 Say = Callable[[str], None]
 TIMED = 8  # pictures in the batch that is timed
@@ -112,7 +119,9 @@ def _one(
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     reproducible(recipe.seed)
     spec = spec_of(entry, recipe, preprocessing, examples, **stored)
-    model = build_with(spec, source, examples, recipe)
+    model = build_with(spec, source)
+    if source is None:
+        norm_by_data(model, spec, examples, recipe.seed)
     stages = Stages(lambda line: say(f"{name}: {line}"))
     probe = learn_head(model, spec, examples, recipe, stages)
     first, last = stages.stages

@@ -55,8 +55,7 @@ def train(
     worker = devices.worker if devices.workers > 1 else None
     stem = f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
-    with devices.building():
-        made = assemble(recipe, devices, say)
+    made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
     writes, on = devices.is_chief, devices.describe()
     with begun(folder, recipe, examples, writes=writes, overwrite=overwrite, devices=on) as run:
@@ -95,7 +94,7 @@ def assemble(recipe: Recipe, devices: Devices, say: Say) -> Assembled:
     batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
     preferred = {"momentum": momentum_for(batches.steps), "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    with devices.scope(), precision(recipe):
+    with devices.building(), devices.scope(), precision(recipe):
         model = spec.build()
     devices.check_batch_norm(model)
     say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}; on {devices.describe()}")
@@ -166,7 +165,7 @@ def fit(
                 f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
                 f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
             ) from error
-    return resume.rows if metrics is None else metrics.rows
+    return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows] if metrics is None else metrics.rows
 
 
 def diverged(rows: list[dict[str, float]], recipe: Recipe) -> str:
@@ -185,7 +184,7 @@ def compile_model(
 ) -> None:  # fmt: skip
     """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
     metric = find_head(spec.head).make_metric
-    with devices.scope():
+    with devices.building(), devices.scope():
         model.compile(
             optimizer=make_optimizer(recipe.optimizer, steps=steps, factors=factors),
             loss=devices.weigh(make_loss(recipe, spec.head, loss)),

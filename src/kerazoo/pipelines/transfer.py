@@ -16,9 +16,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerazoo.callbacks import MetricsWriter
-from kerazoo.errors import ModelError, RecipeError, WeightsError
+from kerazoo.errors import DataError, ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
@@ -32,7 +33,7 @@ from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.engines import check_engine
 from kerazoo.pipelines.examples import Examples, load_examples
-from kerazoo.pipelines.features import FeaturePass
+from kerazoo.pipelines.features import BATCH, FeaturePass, changed
 from kerazoo.pipelines.layer_rates import rates_of
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
@@ -105,7 +106,7 @@ def finetune(
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    single = build_with(spec, source, examples, recipe)  # on one device, in float32: as the run is evaluated
+    single = build_with(spec, source)  # on one device, in float32: as the run is evaluated
     with devices.scope(), precision(recipe):
         model = spec.build()
     if epochs:
@@ -118,6 +119,8 @@ def finetune(
 
     digest = weights_digest(feature_extractor(single))
     with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest, devices=devices.describe()) as run:
+        if source is None:
+            norm_by_data(single, spec, examples, recipe.seed)
         stages = Stages(say)
         probe = learn_head(single, spec, examples, recipe, stages)
         history: list[dict[str, float]] = []
@@ -193,22 +196,28 @@ def input_and_arguments(
     return Preprocessing.from_json(values), dict(spec.arguments)
 
 
-def build_with(spec: ModelSpec, source: Path | None, examples: Examples, recipe: Recipe) -> keras.Model:
-    """The network with the features of `source`, or random ones; its head is random.
-
-    Random ones get batch norm's statistics from the data: those of a new network are 0 and 1, far from what training,
-    which uses each batch's own, would make of the features under the probe's head.
-    """
+def build_with(spec: ModelSpec, source: Path | None) -> keras.Model:
+    """The network with the features of `source`, or random ones; its head is random."""
     model = spec.build()
     if source is not None:
         load_features(model, source)
-    elif any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
-        size, train = int(recipe.training.batch_size), examples.split("train")
-        plain = training_batches(
-            train, spec.preprocessing, batch_size=size, seed=recipe.seed, augmentation=Augmentation()
-        )
-        reestimate(model, plain.at(0, 0).take(REESTIMATED))
     return model
+
+
+def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: int) -> None:
+    """Give the batch norms of random weights the statistics of the training pictures, as they are.
+
+    Those of a new network are 0 and 1, far from what training, which uses each batch's own, would make of the features
+    under the probe's head. Raises DataError where a picture cannot be read any more.
+    """
+    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        return
+    train = examples.split("train")
+    plain = training_batches(train, spec.preprocessing, batch_size=BATCH, seed=seed, augmentation=Augmentation())
+    try:
+        reestimate(model, plain.at(0, 0).take(REESTIMATED))
+    except tf.errors.OpError as error:
+        raise DataError(changed(examples)) from error
 
 
 def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:
