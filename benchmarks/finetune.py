@@ -136,6 +136,9 @@ def read_rows(path, asked):
 
 def report(found, arguments):
     """The table for people, and the chart."""
+    from kerazoo.quiet import start_tensorflow
+
+    start_tensorflow()
     from kerazoo.callbacks.curves import draw_curves
 
     curves = {}
