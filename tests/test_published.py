@@ -193,6 +193,13 @@ class Handler(BaseHTTPRequestHandler):
         start = 0
         if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if start >= len(body):
+                server.asked.append((self.path, asked, 0))
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(206)
             total = len(body) + server.announced
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
@@ -294,6 +301,19 @@ def test_what_an_earlier_command_left_is_gone_on_with(server, home):
     server.silent_after = None
     assert fetch(server)[0].read_bytes() == DATA
     assert server.asked[-1] == ("/made.h5", "bytes=120000-", 180_000)
+
+
+@pytest.mark.parametrize("more", [b"", b"of another file"])
+def test_a_part_that_is_whole_is_not_fetched_again(server, home, more):
+    """A process that was killed before it gave the file its name; one that is too long is begun anew."""
+    part = home / "made.h5.part"
+    home.mkdir(parents=True)
+    resumable.download(f"{server.url}/made.h5", part, progress=lambda *_: None)
+    part.write_bytes(part.read_bytes() + more)
+    assert fetch(server)[0].read_bytes() == DATA
+    last = ("/made.h5", None, 300_000) if more else ("/made.h5", f"bytes={len(DATA)}-", 0)
+    assert server.asked[-1] == last
+    assert left(home) == ["made.h5"]
 
 
 def test_a_file_that_changed_meanwhile_is_begun_anew(server, home):

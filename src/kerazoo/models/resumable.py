@@ -93,7 +93,10 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> int:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # the part is longer than the file is now
+        if error.code == 416:  # there is nothing behind what is here: the part is whole, or longer than the file is now
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                progress(have, have)
+                return have
             forget(part)
         said = f"{url} answers {error.code} ({error.reason})"
         raise (_CutError if error.code in (416, *BUSY) else Unreachable)(said) from error
