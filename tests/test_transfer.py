@@ -457,6 +457,29 @@ def test_kills_at_any_moment_change_nothing(data, tmp_path):
     assert state_of(tmp_path / "runs" / "killed") == state_of(tmp_path / "runs" / "whole")
 
 
+@pytest.mark.slow  # three processes of their own, in one of which JAX compiles
+def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
+    """Features and probe to the same numbers, the tuned network but for rounding in its steps."""
+    pytest.importorskip("jax")
+    command = [sys.executable, "-m", "kerazoo.cli", "finetune", str(data), "--backbone", "bottleneck_cnn", "--json"]
+    command += ["--weights", "mnist", "--epochs", "2"]
+    for setting in ("data.size=28", "data.validation=0.25", "watch=false", "optimizer.learning_rate=0.001"):
+        command += ["--set", setting]
+    found = []
+    for devices, backend in (("cpu", "tensorflow"), ("mirrored:2", "tensorflow"), ("cpu", "jax")):
+        environment = {**os.environ, "KERAS_BACKEND": backend, "KERAZOO_CACHE": str(tmp_path / backend)}
+        done = subprocess.run(
+            [*command, "--devices", devices, "--name", f"{backend}-{devices[-1]}"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append({stage["name"]: stage for stage in json.loads(done.stdout)["stages"]})
+    for other in found[1:]:
+        assert other["probe"]["loss"] == pytest.approx(found[0]["probe"]["loss"], rel=1e-4)
+        assert other["fine-tuning"]["loss"] == pytest.approx(found[0]["fine-tuning"]["loss"], rel=2e-2)
+        assert other["fine-tuning"]["loss"] != other["probe"]["loss"]
+
+
 @pytest.mark.slow  # 50 networks, many of them large: half an hour
 @pytest.mark.parametrize("name", [entry.name for entry in kerazoo.models.backbones.BACKBONES])
 def test_every_backbone_goes_through_all_stages(name, tmp_path):
