@@ -180,8 +180,9 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(backend):
     environment = {**os.environ, "TERM": "xterm", "KERAS_BACKEND": backend}
     before = termios.tcgetattr(shown.slave)
     process = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C], stdin=shown.slave, stdout=subprocess.PIPE, stderr=shown.slave, env=environment
-    )
+        [sys.executable, "-c", CTRL_C], stdin=shown.slave, stdout=subprocess.PIPE, stderr=shown.slave, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
     end = time.monotonic() + 120
     while not re.search(rb"\d+/125 .*pictures/s  loss ", shown.written) and time.monotonic() < end:
         time.sleep(0.05)
