@@ -522,7 +522,10 @@ def test_every_backbone_goes_through_all_stages(name, tmp_path):
         run = finetune(recipe, name="run", root=tmp_path, say=lambda line: None)
     finally:
         transfer.fit = fit
-    assert set(stages_in(run)) == {"features", "probe", "fine-tuning", "average", "temperature"}
+    stages = {"features", "probe", "fine-tuning", "average", "temperature"}
+    if stages_in(run)["fine-tuning"]["loss"] is None:  # random weights may diverge: then there is nothing to average
+        stages -= {"average"}
+    assert set(stages_in(run)) == stages
     assert_frozen(load_model(run.folder)[1])
     keras.backend.clear_session()
 
