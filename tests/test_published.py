@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         start = 0
         if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            if start >= len(body):
+            if start >= len(body) + server.announced:
                 server.asked.append((self.path, asked, 0))
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(body)}")
