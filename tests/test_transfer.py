@@ -24,9 +24,11 @@ from kerazoo.models.stored import load_model, read_json
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.optimizers import in_steps
 from kerazoo.pipelines.presets import PRESETS, preset_values
 from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.recipe_checks import check_against
 from kerazoo.pipelines.training import StopOnNaN
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
@@ -216,11 +218,18 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
         assert made.training.epochs == values["training"]["epochs"], name
     few, some, many = (preset_values("bit", pictures=count, stages=5) for count in (640, 30_000, 600_000))
     assert few["training"] == {"epochs": 100, "batch_size": 128}
-    assert (few["optimizer"]["milestones"], few["optimizer"]["warmup"]) == ([200, 300, 400], 100)
+    assert (few["optimizer"]["milestones"], few["optimizer"]["warmup"]) == ([0.4, 0.6, 0.8], 0.2)
     assert "mixup" not in few["augmentation"]
     assert some["augmentation"]["mixup"] == 0.1
-    assert some["optimizer"]["milestones"] == [3000, 6000, 9000]
-    assert many["training"]["epochs"] == 5  # 20,000 steps of 4,687
+    for values, epochs, per_epoch, milestones in (
+        (some, 43, 235, [3000, 6000, 9000]),
+        (many, 5, 4688, [6000, 12_000, 18_000]),
+    ):
+        assert values["training"]["epochs"] == epochs
+        assert [in_steps(share, epochs * per_epoch) for share in values["optimizer"]["milestones"]] == milestones
+        assert in_steps(values["optimizer"]["warmup"], epochs * per_epoch) == 500
+    short = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, "training": {"epochs": 1}}, defaults=few)
+    check_against(short, 640)  # the whole of it within one epoch
     assert preset_values("bit", pictures=50, stages=5)["training"] == {"epochs": 500, "batch_size": 50}
     unfrozen = [preset_values("light", pictures=9, stages=stages)["transfer"]["unfreeze"] for stages in (0, 2, 3, 5)]
     assert unfrozen == [0, 0, 2, 2]

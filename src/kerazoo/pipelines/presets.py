@@ -45,11 +45,14 @@ def preset_values(preset: str, *, pictures: int, stages: int) -> Values:
         return PRESETS[preset]
     steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if pictures < row[0])
     batch = min(128, pictures)
+    per_epoch = math.ceil(pictures / batch)
+    epochs = math.ceil(steps / per_epoch)
+    run = epochs * per_epoch  # steps; as shares of them, the rule's fall where they should, and fit fewer epochs, too
     return {
-        "training": {"epochs": math.ceil(steps / (pictures // batch)), "batch_size": batch},
+        "training": {"epochs": epochs, "batch_size": batch},
         "optimizer": {
             "name": "sgd", "learning_rate": 0.001, "nesterov": False, "weight_decay": 0.0, "schedule": "step",
-            "milestones": list(milestones), "warmup": warmup,
+            "milestones": [milestone / run for milestone in milestones], "warmup": warmup / run,
         },
         "augmentation": {"crop": 0.75, "flip": True} | ({} if mixup is None else {"mixup": mixup}),
         "transfer": {"decay": 1.0},
