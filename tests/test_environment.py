@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kerazoo.pipelines import environment as module
-from kerazoo.pipelines.environment import environment, git_state
+from kerazoo.pipelines.environment import changes, environment, git_state
 
 
 def git(folder, *arguments):
@@ -49,6 +49,24 @@ def test_all_that_numbers_depend_on():
     assert found["memory"] > 1e8
     assert isinstance(found["gpus"], list)
     assert abs(datetime.fromisoformat(found["started"]) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_what_moves_numbers_is_told_from_what_does_not():
+    now = environment()
+    still = now | {"started": "", "command": [], "memory": 1, "platform": "", "gpus": ["H200"]}
+    still |= {"variables": now["variables"] | {"TF_CONFIG": "{}", "KERAZOO_CACHE": "x"}}
+    assert changes(still, now) == []
+    before = now | {"cpus": now["cpus"] + 1, "backend": "jax", "git": None, "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
+    before["versions"] = {"numpy": "1.26.0"} | {name: v for name, v in now["versions"].items() if name != "numpy"}
+    told = [
+        f"TF_ENABLE_ONEDNN_OPTS was 0, is {now['variables'].get('TF_ENABLE_ONEDNN_OPTS')}",
+        f"backend was jax, is {now['backend']}",
+        *([f"commit was None, is {now['git']['commit']}"] if now["git"] else []),
+        f"cpus was {now['cpus'] + 1}, is {now['cpus']}",
+        f"numpy was 1.26.0, is {np.__version__}",
+    ]
+    assert changes(before, now) == told
+    assert "cpus was None" in ", ".join(changes({}, now))  # of an older version
 
 
 def test_the_gpus_are_named(monkeypatch):

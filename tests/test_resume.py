@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -408,7 +409,7 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     # one that finished while another process was still reading its data
     with (
         pytest.raises(RunError, match="cannot go on: it is finished"),
-        begun(run.folder, run.recipe(), load_examples(pictures)),
+        begun(run.folder, run.recipe(), load_examples(pictures), say=quiet),
     ):
         pytest.fail("it was opened again")
     # a finished run is never in the way of another, nor lost
@@ -416,6 +417,23 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     with pytest.raises(RunError, match="exists and is finished"):
         train(recipe, **options)
     assert (run.folder / "run.json").read_bytes() == before
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch):
+    """Another version, or another count of CPUs, may give other last bits."""
+    lines = {}
+    for name, versions in (("here", {}), ("elsewhere", {"tensorflow": "2.20.0"})):
+        interrupted(recipe_for(pictures, epochs=2), tmp_path, monkeypatch, name=name)
+        place = tmp_path / name / "environment.json"
+        known = json.loads(place.read_text())
+        known["versions"] |= versions
+        place.write_text(json.dumps(known))
+        said = lines[name] = []
+        train(recipe_for(pictures, epochs=2), root=tmp_path, name=name, say=said.append)
+    assert not [line for line in lines["here"] if "as it began" in line]
+    told = [line for line in lines["elsewhere"] if line.startswith("not as it began: ")]
+    assert len(told) == 1
+    assert f"began: tensorflow was 2.20.0, is {metadata.version('tensorflow')}; the last bits may not be" in told[0]
 
 
 def test_a_batch_size_is_not_changed_on_the_way(pictures, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ PATIENCE = 1.0  # seconds for each question to git
 VARIABLE = re.compile(
     r"CUDA_VISIBLE_DEVICES|KERAS_BACKEND|XLA_FLAGS|KERAZOO_.*|TF_(?!CLI_|TOKEN_|VAR_).*"
 )  # Terraform's
+MOVING = re.compile(r"XLA_FLAGS|TF_(ENABLE_ONEDNN_OPTS|NUM_INTRAOP_THREADS|DETERMINISTIC_OPS)")  # of those, the numbers
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY(_|$)", re.IGNORECASE)
 SOURCE = Path(__file__).parents[1]
 
@@ -34,6 +35,26 @@ def environment() -> dict[str, Any]:
         "git": git_state(SOURCE),
         "variables": variables(),
     }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not as it was and can move the last bits of every number: "cpus was 8, is 4".
+
+    The count of CPUs is one of them: sums are parted among their threads.
+    """
+    old, new = _moving(before), _moving(now)
+    return [
+        f"{what} was {old.get(what)}, is {new.get(what)}"
+        for what in sorted({*old, *new})
+        if old.get(what) != new.get(what)
+    ]
+
+
+def _moving(environment: dict[str, Any]) -> dict[str, Any]:
+    found = {what: environment.get(what) for what in ("python", "backend", "cpus")}
+    found |= environment.get("versions") or {}
+    found |= {what: value for what, value in (environment.get("variables") or {}).items() if MOVING.fullmatch(what)}
+    return found | {"commit": (environment.get("git") or {}).get("commit")}
 
 
 def cpus() -> int | None:

@@ -13,7 +13,7 @@ runs/NAME/run.json             status (running, interrupted, finished), results;
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from kerazoo.errors import KerazooError, RunError
 from kerazoo.models.stored import DESCRIPTION, read_json, write_json, write_text
-from kerazoo.pipelines.environment import environment
+from kerazoo.pipelines.environment import changes, environment
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
 from kerazoo.pipelines.recipe_checks import as_kept
@@ -170,13 +170,14 @@ def free_name(stem: str, root: Path = RUNS) -> str:
 
 @contextmanager
 def begun(
-    folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True, overwrite: bool = False, **known: Any
-) -> Iterator[Run]:
+    folder: Path, recipe: Recipe, examples: Examples, *, say: Callable[[str], None], writes: bool = True,
+    overwrite: bool = False, **known: Any,
+) -> Iterator[Run]:  # fmt: skip
     """The run in `folder`, held by this process within; as it is, where another process `writes` it.
 
     A new one is made whole with all that is known before training; `known` goes into `run.json`. An unfinished one goes
-    on where recipe, data and what is `known` are the same. `overwrite` puts a new one in the place of any other.
-    Raises RunError.
+    on where recipe, data and what is `known` are the same; versions and hardware may have changed, which is told to
+    `say`. `overwrite` puts a new one in the place of any other. Raises RunError.
     """
     if not writes:
         yield Run(folder)
@@ -189,8 +190,10 @@ def begun(
                 raise RunError(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
             if not other:
                 run = Run(folder)
-                before = read_json(folder / "run.json").get("resumed", [])
-                run.set_status("running", resumed=[*before, environment()])
+                before, now = read_json(folder / "run.json").get("resumed", []), environment()
+                if changed := ", ".join(changes(read_json(folder / "environment.json"), now)):
+                    say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
+                run.set_status("running", resumed=[*before, now])
                 yield run
                 return
         _make(folder, recipe, examples, known)

@@ -58,7 +58,7 @@ def train(
     made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
     writes, on = devices.is_chief, devices.describe()
-    with begun(folder, recipe, examples, writes=writes, overwrite=overwrite, devices=on) as run:
+    with begun(folder, recipe, examples, say=say, writes=writes, overwrite=overwrite, devices=on) as run:
         history = fit(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
             loss=made.loss, devices=devices, say=say,

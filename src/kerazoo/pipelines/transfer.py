@@ -117,8 +117,8 @@ def finetune(
     if not epochs and (recipe.training.loss or (transfer.views == 1 and augmentation_of(recipe).describe())):
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
-    digest = weights_digest(feature_extractor(single))
-    with begun(folder, recipe, examples, overwrite=overwrite, start_weights=digest, devices=devices.describe()) as run:
+    digest, on = weights_digest(feature_extractor(single)), devices.describe()
+    with begun(folder, recipe, examples, say=say, overwrite=overwrite, start_weights=digest, devices=on) as run:
         if source is None:
             norm_by_data(single, spec, examples, recipe.seed)
         stages = Stages(say)
