@@ -1,5 +1,6 @@
 """Fine-tuning in stages: the probe is the head, what does not help is dropped, and a stop anywhere changes nothing."""
 
+import hashlib
 import json
 import os
 import re
@@ -504,24 +505,26 @@ def test_every_backbone_goes_through_all_stages(name, tmp_path):
     fit = transfer.fit
 
     def weights_of(model):  # by position: some networks number their layers anew each time they are built
-        return [[np.array(weight) for weight in layer.weights] for layer in model.layers]
+        return [[bits(weight) for weight in layer.weights] for layer in model.layers]
+
+    def bits(weight):  # the large networks have gigabytes of them
+        return hashlib.sha256(np.array(weight)).hexdigest()
 
     def assert_frozen(model):
         found = weights_of(model)
         assert any(found[index] for index in frozen)
         for index in frozen:
-            for weight, start in zip(found[index], starts[0][index], strict=True):
-                np.testing.assert_array_equal(weight, start)
+            assert found[index] == starts[0][index], model.layers[index].name
 
     def keep(model, *args, **kwargs):
         starts.append(weights_of(model))
-        before = {w.path: np.array(w) for w in model.trainable_weights}
+        before = {w.path: bits(w) for w in model.trainable_weights}
         history = fit(model, *args, **kwargs)
         chosen = transfer.layers_to_unfreeze(model, entry, 1)
         norms = [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
         frozen.update(i for i, layer in enumerate(model.layers) if layer.name not in chosen or layer.name in norms)
         assert_frozen(model)
-        moved = [w.path for w in model.trainable_weights if not np.array_equal(np.array(w), before[w.path])]
+        moved = [w.path for w in model.trainable_weights if bits(w) != before[w.path]]
         assert any(path.startswith("logits") for path in moved)
         assert any(not path.startswith("logits") for path in moved)
         return history
