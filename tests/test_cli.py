@@ -127,9 +127,36 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
     stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
     assert stages["probe"]["score"] == next(row["score"] for row in ranked if row["backbone"] == "bottleneck_cnn")
     assert stages["features"]["computed"] == 0  # the ranking left them
+    for more in (
+        ["--set", "training.epochs=1"],
+        ["--epochs", "1"],
+        ["--set", "transfer.preset=full"],
+        ["--preset", "bit"],
+    ):
+        code, _, err = call(monkeypatch, capsys, *start, *small, *more)
+        assert (code, err) == (
+            2,
+            "kerazoo: --probe-only stops before any training; leave it out, or epochs and preset\n",
+        )
+    code, _, err = call(monkeypatch, capsys, "finetune", data, "--devices", "multiworker", *small)
+    assert (code, err.count("\n")) == (2, 1)  # at once, without waiting for any worker
+    assert "devices='multiworker' is for `kerazoo train`" in err
     code, _, err = call(monkeypatch, capsys, "finetune", data, "--preset", "heavy", *small)
     assert code == 2
     assert re.search(r"transfer.preset: .*'linear', 'light', 'full' or 'bit', not 'heavy'", err)
+
+
+def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, capsys):
+    def asked(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kerazoo.pipelines.transfer.learn_head", asked)
+    data = make_pictures(tmp_path / "data")
+    given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
+    code, out, err = call(monkeypatch, capsys, "finetune", data, *given)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "kerazoo: stopped; the same command goes on with a run that did not finish"
+    assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
 
 
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
@@ -167,6 +194,16 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["train", "--resume", "one"], "run .*runs/one is finished"),
         (["train", "--resume", "three"], "there is no run .*runs/three to go on with"),
         (["train"], "there is no model: name one"),
+        (
+            ["train", "mlp", "--data", data, "--lr-find", "no/rates.svg"],
+            "--lr-find no/rates.svg: there is no folder no;",
+        ),
+        (
+            ["train", "mlp", "--data", data, "--lr-find", "a.svg", "--overfit-one-batch"],
+            "leave --overfit-one-batch out",
+        ),
+        (["train", "mlp", "--data", data, "--lr-find", "a.svg", "--name", "new"], "keeps no run; leave --name out"),
+        (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name, of 200 bytes at most"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices='both' is none of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),

@@ -225,7 +225,7 @@ def test_every_replica_has_a_row_of_every_batch_of_an_evaluation():
             size = devices.evaluation_size(count, 7)
             assert count % size == 0 or count % size >= replicas
             assert size >= min(replicas, count)
-    with pytest.raises(RecipeError, match="there are 1 examples for 2 replicas"):
+    with pytest.raises(RecipeError, match=r"there are 1 examples to evaluate on 2 replicas; .*data.validation"):
         TWO.evaluation_size(1, 64)
     assert PROCESSES.evaluation_size(30, 7) == 6
     assert PROCESSES.whole_count(11) == 10

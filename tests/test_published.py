@@ -602,6 +602,16 @@ def test_a_damaged_bundle_puts_nothing_in_place(shared, tmp_path, home):
         assert left(home) == []
     with pytest.raises(WeightsError, match="there is no bundle"):
         unpack_bundle(tmp_path / "none.tar", print)
+    with pytest.raises(WeightsError, match=r"cannot be read: Is a directory; name a file of `kerazoo weights bundle`"):
+        unpack_bundle(tmp_path, print)
+    deep = tmp_path / "deep.tar"
+    with tarfile.open(deep, "w") as tar:
+        (tmp_path / INDEX).write_bytes(b"[" * 200_000)
+        tar.add(tmp_path / INDEX, INDEX)
+    with pytest.raises(WeightsError, match="the index of .*deep.tar cannot be read"):
+        unpack_bundle(deep, print)
+    with pytest.raises(WeightsError, match=r"no/a.tar: there is no folder .*no;"):
+        write_bundle(tmp_path / "no" / "a.tar", [])
     (tmp_path / "good.tar").write_bytes(whole)
     assert unpack_bundle(tmp_path / "good.tar", print)[0][1].is_file()
 

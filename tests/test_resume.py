@@ -419,6 +419,18 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     assert (run.folder / "run.json").read_bytes() == before
 
 
+def test_a_signal_after_the_last_step_leaves_an_interrupted_run(pictures, tmp_path, monkeypatch):
+    recipe = recipe_for(pictures, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            StopOnNaN, "on_epoch_end", lambda self, epoch, logs=None: epoch and os.kill(os.getpid(), signal.SIGTERM)
+        )
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after training"):
+            train(recipe, root=tmp_path, name="late", say=quiet)
+    assert Run(tmp_path / "late").status == "interrupted"
+    assert train(recipe, root=tmp_path, name="late", say=quiet).status == "finished"
+
+
 def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch):
     """Another version, or another count of CPUs, may give other last bits."""
     lines = {}

@@ -29,7 +29,7 @@ from kerazoo.pipelines.optimizers import in_steps
 from kerazoo.pipelines.presets import PRESETS, preset_values
 from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.recipe_checks import check_against
+from kerazoo.pipelines.recipe_checks import check_against, steps_of
 from kerazoo.pipelines.training import StopOnNaN
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
@@ -209,7 +209,7 @@ def test_views_and_one_penalty(data, tmp_path):
         with pytest.raises(RecipeError, match="transfer.views=3 needs an augmentation that draws them"):
             finetune(asked(data, none, views=3), root=tmp_path / "none", say=lambda line: None)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(RecipeError, match=r"penalties=\[0.01, 0.0\] must all be over 0"):
+    with pytest.raises(RecipeError, match=r"penalties=\[0.01, 0.0\] must all be in \[1e-12, 1e12\]"):
         asked(data, penalties=[0.01, 0.0])
 
 
@@ -223,12 +223,18 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
     assert "mixup" not in few["augmentation"]
     assert some["augmentation"]["mixup"] == 0.1
     for values, epochs, per_epoch, milestones in (
-        (some, 43, 235, [3000, 6000, 9000]),
-        (many, 5, 4688, [6000, 12_000, 18_000]),
+        (some, 43, 234, [3000, 6000, 9000]),
+        (many, 5, 4687, [6000, 12_000, 18_000]),
     ):
         assert values["training"]["epochs"] == epochs
         assert [in_steps(share, epochs * per_epoch) for share in values["optimizer"]["milestones"]] == milestones
         assert in_steps(values["optimizer"]["warmup"], epochs * per_epoch) == 500
+    for count in (129, 200, 2934, 20_001):  # where an epoch's last batch is dropped
+        planned = preset_values("bit", pictures=count, stages=0)
+        recipe = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}}, defaults=planned)
+        steps, wanted = steps_of(recipe, count, 128), 500 if count < 20_000 else 10_000
+        assert wanted <= steps < wanted + count // 128
+        assert in_steps(recipe.optimizer.milestones[-1], steps) == (400 if count < 20_000 else 9000)
     short = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, "training": {"epochs": 1}}, defaults=few)
     check_against(short, 640)  # the whole of it within one epoch
     assert preset_values("bit", pictures=50, stages=5)["training"] == {"epochs": 500, "batch_size": 50}
@@ -322,6 +328,51 @@ def test_a_schedule_of_ones_own_takes_nothing_of_the_presets(preset, schedule):
     assert made.learning_rate == (0.001 if preset == "bit" else 2e-3)  # the rest of the preset stays
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        ("bit", ["optimizer.milestones=[0.3, 0.6]"]),
+        ("bit", ["optimizer.factor=0.2"]),
+        ("bit", ["optimizer.nesterov=true"]),
+        ("bit", ["optimizer.schedule=plateau", "optimizer.patience=20"]),
+        ("linear", []),
+    ],
+)
+def test_what_is_set_is_judged_beside_the_preset(preset, settings):
+    values = {"model": {"name": "mlp"}, "data": {"path": "x"}, "transfer": {"preset": preset}}
+    made = make_recipe(values, settings)
+    assert (made.training.epochs == 0) == (preset == "linear")
+    assert make_recipe({**values, "training": {"epochs": 3}}).training.epochs == 3
+    assert "epochs" not in made.training.model_fields_set  # the data has its say yet
+    for bad in ("optimizer.milestones=[0.3]", "optimizer.factor=0.2"):
+        with pytest.raises(RecipeError, match="goes with schedule='step'"):
+            make_recipe({**values, "transfer": {"preset": "light"}, "optimizer": {}}, [bad])
+
+
+def test_names_of_weights_come_before_folders_of_that_name(tmp_path, monkeypatch):
+    """A data set of MNIST may well lie in a folder called mnist."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mnist", "none", "imagenet"):
+        Path(name).mkdir()
+    for model, name in (("bottleneck_cnn", "mnist"), ("bottleneck_cnn", "none"), ("mobilenet_025", "imagenet")):
+        assert asked(tmp_path, model=model, weights=name).anchored().transfer.weights == name
+    for model, path in (("bottleneck_cnn", "./mnist"), ("mobilenet_025", "mnist")):  # what is no name is a path
+        assert asked(tmp_path, model=model, weights=path).anchored().transfer.weights == str(tmp_path / "mnist")
+
+
+@pytest.mark.parametrize("where", [None, 0])
+def test_weights_that_are_not_finite_are_refused(data, tmp_path, where):
+    """Before anything is written; also where inference would hide them."""
+    model = kerazoo.models.build("bottleneck_cnn")
+    weights = [w if where not in (None, i) else np.full_like(w, np.nan) for i, w in enumerate(model.get_weights())]
+    model.set_weights(weights)
+    feature_extractor(model).save_weights(tmp_path / "nan.weights.h5")
+    recipe = asked(data, "data.channels=1", weights=tmp_path / "nan.weights.h5")
+    with pytest.raises(WeightsError, match=r"nan.weights.h5 are not finite in .*kernel"):
+        finetune(recipe, root=tmp_path / "runs", say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("epochs_before", [0, 1])
 def test_fine_tuning_that_diverges_is_a_stage_that_is_dropped(data, start, tmp_path, epochs_before):
     """Not the end of the run. Where an epoch before it was sound, that one is what is judged."""
@@ -407,6 +458,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
                 keep_all(patch)
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             finetune(recipe, name="cut", root=tmp_path, say=lambda line: None)
+    assert read_json(tmp_path / "cut" / "run.json")["status"] == "interrupted"
     run = finetune(recipe, name="cut", root=tmp_path, say=lambda line: None)
     assert state_of(run.folder) == state_of(whole.folder)
 
@@ -484,6 +536,11 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found.append({stage["name"]: stage for stage in json.loads(done.stdout)["stages"]})
+    ranking = [*command[:3], "probe", str(data), "--backbone", "bottleneck_cnn=mnist", "--devices", "mirrored:2"]
+    done = subprocess.run(
+        [*ranking, "--json", "--set", "data.size=28"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     for other in found[1:]:
         assert other["probe"]["loss"] == pytest.approx(found[0]["probe"]["loss"], rel=1e-4)
         assert other["fine-tuning"]["loss"] == pytest.approx(found[0]["fine-tuning"]["loss"], rel=2e-2)
@@ -561,6 +618,11 @@ def test_backbones_are_ranked_by_cross_validation(data, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # nothing but features is kept
     with pytest.raises(WeightsError, match="there are no weights 'cifar' for mlp"):
         rank(recipe, [("bottleneck_cnn", "mnist"), ("mlp", "cifar")])
+    kerazoo.models.build("bottleneck_cnn").save_weights(tmp_path / "other.weights.h5")
+    lines.clear()
+    with pytest.raises(WeightsError, match="other.weights.h5 do not fit mlp"):  # before any pass
+        rank(recipe, [("bottleneck_cnn", "mnist"), ("mlp", str(tmp_path / "other.weights.h5"))], say=lines.append)
+    assert not lines
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
     with pytest.raises(WeightsError, match="no ImageNet weights are on this machine; fetch some by `kerazoo weights"):

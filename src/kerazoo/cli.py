@@ -34,6 +34,7 @@ DevicesFlag = Annotated[
     str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
+CTRL_C = 130
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
@@ -171,6 +172,12 @@ def train(
         raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [], defaults=defaults)
     if lr_find is not None or overfit_one_batch:
+        given = {
+            "--overfit-one-batch": lr_find is not None and overfit_one_batch, "--name": name is not None,
+            "--overwrite": overwrite,
+        }  # fmt: skip
+        if other := [flag for flag, present in given.items() if present]:
+            raise RecipeError(f"a trial is one thing and keeps no run; leave {other[0]} out")
         _try(recipe, lr_find, as_json)
         return
     _run(recipe, as_json, name=name, overwrite=overwrite)
@@ -205,14 +212,14 @@ def finetune(
     """
     from kerazoo.pipelines.recipe import make_recipe
 
-    if probe_only and (epochs or preset not in (None, "linear")):
-        raise RecipeError("--probe-only stops before any training; leave it out, or --epochs and --preset")
     values: dict[str, Any] = {
         "model": {"name": registry.find(backbone).name}, "data": {"path": data},
         "transfer": {"weights": weights, "preset": preset or ("linear" if probe_only else "light")},
     }  # fmt: skip
     _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
+    if probe_only and (recipe.training.epochs or recipe.transfer is None or recipe.transfer.preset != "linear"):
+        raise RecipeError("--probe-only stops before any training; leave it out, or epochs and preset")
     _run(recipe, as_json, name=name, overwrite=overwrite)
 
 
@@ -242,10 +249,12 @@ def probe(
     pairs = [backbone.partition("=") for backbone in backbones or ()]
     candidates = [(registry.find(name).name, weights or "imagenet") for name, _, weights in pairs]
 
-    start_tensorflow()
+    from kerazoo.pipelines.devices import open_devices
+
+    opened = open_devices(recipe.devices, say)
     from kerazoo.pipelines.ranking import at_hand, rank
 
-    ranked = rank(recipe, candidates or at_hand(), say=say)
+    ranked = rank(recipe, candidates or at_hand(), devices=opened, say=say)
     if as_json:
         print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
         return
@@ -394,6 +403,10 @@ def main() -> None:
             raise
         say(f"kerazoo: {error}")
         sys.exit(1)
+    except SystemExit as error:
+        if error.code == CTRL_C:  # typer's own
+            say("kerazoo: stopped; the same command goes on with a run that did not finish")
+        raise
 
 
 if __name__ == "__main__":

@@ -115,12 +115,11 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Put weights into one file, to be carried to a machine without a network; fetches those that are not here."""
-    from kerazoo.models.bundles import write_bundle
+    from kerazoo.models.bundles import check_output, write_bundle
     from kerazoo.models.download import published_path
 
     entries = _entries(names)
-    if output.exists():
-        raise WeightsError(f"{output} exists; name another --output, or remove it")
+    check_output(output)
     rows = write_bundle(output, [(entry, published_path(entry.name, say=say)) for entry in entries])
     if as_json:
         print_json({"bundle": str(output), "bytes": output.stat().st_size, "weights": rows})

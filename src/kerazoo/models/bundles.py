@@ -29,8 +29,7 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
 
     Raises WeightsError where `output` exists or cannot be written; nothing is left behind then.
     """
-    if output.exists():
-        raise WeightsError(f"{output} exists; name another --output, or remove it")
+    check_output(output)
     ordered = sorted({entry.file: (entry, path) for entry, path in files}.items())
     rows: list[dict[str, Any]] = [
         {
@@ -42,8 +41,7 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
     index = json.dumps({"kerazoo_weights": VERSION, "weights": rows}, indent=1).encode() + b"\n"
     temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
-        if output.parent.is_dir():
-            check_room(output.parent, sum(row["size"] for row in rows), output.name)
+        check_room(output.parent, sum(row["size"] for row in rows), output.name)
         with tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
             tar.addfile(_member(INDEX, len(index)), io.BytesIO(index))
             for row, (_, (_, path)) in zip(rows, ordered, strict=True):
@@ -57,6 +55,14 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
     return rows
 
 
+def check_output(output: Path) -> None:
+    """Raise WeightsError where no new file `output` can be made."""
+    if output.exists():
+        raise WeightsError(f"{output} exists; name another --output, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise WeightsError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
+
+
 def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
     """Put every file of `bundle` into the cache; each entry and its path.
 
@@ -66,7 +72,7 @@ def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
     folder, parts = cache_folder(FOLDER), list[tuple[Published, Path]]()
     with ExitStack() as stack:
         try:
-            tar = stack.enter_context(tarfile.open(bundle, "r:"))
+            tar = stack.enter_context(_opened(bundle))
             members = iter(tar)
             rows = _index(bundle, tar, next(members, None))
             check_room(folder, sum(row["size"] for _, row in rows.values()), bundle.name)
@@ -83,13 +89,22 @@ def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
             raise WeightsError(
                 f"{bundle} is no whole bundle of `kerazoo weights bundle` ({error}); copy it again"
             ) from error
-        except FileNotFoundError as error:
-            raise WeightsError(f"there is no bundle {bundle}") from error
         except OSError as error:
             raise WeightsError(f"{bundle} cannot be unpacked into {folder}: {error.strerror}; make room") from error
         if missing := sorted(rows.keys() - {entry.file for entry, _ in parts}):
             raise WeightsError(f"{bundle} is cut: {missing[0]} of its index is not in it; copy it again")
         return [(entry, put_in_place(part, entry)) for entry, part in parts]
+
+
+def _opened(bundle: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(bundle, "r:")
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no bundle {bundle}") from error
+    except OSError as error:
+        raise WeightsError(
+            f"{bundle} cannot be read: {error.strerror}; name a file of `kerazoo weights bundle`"
+        ) from error
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
@@ -116,7 +131,7 @@ def _index(
             if entry is None or entry.file != row["file"]:
                 raise WeightsError(f"{bundle} holds {row['file']!r}, which is not published for {row['name']!r}")
             found[entry.file] = (entry, {"size": int(row["size"]), "sha256": str(row["sha256"])})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"the index of {bundle} cannot be read ({error!r}); copy the bundle again") from error

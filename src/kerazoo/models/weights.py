@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.models.backbones import BACKBONES, Backbone
 from kerazoo.models.channels import colours_to
@@ -34,7 +36,7 @@ def load_features(model: "keras.Model", source: Path) -> None:
     `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
     leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
     head. Weights of three channels fill a backbone of any number (see `channels.py`). Raises WeightsError where the
-    source is missing, damaged, or of another architecture.
+    source is missing, damaged, of another architecture, or holds what is no finite number.
     """
     from kerazoo.models.heads import feature_extractor
 
@@ -51,6 +53,11 @@ def load_features(model: "keras.Model", source: Path) -> None:
         _load_file(features, source)
     else:
         raise WeightsError(f"there is no weights file or model folder {source}")
+    for weight in features.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise WeightsError(
+                f"the weights in {source} are not finite in {weight.path}, as of a training that diverged; take others"
+            )
 
 
 def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:

@@ -145,7 +145,10 @@ class Devices:
         if self.replicas == 1:
             return wanted
         if count < self.replicas:
-            raise RecipeError(f"there are {count} examples for {self.replicas} replicas; use fewer devices")
+            raise RecipeError(
+                f"there are {count} examples to evaluate on {self.replicas} replicas; use fewer devices, or a larger "
+                "data.validation"
+            )
         if self.strategy is None:
             return max(wanted // self.replicas, 1) * self.replicas
         sizes = [*range(wanted, self.replicas - 1, -1), *range(wanted + 1, count + 1)]

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.errors import DataError
+from kerazoo.errors import DataError, KerazooError
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
@@ -76,7 +76,7 @@ class FeaturePass:
         """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
 
         `progress` is told how many of those to be computed are done. Raises DataError where a picture cannot be read
-        any more, or the cache not be written.
+        any more, or the cache not be written; KerazooError where features are not finite.
         """
         start = time.perf_counter()
         if view and augmentation is not None:
@@ -96,6 +96,10 @@ class FeaturePass:
             rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
             if part.hashes != keys:  # taken anew from the files
                 raise DataError(changed(examples))
+            if wrong := [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]:
+                raise KerazooError(
+                    f"{self.model.name} of {wrong[0]} are not finite; take other weights or another size"
+                )
             if folder is not None:
                 _write(folder, keys, rows)
             known.update(zip(keys, rows, strict=True))

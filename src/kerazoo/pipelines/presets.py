@@ -45,7 +45,7 @@ def preset_values(preset: str, *, pictures: int, stages: int) -> Values:
         return PRESETS[preset]
     steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if pictures < row[0])
     batch = min(128, pictures)
-    per_epoch = math.ceil(pictures / batch)
+    per_epoch = pictures // batch
     epochs = math.ceil(steps / per_epoch)
     run = epochs * per_epoch  # steps; as shares of them, the rule's fall where they should, and fit fewer epochs, too
     return {

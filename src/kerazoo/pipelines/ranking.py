@@ -14,10 +14,11 @@ from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.download import cached
 from kerazoo.models.published import published
 from kerazoo.models.registry import find
+from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.preflight import check_pictures
-from kerazoo.pipelines.recipe import Recipe, make_recipe
+from kerazoo.pipelines.recipe import Recipe, TransferPart, make_recipe
 from kerazoo.pipelines.stages import Stages
 from kerazoo.pipelines.training import fitting, reproducible, spec_of
 from kerazoo.pipelines.transfer import (
@@ -96,29 +97,35 @@ def rank(
     sources = [weights_of(find(name), weights, say) for name, weights in candidates]
     examples = load_examples(recipe.data)
     check_pictures(examples)
-    ranked = [
-        _one(recipe, name, weights, source, examples, devices, say)
-        for (name, weights), source in zip(candidates, sources, strict=True)
-    ]
-    return sorted(ranked, key=_order)
+    made = []
+    for (name, weights), source in zip(candidates, sources, strict=True):
+        one, spec = _planned(recipe, name, weights, source, examples, devices)
+        if weights not in (*find(name).weights, "none"):
+            build_with(spec, source)  # a file of one's own may not fit
+        made.append((one, spec, source))
+    return sorted((_one(*parts, examples, say) for parts in made), key=_order)
 
 
 def _order(row: Ranked) -> tuple[float, float]:
     return -row.cross_validated, row.milliseconds
 
 
-def _one(
-    recipe: Recipe, name: str, weights: str, source: Path | None, examples: Examples, devices: Devices, say: Say
-) -> Ranked:
-    begin, entry = time.perf_counter(), find(name)
+def _planned(
+    recipe: Recipe, name: str, weights: str, source: Path | None, examples: Examples, devices: Devices
+) -> tuple[Recipe, ModelSpec]:
+    entry = find(name)
     values = recipe.model_dump(exclude_unset=True)
     values["model"] = values["model"] | {"name": name}
     values["transfer"] = values.get("transfer", {}) | {"weights": weights}
     recipe = fitting(make_recipe(values), examples, devices)
     check_probe(recipe, examples)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
+    return recipe, spec_of(entry, recipe, preprocessing, examples, **stored)
+
+
+def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples, say: Say) -> Ranked:
+    begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
     reproducible(recipe.seed)
-    spec = spec_of(entry, recipe, preprocessing, examples, **stored)
     model = build_with(spec, source)
     if source is None:
         norm_by_data(model, spec, examples, recipe.seed)
@@ -130,8 +137,8 @@ def _one(
     assert last.loss is not None
     assert probe.score is not None
     return Ranked(
-        name, weights, probe.score, last.score, last.loss,
-        time.perf_counter() - begin, first.computed, _milliseconds(model), entry.parameters,
+        name, transfer.weights, probe.score, last.score, last.loss,
+        time.perf_counter() - begin, first.computed, _milliseconds(model), find(name).parameters,
         int(model.get_layer("features").output.shape[-1]),
     )  # fmt: skip
 

@@ -10,6 +10,8 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from kerazoo.errors import RecipeError
+from kerazoo.models.registry import find
+from kerazoo.pipelines.presets import PRESETS, preset_values
 from kerazoo.pipelines.recipe_parts import (
     AugmentationPart,
     CheckpointPart,
@@ -52,6 +54,8 @@ class Recipe(Part):
                 f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
                 "would never fall; take a smaller one, or more epochs"
             )
+        if self.transfer is not None and self.devices == "multiworker":
+            refuse("devices='multiworker' is for `kerazoo train`; fine-tune on one machine")
         return self
 
     def anchored(self) -> "Recipe":
@@ -64,7 +68,8 @@ class Recipe(Part):
             if place is not None and place != "none":
                 data = data.model_copy(update={name: str(Path(place).expanduser().resolve())})
         transfer = self.transfer
-        if transfer is not None and Path(transfer.weights).expanduser().exists():
+        named = transfer is None or transfer.weights in ("none", *find(self.model.name).weights)
+        if transfer is not None and not named and Path(transfer.weights).expanduser().exists():
             path = str(Path(transfer.weights).expanduser().resolve())
             transfer = transfer.model_copy(update={"weights": path})
         return self.model_copy(update={"data": data, "transfer": transfer})
@@ -84,12 +89,14 @@ def make_recipe(
 
     `defaults` are those of a network or a command: they stand where `values` and `settings` say nothing, and do not
     count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out; so are
-    those of a schedule.
+    those of a schedule. Without any, those of the preset that is named stand in, as far as they are known without data.
 
     Raises RecipeError that names the key, the value and what is allowed.
     """
+    values = copy.deepcopy(values)
     for setting in settings:
         _set(values, setting)
+    defaults = _of_preset(values) if defaults is None else defaults
     if not defaults:
         return _validated(values)
     merged, own = copy.deepcopy(values), {part: dict(keys) for part, keys in defaults.items()}
@@ -113,6 +120,13 @@ def make_recipe(
         for key in keys.keys() - values.get(part, {}).keys():
             getattr(recipe, part).model_fields_set.discard(key)
     return recipe
+
+
+def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None:
+    transfer = values.get("transfer")
+    preset = transfer.get("preset") if isinstance(transfer, dict) else None
+    # of the fewest pictures, for which the BiT-HyperRule plans the most epochs
+    return preset_values(preset, pictures=1, stages=0) if preset in (*PRESETS, "bit") else None
 
 
 def data_part(values: dict[str, Any]) -> DataPart:

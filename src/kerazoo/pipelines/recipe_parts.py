@@ -247,8 +247,8 @@ class TransferPart(Part):
 
     @model_validator(mode="after")
     def _whole(self) -> "TransferPart":
-        if self.penalties is not None and min(self.penalties) <= 0:
-            refuse(f"penalties={self.penalties} must all be over 0; 1e-5 is next to none")
+        if self.penalties is not None and not all(1e-12 <= penalty <= 1e12 for penalty in self.penalties):
+            refuse(f"penalties={self.penalties} must all be in [1e-12, 1e12]; 1e-5 is next to none")
         return self
 
 

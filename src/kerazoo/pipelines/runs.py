@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerazoo.errors import KerazooError, RunError
+from kerazoo.errors import Interrupted, KerazooError, RunError
 from kerazoo.models.stored import DESCRIPTION, read_json, write_json, write_text
 from kerazoo.pipelines.environment import changes, environment
 from kerazoo.pipelines.examples import Examples
@@ -28,6 +28,7 @@ from kerazoo.pipelines.recipe_checks import as_kept
 
 RUNS = Path("runs")
 LOCK = ".lock"
+LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def claim(
         if worker is not None:
             raise RunError("several workers train one run, which must have a name; give all of them the same --name")
         return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
-    if name != Path(name).name or not name or name.startswith("."):
-        raise RunError(f"run name {name!r} must be a plain folder name")
+    if name != Path(name).name or not name or name.startswith(".") or len(os.fsencode(name)) > LONGEST:
+        raise RunError(f"run name {name!r} must be a plain folder name, of {LONGEST} bytes at most")
     folder = root / name
     ways = "choose another --name, or take --overwrite to lose it"
     if not folder.exists():
@@ -194,11 +195,24 @@ def begun(
                 if changed := ", ".join(changes(read_json(folder / "environment.json"), now)):
                     say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
                 run.set_status("running", resumed=[*before, now])
-                yield run
+                with _marked(run):
+                    yield run
                 return
         _make(folder, recipe, examples, known)
         stack.enter_context(held(folder))
-        yield Run(folder)
+        with _marked(Run(folder)) as run:
+            yield run
+
+
+@contextmanager
+def _marked(run: Run) -> Iterator[Run]:
+    """Says of a run that was stopped by a signal that it was."""
+    try:
+        yield run
+    except (Interrupted, KeyboardInterrupt):
+        if run.status != "finished":
+            run.set_status("interrupted")
+        raise
 
 
 def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> str:

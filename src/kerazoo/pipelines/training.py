@@ -15,7 +15,7 @@ from kerazoo.callbacks import FeatureMaps, GradientNorms, MetricsWriter, Progres
 from kerazoo.callbacks.checkpoints import prune
 from kerazoo.callbacks.curves import curves_of
 from kerazoo.callbacks.feature_maps import default_taps
-from kerazoo.errors import Interrupted, KerazooError, RecipeError
+from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
@@ -109,6 +109,7 @@ def fitting(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
     if recipe.training.epochs:
         size, drop = int(recipe.training.batch_size), recipe.training.drop_last
         devices.check_batches(batch_size=size, count=count, drop_last=drop)
+        devices.evaluation_size(devices.whole_count(int(np.sum(examples.splits == "val"))), EVALUATED)
     return recipe
 
 
@@ -156,10 +157,6 @@ def fit(
                 devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
                 shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
             )  # fmt: skip
-        except Interrupted:
-            if devices.is_chief:
-                run.set_status("interrupted")
-            raise
         except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
             raise KerazooError(
                 f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
