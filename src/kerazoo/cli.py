@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kerazoo import __version__, cli_weights
+from kerazoo.cli_runs import override_flags, run_recipe, train_on, try_first
 from kerazoo.console import Json, print_json, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
@@ -101,7 +102,7 @@ def check(
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
-    _override(values, {"data.manifest": manifest, "data.group": group, "data.validation": validation})
+    override_flags(values, {"data.manifest": manifest, "data.group": group, "data.validation": validation})
     recipe = make_recipe(values, settings or [])
     start_tensorflow()
     from kerazoo.pipelines.preflight import check as run_check
@@ -157,7 +158,7 @@ def train(
         }  # fmt: skip
         if other := [flag for flag, value in given.items() if value is not None]:
             raise RecipeError(f"--resume goes on by the run's own recipe; leave {other[0]} out")
-        _train_on(resume, as_json)
+        train_on(resume, as_json)
         return
     if model is None:
         raise RecipeError("there is no model: name one from `kerazoo models`, a recipe, or a run to --resume")
@@ -167,7 +168,7 @@ def train(
     else:
         entry = registry.find(model)
         values, defaults = {"model": {"name": entry.name}}, getattr(entry, "recipe", None)
-    _override(values, {"data.path": data, "training.epochs": epochs, "seed": seed, "devices": devices})
+    override_flags(values, {"data.path": data, "training.epochs": epochs, "seed": seed, "devices": devices})
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [], defaults=defaults)
@@ -178,9 +179,9 @@ def train(
         }  # fmt: skip
         if other := [flag for flag, present in given.items() if present]:
             raise RecipeError(f"a trial is one thing and keeps no run; leave {other[0]} out")
-        _try(recipe, lr_find, as_json)
+        try_first(recipe, lr_find, as_json)
         return
-    _run(recipe, as_json, name=name, overwrite=overwrite)
+    run_recipe(recipe, as_json, name=name, overwrite=overwrite)
 
 
 @app.command()
@@ -216,11 +217,11 @@ def finetune(
         "model": {"name": registry.find(backbone).name}, "data": {"path": data},
         "transfer": {"weights": weights, "preset": preset or ("linear" if probe_only else "light")},
     }  # fmt: skip
-    _override(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
+    override_flags(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
     if probe_only and (recipe.training.epochs or recipe.transfer is None or recipe.transfer.preset != "linear"):
         raise RecipeError("--probe-only stops before any training; leave it out, or epochs and preset")
-    _run(recipe, as_json, name=name, overwrite=overwrite)
+    run_recipe(recipe, as_json, name=name, overwrite=overwrite)
 
 
 @app.command()
@@ -244,7 +245,7 @@ def probe(
     values: dict[str, Any] = {
         "model": {"name": "-"}, "data": {"path": data}, "training": {"epochs": 0}, "transfer": {},
     }  # fmt: skip
-    _override(values, {"seed": seed, "devices": devices})
+    override_flags(values, {"seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
     pairs = [backbone.partition("=") for backbone in backbones or ()]
     candidates = [(registry.find(name).name, weights or "imagenet") for name, _, weights in pairs]
@@ -324,68 +325,6 @@ def export(
     compared = f"{gate['pictures']:,} {gate['split']} pictures"
     print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
     print(f"next: kerazoo predict {folder} PICTURE...")
-
-
-def _train_on(path: Path, as_json: bool) -> None:
-    """Go on with the unfinished run at `path`, or at runs/path."""
-    from kerazoo.pipelines.runs import RUNS, unfinished
-
-    run = unfinished((path if (path / "run.json").is_file() else RUNS / path).resolve())
-    _run(run.recipe(), as_json, name=run.name, root=run.folder.parent)
-
-
-def _run(recipe: Any, as_json: bool, **where: Any) -> None:
-    from kerazoo.pipelines.devices import open_devices
-
-    devices = open_devices(recipe.devices, say)
-    if recipe.transfer is not None:
-        from kerazoo.pipelines.transfer import finetune as run_recipe
-    else:
-        from kerazoo.pipelines.training import train as run_recipe
-    run = run_recipe(recipe, devices=devices, say=say, **where)
-    if devices.is_chief:
-        _report(run, as_json)
-
-
-def _try(recipe: Any, picture: Path | None, as_json: bool) -> None:
-    """The trials before a run: of rates, drawn to `picture`, or of one batch. Exit code 1 where it did not go well."""
-    from kerazoo.pipelines.devices import open_devices
-
-    devices = open_devices(recipe.devices, say)
-    from kerazoo.pipelines.trials import try_one_batch, try_rates
-
-    if picture is not None:
-        rates = try_rates(recipe, picture, devices=devices, say=say)
-        line, good, value = f"{rates.line()}; drawn: {picture}", rates.suggestion is not None, rates.suggestion
-        found = {"suggestion": value, "picture": str(picture)}
-    else:
-        batch = try_one_batch(recipe, devices=devices, say=say)
-        line, good, found = batch.line(), batch.passed, {"passed": batch.passed, "loss": float(batch.losses[-1])}
-    if as_json:
-        print_json(found)
-    else:
-        print(line)
-    if not good:
-        raise typer.Exit(1)
-
-
-def _override(values: dict[str, Any], flags: dict[str, Any]) -> None:
-    from kerazoo.pipelines.recipe import override
-
-    for key, value in flags.items():
-        if value is not None:
-            override(values, key, value)
-
-
-def _report(run: Any, as_json: bool) -> None:
-    from kerazoo.models.stored import read_json
-
-    state = read_json(run.folder / "run.json")
-    if as_json:
-        stages = {"stages": state["stages"]} if "stages" in state else {}
-        print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"], **stages})
-        return
-    print(f"{run.folder} is finished after {state['seconds']:.0f} s; next: kerazoo export {run.name}")
 
 
 def main() -> None:
