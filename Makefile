@@ -12,8 +12,8 @@ demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
 test: lint types  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)  ## what takes minutes: the contract over every backbone, drills, several processes
-	$(BIN)/python -m pytest -n 2 -m slow
+test-slow: $(READY)  ## what takes minutes, one at a time: every backbone (the largest take 21 GB), drills, several processes
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any],
     Raises OSError, a full disk for one, and then leaves the older ones as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = _encode(state)
-    path = folder / f"{epoch:06d}-{step:08d}-{hashlib.sha256(contents).hexdigest()[:32]}.ckpt"
-    temporary = folder / "writing.tmp"
+    temporary, digest = folder / "writing.tmp", hashlib.sha256()
     try:
         with temporary.open("wb") as file:
-            file.write(contents)
+            for block in _blocks(state):
+                digest.update(block)
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
+        path = folder / f"{epoch:06d}-{step:08d}-{digest.hexdigest()[:32]}.ckpt"
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -77,11 +78,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.ckpt") if NAME.fullmatch(path.name))
 
 
-def _encode(state: dict[str, Any]) -> bytes:
-    arrays: list[bytes] = []
-
-    def offset() -> int:
-        return sum(map(len, arrays))
+def _blocks(state: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """The contents of the file, piece by piece: a large network's state is not copied to be written."""
+    arrays: list[np.ndarray] = []
+    offset = 0
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -89,13 +89,17 @@ def _encode(state: dict[str, Any]) -> bytes:
         if isinstance(value, (list, tuple)):
             return [plain(inner) for inner in value]
         if isinstance(value, np.ndarray):
-            described = {"array": [offset(), value.dtype.name, list(value.shape)]}
-            arrays.append(value.tobytes())
+            nonlocal offset
+            described = {"array": [offset, value.dtype.name, list(value.shape)]}
+            arrays.append(value)
+            offset += value.nbytes
             return described
         return value.item() if isinstance(value, np.generic) else value
 
     text = json.dumps(plain(state)).encode()
-    return b"".join([len(text).to_bytes(8, "little"), text, *arrays])
+    yield len(text).to_bytes(8, "little") + text
+    for array in arrays:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _decode(contents: bytes) -> dict[str, Any]:
