@@ -12,7 +12,7 @@ demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
 test: lint types  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)  ## what takes minutes, one at a time: every backbone (the largest take 21 GB), drills, several processes
+test-slow: $(READY)  ## what takes minutes, one at a time: every backbone (the largest take many GB), drills, several processes
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
