@@ -136,7 +136,7 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
         code, _, err = call(monkeypatch, capsys, *start, *small, *more)
         assert (code, err) == (
             2,
-            "kerazoo: --probe-only stops before any training; leave it out, or epochs and preset\n",
+            "kerazoo: --probe-only stops before training; leave it out, or training.epochs and transfer.preset\n",
         )
     code, _, err = call(monkeypatch, capsys, "finetune", data, "--devices", "multiworker", *small)
     assert (code, err.count("\n")) == (2, 1)  # at once, without waiting for any worker

@@ -19,7 +19,10 @@ from conftest import free_ports
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.registry import build
 from kerazoo.pipelines.devices import Devices, open_devices, parse_devices
+from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.multiworker import check_version
+from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.training import fitting
 
 # 19 pictures in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
 TRAINING = """
@@ -227,6 +230,10 @@ def test_every_replica_has_a_row_of_every_batch_of_an_evaluation():
             assert size >= min(replicas, count)
     with pytest.raises(RecipeError, match=r"there are 1 examples to evaluate on 2 replicas; .*data.validation"):
         TWO.evaluation_size(1, 64)
+    one = Examples("x", ("a",) * 9, np.zeros(9, np.int64), np.array(["train"] * 8 + ["val"]), ("a", "b"))
+    recipe = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, "training": {"batch_size": 4}})
+    with pytest.raises(RecipeError, match="there are 1 examples to evaluate on 2 replicas"):  # before a run is made
+        fitting(recipe, one, TWO)
     assert PROCESSES.evaluation_size(30, 7) == 6
     assert PROCESSES.whole_count(11) == 10
 

@@ -49,6 +49,15 @@ def spec(**changes):
     return ModelSpec("vgg_small", ARGUMENTS | changes, Preprocessing(32, 32), ("circle", "square"))
 
 
+def test_features_that_are_not_finite_name_the_picture_and_are_not_kept(cache, examples, model):
+    large = kerazoo.build("vgg_small", **ARGUMENTS)
+    norm = [layer for layer in large.layers if hasattr(layer, "beta")][-1]
+    norm.beta.assign(np.full(norm.beta.shape, np.inf))
+    with pytest.raises(KerazooError, match=rf"vgg_small\S* of {examples.keys[0]} are not finite; take other weights"):
+        FeaturePass(large, spec())(examples)
+    assert not list(cache.rglob("*.npy"))
+
+
 def test_a_picture_has_the_same_features_in_any_company(cache, examples, model):
     plain = FeaturePass(model, spec(), cached=False)
     whole = plain(examples)

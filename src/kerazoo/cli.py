@@ -220,7 +220,7 @@ def finetune(
     override_flags(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
     recipe = make_recipe(values, settings or [])
     if probe_only and (recipe.training.epochs or recipe.transfer is None or recipe.transfer.preset != "linear"):
-        raise RecipeError("--probe-only stops before any training; leave it out, or epochs and preset")
+        raise RecipeError("--probe-only stops before training; leave it out, or training.epochs and transfer.preset")
     run_recipe(recipe, as_json, name=name, overwrite=overwrite)
 
 

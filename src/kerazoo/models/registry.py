@@ -118,6 +118,11 @@ def find(name: str) -> Network | Backbone:
     return REGISTRY[name]
 
 
+def weight_names(entry: Network | Backbone) -> tuple[str, ...]:
+    """What weights of `entry` may be called beside a path: those there are, and "none", which is random ones."""
+    return (*entry.weights, "none")
+
+
 def build(name: str, **arguments: Any) -> "keras.Model":
     """An uncompiled, flat `keras.Model`: (B, H, W, C) scaled pixels -> (B, num_classes) logits.
 

@@ -13,7 +13,7 @@ from kerazoo.errors import RecipeError, WeightsError
 from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.download import cached
 from kerazoo.models.published import published
-from kerazoo.models.registry import find
+from kerazoo.models.registry import find, weight_names
 from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
@@ -100,7 +100,7 @@ def rank(
     made = []
     for (name, weights), source in zip(candidates, sources, strict=True):
         one, spec = _planned(recipe, name, weights, source, examples, devices)
-        if weights not in (*find(name).weights, "none"):
+        if weights not in weight_names(find(name)):
             build_with(spec, source)  # a file of one's own may not fit
         made.append((one, spec, source))
     return sorted((_one(*parts, examples, say) for parts in made), key=_order)

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from kerazoo.errors import RecipeError
-from kerazoo.models.registry import find
+from kerazoo.models.registry import find, weight_names
 from kerazoo.pipelines.presets import PRESETS, preset_values
 from kerazoo.pipelines.recipe_parts import (
     AugmentationPart,
@@ -68,10 +68,9 @@ class Recipe(Part):
             if place is not None and place != "none":
                 data = data.model_copy(update={name: str(Path(place).expanduser().resolve())})
         transfer = self.transfer
-        named = transfer is None or transfer.weights in ("none", *find(self.model.name).weights)
-        if transfer is not None and not named and Path(transfer.weights).expanduser().exists():
-            path = str(Path(transfer.weights).expanduser().resolve())
-            transfer = transfer.model_copy(update={"weights": path})
+        if transfer is not None and transfer.weights not in weight_names(find(self.model.name)):
+            path = Path(transfer.weights).expanduser()
+            transfer = transfer.model_copy(update={"weights": str(path.resolve())}) if path.exists() else transfer
         return self.model_copy(update={"data": data, "transfer": transfer})
 
     def to_toml(self) -> str:

@@ -24,7 +24,7 @@ from kerazoo.models.backbones import Backbone
 from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.registry import Network, find
+from kerazoo.models.registry import Network, find, weight_names
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
 from kerazoo.models.weights import copy_weights, load_features, shipped, weights_digest
 from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
@@ -154,8 +154,8 @@ def finetune(
 
 def check_weights(entry: Network | Backbone, weights: str) -> None:
     """Raise WeightsError where `weights` is none of the names there are for `entry`, and no path."""
-    if weights not in (*entry.weights, "none") and not Path(weights).expanduser().exists():
-        names = ", ".join([*entry.weights, "none"])
+    if weights not in weight_names(entry) and not Path(weights).expanduser().exists():
+        names = ", ".join(weight_names(entry))
         raise WeightsError(
             f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
         )
