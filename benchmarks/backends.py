@@ -44,7 +44,7 @@ def command_of(arguments, data, seed):
         "optimizer.learning_rate": 0.1 * arguments.batch / 128, "seed": seed, "watch": "false",
     }  # fmt: skip
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "kerazoo.cli", "train", str(arguments.recipe.resolve()), "--data", str(data), *sets]
+    return [sys.executable, "-P", "-m", "kerazoo", "train", str(arguments.recipe.resolve()), "--data", str(data), *sets]
 
 
 def run(kind, command, folder):

@@ -60,7 +60,7 @@ def make_data(folder, *, count=21, size=16, seed=0):
 
 def start(folder, name, *, devices, schedule, log):
     """A process that trains run `name`, or goes on with it."""
-    command = [sys.executable, "-m", "kerazoo.cli", "train", "recipe.toml", "--data", "data", "--name", name]
+    command = [sys.executable, "-P", "-m", "kerazoo", "train", "recipe.toml", "--data", "data", "--name", name]
     shared = ["training.synchronised_batch_norm=true"] if devices != "cpu" else []
     for setting in [f"devices='{devices}'", *shared, *SCHEDULES[schedule]]:
         command += ["--set", setting]

@@ -52,6 +52,15 @@ def pictures(tmp_path: Path) -> Path:
     return make_pictures(tmp_path / "pictures")
 
 
+def plant_modules(folder: Path) -> Path:
+    """A folder of modules with the names of installed ones; each leaves `folder/ran` behind when it is imported."""
+    for name in ("tensorflow", "json", "numpy", "sitecustomize", "kerazoo/__init__", "kerazoo/serving/__init__"):
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r})\n")
+    return folder
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of this machine that nothing listens on."""
     sockets = [socket.socket() for _ in range(count)]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_pictures
+from conftest import make_pictures, plant_modules
 
 import kerazoo
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
@@ -243,10 +243,14 @@ def test_the_gate_refuses_an_export_that_answers_otherwise(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_exports_are_versioned_and_never_overwritten(run, export):
+def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"first exists \(version 1\); choose another --name"):
         export_run(run, root=export.parents[1])
+    planted = plant_modules(tmp_path)  # where the fresh process of the gate must not look
+    monkeypatch.chdir(planted)
+    monkeypatch.setenv("PYTHONPATH", str(planted))
     assert export_run(run, root=export.parents[1], new_version=True).name == "2"
+    assert not (planted / "ran").exists()
     assert sorted(p.name for p in export.parent.iterdir()) == ["1", "2"]
     with pytest.raises(RunError, match="must be a plain folder name"):
         export_run(run, name="../outside", root=export.parents[1])

@@ -1,5 +1,6 @@
 """Sources: tables, arrays, TFDS names and folders all become the same table, and a split depends on content alone."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -251,3 +252,38 @@ def test_a_tfds_name_that_is_not_at_hand_is_one_line(tmp_path):
     with pytest.raises(DataError, match="tfds:no_such_set cannot be had from") as error:
         load_examples("tfds:no_such_set", data_dir=str(tmp_path), download=False)
     assert "\n" not in str(error.value)
+
+
+def test_a_tfds_folder_runs_no_code_that_came_with_it(tmp_path, monkeypatch):
+    """features.json names modules to import: nested ones, in both spellings, and in the older form."""
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "tensorflow_datasets.core.features"
+    image = {
+        "pythonClassName": f"{own}.image_feature.Image",
+        "image": {"shape": {"dimensions": ["2", "2", "3"]}, "dtype": "uint8"},
+    }
+    label = {"pythonClassName": f"{own}.class_label_feature.ClassLabel", "classLabel": {"numClasses": "2"}}
+    planted = {"pythonClassName": "planted.Feature", "tensor": {}}
+    sequence = {"pythonClassName": f"{own}.sequence_feature.Sequence", "sequence": {"feature": planted}}
+
+    def dictionary(**features):
+        return {"pythonClassName": f"{own}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+
+    for number, features in enumerate(
+        (
+            planted,
+            {"python_class_name": "planted.Feature", "tensor": {}},
+            {"type": "planted.Feature", "content": {}},
+            dictionary(image=image, label=label, more=planted),
+            dictionary(image=image, label=label, more=sequence),
+        )
+    ):
+        folder = tmp_path / str(number) / "shapes" / "1.0.0"
+        folder.mkdir(parents=True)
+        (folder / "features.json").write_text(json.dumps(features))
+        (folder / "dataset_info.json").write_text('{"name": "shapes", "version": "1.0.0", "fileFormat": "tfrecord"}')
+        with pytest.raises(DataError, match=r"the features.json of tfds:shapes in .* 'planted.Feature'") as error:
+            load_examples("tfds:shapes", data_dir=str(tmp_path / str(number)), download=False)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()

@@ -117,7 +117,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=True,
+            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments],  # it names a program to run
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
             stdin=subprocess.DEVNULL, env=surroundings | {"GIT_OPTIONAL_LOCKS": "0"}, errors="replace",
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):

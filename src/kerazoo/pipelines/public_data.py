@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from kerazoo.pipelines.recipe import DataPart
 
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"RI": "webp"}
 INDEX = "index.json"
+OWN_FEATURES = "tensorflow_datasets.core.features."
 
 
 def read(part: DataPart) -> Examples:
@@ -57,7 +60,8 @@ def _builder(name: str, part: DataPart) -> Any:
     place = {"data_dir": part.data_dir} if part.data_dir else {}
     where = part.data_dir or tfds.core.constants.DATA_DIR
     try:
-        builder = tfds.builder(name, try_gcs=False, **place)
+        with _own_features(f"{TFDS}{name} in {where}"):
+            builder = tfds.builder(name, try_gcs=False, **place)
         # a folder on disk without its builder's version is not prepared
         if not builder.is_prepared():
             if not part.download:
@@ -72,6 +76,32 @@ def _builder(name: str, part: DataPart) -> Any:
         words = " ".join(str(error).split())[:300]
         raise DataError(f"{TFDS}{name} cannot be had from {where}: {type(error).__name__}: {words}") from error
     return builder
+
+
+@contextmanager
+def _own_features(what: str) -> Iterator[None]:
+    """Inside, TFDS takes feature classes of its own only.
+
+    It would import any module that a `features.json` names, and so run code from wherever data was copied. Raises
+    DataError.
+    """
+    from tensorflow_datasets.core.features.feature import FeatureConnector
+
+    find = FeatureConnector.cls_from_name
+
+    def cls_from_name(name: Any) -> Any:
+        if not isinstance(name, str) or not name.startswith(OWN_FEATURES):
+            raise DataError(
+                f"the features.json of {what} names the feature class {name!r}; it must be one of TensorFlow "
+                f"Datasets' own ({OWN_FEATURES}...), because any other would run code that came with the data"
+            )
+        return find(name)
+
+    FeatureConnector.cls_from_name = cls_from_name
+    try:
+        yield
+    finally:
+        FeatureConnector.cls_from_name = find
 
 
 def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:

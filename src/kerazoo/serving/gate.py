@@ -1,13 +1,11 @@
 """The gate: an export is loaded in a fresh process without keras and must answer as the evaluated model did.
 
-`python -m kerazoo.serving.gate EXPORT KEYS` is that process: KEYS names a JSON file with the pictures, and where to
-write their probabilities.
+`answer` is what that process runs. It imports installed code only (see `fresh.py`).
 """
 
 import io
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import GateError
+from kerazoo.fresh import fresh_python
 from kerazoo.quiet import start_tensorflow
 
 LIMIT = 1000  # pictures; of a larger split every n-th
@@ -97,7 +96,7 @@ def _ask(export: Path, pictures: list[str], images: list[str], scratch: Path) ->
     questions, answers = scratch / "questions.json", scratch / "answers.npz"
     asked = {"pictures": pictures, "images": images, "answers": str(answers)}
     questions.write_text(json.dumps(asked), encoding="utf-8")
-    command = [sys.executable, "-m", "kerazoo.serving.gate", str(export), str(questions)]
+    command = fresh_python(__name__, "answer", str(export.resolve()), str(questions.resolve()))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -106,16 +105,12 @@ def _ask(export: Path, pictures: list[str], images: list[str], scratch: Path) ->
         return found["pictures"], found["images"]
 
 
-def answer(export: Path, questions: Path) -> None:
+def answer(export: str, questions: str) -> None:
     """The fresh process: answer every question, where any import of keras would fail."""
     start_tensorflow(keras=False)
     from kerazoo.serving.saved_model import ExportedModel
 
-    asked, model = json.loads(questions.read_text(encoding="utf-8")), ExportedModel(export)
+    asked, model = json.loads(Path(questions).read_text(encoding="utf-8")), ExportedModel(Path(export))
     rows = [row for _, row in model.predict_files([Path(p) for p in asked["pictures"]])]
     images = [model.image_probabilities(np.load(path)[None])[0] for path in asked["images"]]
     np.savez(asked["answers"], pictures=np.stack(rows) if rows else np.zeros((0, 1)), images=np.stack(images))
-
-
-if __name__ == "__main__":
-    answer(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,39 @@
+"""Fresh processes import installed code only; what a folder or PYTHONPATH plants is never run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import plant_modules
+
+import kerazoo
+from kerazoo.fresh import fresh_python
+
+LOOK = """
+import importlib.util, json, kerazoo.serving
+print(kerazoo.__file__, json.__file__, importlib.util.find_spec("tensorflow").origin)
+"""
+
+
+@pytest.mark.parametrize("place", ["here", "PYTHONPATH", "not installed"])
+def test_a_fresh_process_imports_installed_code_only(tmp_path, place):
+    planted = plant_modules(tmp_path / "planted")
+    source = Path(kerazoo.__file__).parents[1]
+    done = subprocess.run(
+        fresh_python("builtins", "exec", LOOK), capture_output=True, text=True, check=False,
+        cwd=tmp_path if place == "PYTHONPATH" else planted,
+        env={**os.environ, "PYTHONPATH": str(source if place == "not installed" else planted)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours, *others = done.stdout.split()
+    assert Path(ours).samefile(kerazoo.__file__)
+    assert str(planted) not in "".join(others)
+    assert not (planted / "ran").exists()
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "kerazoo", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"kerazoo {kerazoo.__version__}\n"
