@@ -14,7 +14,7 @@ import pytest
 from conftest import free_ports
 
 from kerazoo.callbacks.checkpoints import newest_checkpoint
-from kerazoo.models.stored import read_json, write_json
+from kerazoo.files import read_json, write_json
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "clusters.md"
 SMALL = " --epochs 4 --set training.batch_size=5 --set training.drop_last=false --set model.arguments.stem=[4,4]"

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerazoo.models.stored import load_spec, sha256
+from kerazoo.files import sha256
+from kerazoo.models.stored import load_spec
 from kerazoo.models.weights import SHIPPED
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,9 @@ from conftest import make_pictures, plant_modules
 
 import kerazoo
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
+from kerazoo.files import read_json
 from kerazoo.models.heads import feature_extractor
-from kerazoo.models.stored import load_model, load_spec, read_json
+from kerazoo.models.stored import load_model, load_spec
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.evaluation import Evaluation, answers_of, evaluate
 from kerazoo.pipelines.examples import load_examples

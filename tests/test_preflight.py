@@ -176,7 +176,7 @@ def test_what_is_not_named_is_decoded_right(faulty):
 
 
 def test_training_uses_exactly_the_good_files(faulty, report, tmp_path):
-    from kerazoo.models.stored import read_json
+    from kerazoo.files import read_json
     from kerazoo.pipelines.training import train
 
     root, expected, cut = faulty

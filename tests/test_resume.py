@@ -16,11 +16,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from resume_drill import drill
 
-from kerazoo.callbacks import Resume, checkpoints
+from kerazoo import files
+from kerazoo.callbacks import Resume
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
 from kerazoo.errors import Interrupted, RunError
+from kerazoo.files import read_json
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import read_json
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.examples import load_examples
@@ -256,7 +257,7 @@ def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch):
     def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     said = []
     _, history, _ = training(data, tmp_path, said=said)
     assert len(history.epoch) == EPOCHS

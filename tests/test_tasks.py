@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from kerazoo.errors import ModelError, RecipeError
-from kerazoo.models.stored import load_model, load_spec, read_json
+from kerazoo.files import read_json
+from kerazoo.models.stored import load_model, load_spec
 from kerazoo.pipelines.evaluation import Evaluation, agree, evaluate
 from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.training import train

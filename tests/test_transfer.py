@@ -19,9 +19,10 @@ from PIL import Image
 
 import kerazoo
 from kerazoo.errors import DataError, InputError, Interrupted, ModelError, RecipeError, WeightsError
+from kerazoo.files import read_json
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import load_model, read_json
+from kerazoo.models.stored import load_model
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples

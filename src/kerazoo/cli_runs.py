@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from kerazoo.console import print_json, say
+from kerazoo.files import read_json
 
 
 def train_on(path: Path, as_json: bool) -> None:
@@ -63,8 +64,6 @@ def override_flags(values: dict[str, Any], flags: dict[str, Any]) -> None:
 
 def report(run: Any, as_json: bool) -> None:
     """The last line, or the results as JSON."""
-    from kerazoo.models.stored import read_json
-
     state = read_json(run.folder / "run.json")
     if as_json:
         stages = {"stages": state["stages"]} if "stages" in state else {}

@@ -8,13 +8,14 @@ tells on itself. It holds 8 bytes, the length of a JSON text (little-endian); th
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kerazoo.files import write_whole
 
 NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.ckpt")
 
@@ -25,20 +26,11 @@ def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any],
     Raises OSError, a full disk for one, and then leaves the older ones as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary, digest = folder / "writing.tmp", hashlib.sha256()
-    try:
-        with temporary.open("wb") as file:
-            for block in _blocks(state):
-                digest.update(block)
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / f"{epoch:06d}-{step:08d}-{digest.hexdigest()[:32]}.ckpt"
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    digest = hashlib.sha256()
+    for block in _blocks(state):
+        digest.update(block)
+    path = folder / f"{epoch:06d}-{step:08d}-{digest.hexdigest()[:32]}.ckpt"
+    write_whole(path, _blocks(state))
     prune(folder, keep)
     return path
 

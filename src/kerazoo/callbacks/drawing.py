@@ -1,5 +1,6 @@
 """Lines, dots and text on white, kept as SVG (no script, no font from elsewhere) or PNG."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise
@@ -7,6 +8,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image, ImageDraw, ImageFont
+
+from kerazoo.files import write_whole
 
 Point = tuple[float, float]
 
@@ -64,15 +67,12 @@ class Drawing:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all: PNG where its name ends so, else SVG."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        try:
-            if path.suffix == ".png":
-                self._image.save(temporary, format="PNG", optimize=True)
-            else:
-                temporary.write_text("\n".join([*self._svg, "</svg>\n"]), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if path.suffix == ".png":
+            png = io.BytesIO()
+            self._image.save(png, format="PNG", optimize=True)
+            write_whole(path, png.getvalue())
+        else:
+            write_whole(path, "\n".join([*self._svg, "</svg>\n"]))
 
 
 def _named(tag: str, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from kerazoo.callbacks.writers import write_whole
+from kerazoo.files import write_whole
 
 Row = dict[str, float]
 

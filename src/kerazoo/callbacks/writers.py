@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from kerazoo.files import write_whole
+
 
 class Writer(Protocol):
     """What a watcher needs of a writer. `step` counts finished epochs, from 1."""
@@ -50,7 +52,7 @@ class RunWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, format="PNG")
-        write_whole(path, png.getvalue())
+        write_whole(path, png.getvalue(), sync=False)
         with self._board.as_default():
             tf.summary.image(tag, pixels[None, ..., None], step=step)
 
@@ -64,16 +66,6 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` whole or not at all, wherever the process is killed."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _step(line: str) -> float:

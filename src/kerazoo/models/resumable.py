@@ -17,6 +17,7 @@ from typing import Any
 
 from kerazoo.caches import in_words
 from kerazoo.errors import KerazooError, WeightsError
+from kerazoo.files import read_json, write_json
 
 Progress = Callable[[int, int | None], None]  # bytes there, and of how many where the server says
 TIMEOUT = 60.0  # seconds without a byte
@@ -159,8 +160,6 @@ def _write(answer: Any, url: str, part: Path, have: int, total: int | None, prog
 
 def _kept(part: Path, url: str) -> tuple[int, str]:
     """How many bytes of `url` are in `part`, and by what the server knows that they still are its own; (0, "")."""
-    from kerazoo.models.stored import read_json
-
     try:
         size, state = part.stat().st_size, read_json(_state(part))
     except (OSError, KerazooError):
@@ -170,8 +169,6 @@ def _kept(part: Path, url: str) -> tuple[int, str]:
 
 
 def _remember(part: Path, url: str, validator: str) -> None:
-    from kerazoo.models.stored import write_json
-
     write_json(_state(part), {"url": url, "validator": validator})
 
 

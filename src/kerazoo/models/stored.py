@@ -4,14 +4,14 @@ Loading runs only builders of the registry, never code from the file; the weight
 """
 
 import hashlib
-import json
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RunError, WeightsError
+from kerazoo.files import read_json, sha256, write_json, write_whole
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import build
 
@@ -58,17 +58,30 @@ class ModelSpec:
 
 
 def save_model(folder: Path, spec: ModelSpec, model: "keras.Model") -> str:
-    """Write both files into `folder`, weights first, each under a temporary name; the sha256 of the weights."""
-    weights = folder / WEIGHTS
-    temporary = folder / f"model.{os.getpid()}.tmp.weights.h5"  # Keras insists on the ending
-    try:
-        model.save_weights(temporary)
-        digest = sha256(temporary)
-        temporary.replace(weights)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write both files into `folder`, weights first, each whole or not at all; the sha256 of the weights.
+
+    Raises OSError, on a full disk for one.
+    """
+    content = weights_file(model)
+    digest = hashlib.sha256(content).hexdigest()
+    write_whole(folder / WEIGHTS, content)
     write_json(folder / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
     return digest
+
+
+def weights_file(model: "keras.Model") -> bytes:
+    """The contents of a .weights.h5 file, made in memory.
+
+    Keras writes such a file to the disk piece by piece; HDF5 cannot close it on a full disk, and ends the interpreter
+    by SIGSEGV.
+    """
+    from keras.src.saving import saving_lib
+
+    buffer = io.BytesIO()
+    store = saving_lib.H5IOStore(buffer, mode="w")
+    saving_lib._save_state(model, store, assets_store=None, inner_path="", visited_saveables=set())
+    store.close()
+    return buffer.getvalue()
 
 
 def load_spec(folder: Path) -> ModelSpec:
@@ -97,38 +110,3 @@ def load_model(folder: Path) -> tuple[ModelSpec, "keras.Model"]:
     model = spec.build()
     model.load_weights(weights)
     return spec, model
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write `values` to `path` whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all: a temporary name first, then a rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        # names that are no UTF-8 are written as \udcXX
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RunError where the file is missing or broken."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"there is no {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path} does not hold a JSON object")
-    return values

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import keras
 import numpy as np
 
 from kerazoo.errors import DataError, GateError, KerazooError
-from kerazoo.models.stored import ModelSpec, load_model, read_json, write_json, write_text
+from kerazoo.files import read_json, write_array, write_json, write_whole
+from kerazoo.models.stored import ModelSpec, load_model
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import Examples, check_class_names, load_examples
 from kerazoo.pipelines.preflight import check_pictures
@@ -120,10 +120,8 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self._rows())
-        write_text(folder / f"{self.split}.csv", text.getvalue())
-        temporary = folder / f"{self.split}.{os.getpid()}.tmp.npy"
-        np.save(temporary, self.probabilities)
-        temporary.replace(folder / f"{self.split}.npy")
+        write_whole(folder / f"{self.split}.csv", text.getvalue())
+        write_array(folder / f"{self.split}.npy", self.probabilities)
         details: dict[str, Any] = {}
         if self.task == "multiclass":
             confusion = self.confusion()

@@ -9,7 +9,6 @@ the same whatever pictures are beside it.
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError
+from kerazoo.files import write_whole
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
@@ -174,17 +174,13 @@ def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
     np.save(buffer, rows)
     content = buffer.getvalue()
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
             "or go without by data.cache=never"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _kind(width: int) -> np.dtype[Any]:

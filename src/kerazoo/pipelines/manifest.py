@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError, RunError
-from kerazoo.models.stored import read_json, sha256, write_json
+from kerazoo.files import read_json, sha256, write_json
 from kerazoo.pipelines.caches import cache_folder
 from kerazoo.pipelines.examples import TFDS, Examples
 from kerazoo.pipelines.image_folder import one_line, readable

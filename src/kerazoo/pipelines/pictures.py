@@ -5,15 +5,18 @@ changed picture or setting makes another. Scaling and augmentation come after it
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from kerazoo.errors import DataError
+from kerazoo.files import write_whole
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.caches import cache_folder, in_words, room_for, sweep
 from kerazoo.pipelines.examples import Examples
@@ -103,16 +106,12 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
     """Write the cache, whole or not at all. Two processes may: each under a name of its own, renamed at the end."""
     sweep(path.parent)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    header = io.BytesIO()
+    shape = (len(examples), *preprocessing.shape)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     try:
-        with temporary.open("wb") as file:
-            shape = (len(examples), *preprocessing.shape)
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for pictures in _fitted(examples, preprocessing):
-                file.write(pictures.tobytes())  # not through a memory map: a full disk would kill the process
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        # not through a memory map: a full disk would kill the process
+        write_whole(path, chain([header.getvalue()], (part.tobytes() for part in _fitted(examples, preprocessing))))
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
@@ -122,8 +121,6 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
         raise DataError(
             f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     written: np.ndarray = np.load(path, mmap_mode="r")
     return written
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError
-from kerazoo.models.stored import read_json, write_json
+from kerazoo.files import read_json, write_json
 from kerazoo.pipelines.caches import cache_folder, room_for
 from kerazoo.pipelines.examples import SPLITS, TFDS, Examples
 from kerazoo.pipelines.recipe import DataPart

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kerazoo.errors import Interrupted, KerazooError, RunError
-from kerazoo.models.stored import DESCRIPTION, read_json, write_json, write_text
+from kerazoo.files import read_json, write_json, write_whole
+from kerazoo.models.stored import DESCRIPTION
 from kerazoo.pipelines.environment import changes, environment
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
@@ -236,7 +237,7 @@ def _make(folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any
         shutil.rmtree(left, ignore_errors=True)  # of a killed process with this number
     making.mkdir(parents=True)
     write_json(making / "run.json", {"status": "running", **known})
-    write_text(making / "recipe.toml", recipe.to_toml())
+    write_whole(making / "recipe.toml", recipe.to_toml())
     write_json(making / "environment.json", environment())
     write_json(making / "data.json", examples.describe())
     if folder.exists():

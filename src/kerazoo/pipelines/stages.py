@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.models.stored import write_json
+from kerazoo.files import write_json
 from kerazoo.pipelines.features import Features
 from kerazoo.pipelines.probe import Probe
 from kerazoo.pipelines.scores import Gain, Measured

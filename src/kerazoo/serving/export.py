@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from kerazoo import __version__
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.models.stored import ModelSpec, load_model, read_json
+from kerazoo.files import read_json
+from kerazoo.models.stored import ModelSpec, load_model
 from kerazoo.pipelines.environment import environment
 from kerazoo.pipelines.runs import Run
 from kerazoo.serving.gate import check_export

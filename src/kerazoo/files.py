@@ -1,0 +1,81 @@
+"""Files that are written whole or not at all, JSON objects, and sha256: what every room may import."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
+
+
+def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview], *, sync: bool = True) -> None:
+    """Write `content` to `path` whole or not at all, even if the process is killed or the disk is full.
+
+    It is written under a temporary name, forced to the disk, then renamed. `sync=False` leaves out the forcing, for
+    files that nothing depends on. Characters that UTF-8 does not have (names of files can hold them) become \\udcXX.
+    Raises OSError, and then leaves `path` as it was.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            for block in (content,) if isinstance(content, bytes) else content:
+                file.write(block)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Write `array` as .npy, whole or not at all. Raises OSError."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_whole(path, buffer.getvalue())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` as JSON, whole or not at all. Raises OSError."""
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises RunError if the file is missing or broken."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {path}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path} does not hold a JSON object")
+    return values
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder` and below, where no other process writes now."""
+    for path in folder.rglob(f"*{TEMPORARY}"):
+        with suppress(OSError):
+            path.unlink()
