@@ -182,11 +182,15 @@ def _logistic(
 ) -> Iterator[Solution]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import ThreadpoolController
 
+    # The products of a step are small: BLAS threads (NumPy's and SciPy's own) take 10 to 60 times longer than one, as
+    # they wait for each other by spinning. Only here: what has large products keeps its threads.
+    blas = ThreadpoolController().select(user_api="blas")
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=ITERATIONS, warm_start=True)
     for penalty in path:
         model.set_params(C=1 / (penalty * w[rows].sum()))
-        with warnings.catch_warnings(record=True) as said:
+        with blas.limit(limits=1), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             model.fit(x[rows], y[rows], sample_weight=w[rows])
         converged = not any(issubclass(one.category, ConvergenceWarning) for one in said)
