@@ -25,7 +25,7 @@ from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.evaluation import evaluate_model
-from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.examples import Examples, load_examples, split_like_classes
 from kerazoo.pipelines.image_folder import one_line
 from kerazoo.pipelines.optimizers import make_optimizer, steering
 from kerazoo.pipelines.pictures import prepared
@@ -359,7 +359,13 @@ def summary(examples: Examples) -> str:
     """One line: classes, and examples in each split."""
     parts = ", ".join(f"{int(np.sum(examples.splits == split)):,} {split}" for split in examples.split_names)
     what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers to predict"}[examples.task]
-    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}"
+    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}{_split_like(examples)}"
+
+
+def _split_like(examples: Examples) -> str:
+    """Which classes may be splits that were put beside classes."""
+    names = split_like_classes(examples)
+    return f"; {', '.join(names)}, named like a split, is taken as a class" if names else ""
 
 
 def _left_out(examples: Examples, limit: int = 5) -> str:
