@@ -17,6 +17,7 @@ from kerazoo.callbacks.curves import curves_of
 from kerazoo.callbacks.feature_maps import default_taps
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
+from kerazoo.models.description import check_description
 from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, describe, find
@@ -241,7 +242,9 @@ def spec_of(
     arguments |= {name: value for name, value in preferred.items() if name in known}
     arguments |= recipe.model.arguments
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
-    return ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
+    spec = ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
+    check_description(spec)  # what could not be loaded again is refused before it is trained
+    return spec
 
 
 def loss_of(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
