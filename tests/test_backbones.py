@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib
 import threading
+import warnings
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -193,7 +194,8 @@ def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, t
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path / "home"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     entry = replace(published_entry("efficientnet_b0"), md5=digest)
-    monkeypatch.setattr("kerazoo.models.download.published", lambda name: entry)
+    for module in ("download", "scaling_layers"):
+        monkeypatch.setattr(f"kerazoo.models.{module}.published", lambda name: entry)
     x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
     published = keras.applications.EfficientNetB0(
         include_top=False, weights="imagenet", input_shape=shape, pooling="avg"
@@ -216,6 +218,65 @@ def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, t
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_array_equal(features(x, training=False), feature_extractor(by_name)(x, training=False))
 
+    for save in SAVERS:  # Keras's own network with its further layer, saved by its user
+        save(published, tmp_path / f"imagenet.{save.__name__}.h5")
+        load_features(loaded, tmp_path / f"imagenet.{save.__name__}.h5")
+        found = feature_extractor(loaded)(x, training=False).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+    copy = tmp_path / "copy.h5"  # of other bytes: a copy of it, or tuned from its path on
+    norm.finalize_state()
+    plain = made(x, training=False)
+    _save_legacy(made, copy)
+    with copy.open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(WeightsError, match=r"copy.h5 is not the file that Keras publishes.*transfer.scaling=published"):
+        load_features(loaded, copy)
+    for scaling, wanted in (("published", expected), ("plain", plain)):
+        load_features(loaded, copy, scaling=scaling)
+        found = feature_extractor(loaded)(x, training=False).numpy()
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_efficientnet_of_ones_own_is_scaled_as_keras_does(tmp_path):
+    """Built with weights=None, as Keras leaves its Normalization, or adapted to data: no further 1 / sqrt(std)."""
+    shape = (40, 40, 3)
+    own = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    norm = next(layer for layer in own.layers if isinstance(layer, keras.layers.Normalization))
+    for layer in own.layers:  # statistics that let differences through
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(layer.moving_variance * 0.05)
+    x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
+    ours = kerazoo.build("efficientnet_b0", input_shape=shape, num_classes=2)
+    for mean, variance in (((0, 0, 0), (1, 1, 1)), ((0.4, 0.5, 0.6), (0.06, 0.05, 0.07))):
+        norm.set_weights([np.array(mean), np.array(variance), np.array(0)])
+        norm.finalize_state()
+        expected = own(x, training=False).numpy()
+        for save in SAVERS:
+            path = tmp_path / f"own.{save.__name__}.h5"
+            save(own, path)
+            load_features(ours, path)
+            found = feature_extractor(ours)(x, training=False).numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_network_that_was_saved_without_its_preprocessing_is_asked_about(tmp_path):
+    """The same arrays, but trained on pixels that were scaled before the network: nobody knows how."""
+    arguments = {"include_top": False, "weights": None, "input_shape": (32, 32, 3), "pooling": "avg"}
+    ours = kerazoo.build("mobilenet_v3_small", input_shape=(32, 32, 3), num_classes=2)
+    for inside in (True, False):
+        theirs = keras.applications.MobileNetV3Small(include_preprocessing=inside, **arguments)
+        for save in SAVERS:
+            path = tmp_path / f"v3.{save.__name__}.h5"
+            save(theirs, path)
+            if inside:
+                load_features(ours, path)
+                continue
+            with pytest.raises(WeightsError, match="with 0 Rescaling and 0 Norm.*has 1 Rescaling and 0 Norm.*scaling="):
+                load_features(ours, path)
+            load_features(ours, path, scaling="published")
+            np.testing.assert_array_equal(theirs.get_weights()[0], feature_extractor(ours).get_weights()[0])
+
 
 def _save_legacy(model: keras.Model, path) -> None:
     """The format of the published files: Keras's HDF5 of before version 3."""
@@ -224,3 +285,18 @@ def _save_legacy(model: keras.Model, path) -> None:
 
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
+
+
+def _save_whole(model: keras.Model, path) -> None:
+    """The whole model in the older format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras.saving.save_model(model, path)
+
+
+def weights(model: keras.Model, path) -> None:
+    """The newer format of weights; Keras insists on the ending .weights.h5."""
+    model.save_weights(path)
+
+
+SAVERS = (_save_legacy, _save_whole, weights)

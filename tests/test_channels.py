@@ -18,7 +18,7 @@ from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import SCALINGS, Preprocessing
 from kerazoo.models.registry import find
 from kerazoo.models.stored import ModelSpec, save_model
-from kerazoo.models.weights import fold_scaling
+from kerazoo.models.weights import fold_scaling, load_features
 from kerazoo.pipelines.augmentation import POLICIES
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
@@ -142,7 +142,8 @@ def test_efficientnet_is_folded_before_it_is_adapted(tmp_path):
     norm = next(layer for layer in made.layers if isinstance(layer, keras.layers.Normalization))
     norm.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
     _save_legacy(made, tmp_path / "b0.h5")
-    one = kerazoo.build("efficientnet_b0", weights=tmp_path / "b0.h5", input_shape=(40, 40, 1), num_classes=2)
+    one = kerazoo.build("efficientnet_b0", input_shape=(40, 40, 1), num_classes=2)
+    load_features(one, tmp_path / "b0.h5", scaling="published")
     fold_scaling(made, (0.229, 0.224, 0.225))
     grey = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 1)).astype(np.float32)
     expected = tapped(made, "stem_activation")(np.repeat(grey, 3, -1)).numpy()[0, 1:-1, 1:-1]

@@ -80,9 +80,10 @@ def build_backbone(
     """(B, H, W, C) as `backbone.preprocessing()` gives -> (B, num_classes) logits, over mean-pooled `features`.
 
     `weights`: None for random ones; "imagenet" takes what keras.applications publishes, from a cache or fetched (see
-    `download.published_path`); a path loads that file (the published file without top, or a kerazoo model folder). The
-    head starts random. Any number of channels takes weights of three (see `channels.py`). `taps` are stages whose
-    mean-pooled maps come before the last one's in `features`, as in Head2Toe (Evci et al. 2022, arXiv:2201.03529).
+    `download.published_path`); a path loads that file (the published file without top, or a kerazoo model folder; one
+    that does not tell its scaling goes by `weights.load_features`). The head starts random. Any number of channels
+    takes weights of three (see `channels.py`). `taps` are stages whose mean-pooled maps come before the last one's in
+    `features`, as in Head2Toe (Evci et al. 2022, arXiv:2201.03529).
     Raises ModelError and WeightsError.
     """
     import keras

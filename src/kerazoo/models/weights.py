@@ -10,6 +10,7 @@ import numpy as np
 from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.models.backbones import BACKBONES, Backbone
 from kerazoo.models.channels import colours_to
+from kerazoo.models.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ def shipped(name: str, weights: str) -> Path:
     return folder
 
 
-def load_features(model: "keras.Model", source: Path) -> None:
+def load_features(model: "keras.Model", source: Path, *, scaling: str | None = None) -> None:
     """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
 
     `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
     leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
-    head. Weights of three channels fill a backbone of any number (see `channels.py`). Raises WeightsError where the
-    source is missing, damaged, of another architecture, or holds what is no finite number.
+    head. Weights of three channels fill a backbone of any number (see `channels.py`). `scaling` says how the network of
+    a backbone's file scaled pixels, "published" or "plain", where the file does not tell (see `scaling_layers.py`).
+    Raises WeightsError where the source is missing, damaged, of another architecture, holds what is no finite number,
+    or does not tell its scaling.
     """
     from kerazoo.models.heads import feature_extractor
 
@@ -50,7 +53,7 @@ def load_features(model: "keras.Model", source: Path) -> None:
                 f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
             )
     elif source.is_file():
-        _load_file(features, source)
+        _load_file(features, source, scaling)
     else:
         raise WeightsError(f"there is no weights file or model folder {source}")
     for weight in features.weights:
@@ -101,7 +104,7 @@ def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
     return True
 
 
-def _load_file(features: "keras.Model", source: Path) -> None:
+def _load_file(features: "keras.Model", source: Path, scaling: str | None) -> None:
     import h5py
 
     if not h5py.is_hdf5(source):
@@ -109,13 +112,14 @@ def _load_file(features: "keras.Model", source: Path) -> None:
     entry, taker = BY_NAME.get(_name(features)), features
     try:
         with h5py.File(source) as file:
-            published = "layer_names" in file.attrs
+            legacy = "layer_names" in file.attrs
             found = sorted(_arrays(file))
-        own = not published and found == _shapes(features)
+            saved = scaling_layers(file)
+        own = not legacy and found == _shapes(features)
         if entry is not None and features.input_shape[-1] != 3 and not own:
             features = _of_three(features, entry)
         # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
-        if not published and found != _shapes(features):
+        if not legacy and found != _shapes(features):
             raise WeightsError(
                 f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
                 f"than its {len(features.weights)}"
@@ -128,7 +132,7 @@ def _load_file(features: "keras.Model", source: Path) -> None:
     except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
-    if published and entry is not None and entry.published_std:
+    if entry is not None and has_published_scaling(source, saved, features, entry.published_std, scaling):
         fold_scaling(features, entry.published_std)
     if taker is not features and not _give(features, taker):
         raise WeightsError(

@@ -101,7 +101,7 @@ def rank(
     for (name, weights), source in zip(candidates, sources, strict=True):
         one, spec = _planned(recipe, name, weights, source, examples, devices)
         if weights not in weight_names(find(name)):
-            build_with(spec, source)  # a file of one's own may not fit
+            build_with(spec, source, (one.transfer or TransferPart()).scaling)  # a file of one's own may not fit
         made.append((one, spec, source))
     return sorted((_one(*parts, examples, say) for parts in made), key=_order)
 
@@ -126,7 +126,7 @@ def _planned(
 def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples, say: Say) -> Ranked:
     begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
     reproducible(recipe.seed)
-    model = build_with(spec, source)
+    model = build_with(spec, source, transfer.scaling)
     if source is None:
         norm_by_data(model, spec, examples, recipe.seed)
     stages = Stages(lambda line: say(f"{name}: {line}"))

@@ -224,8 +224,11 @@ class TransferPart(Part):
     """Transfer in stages: features of the frozen network, a probe on them, then, where `training.epochs` > 0, the
     unfrozen network from the probe on; see `transfer.py`.
 
-    `weights` is "imagenet", the name of shipped weights, a path, or "none". `engine` computes the features; `views` is
-    how many of each training picture the probe sees, the picture itself and `views` - 1 drawn by the augmentation.
+    `weights` is "imagenet", the name of shipped weights, a path, or "none". `scaling` says how the network of a weights
+    file scaled pixels where the file does not tell: "published", as that of the published weights, or "plain", as
+    keras.applications builds it with weights=None (they differ for EfficientNet B0 to B7 only). `engine` computes the
+    features; `views` is how many of each training picture the probe sees, the picture itself and `views` - 1 drawn by
+    the augmentation.
     `penalties` are the L2 strengths tried by cross-validation over `folds`; None is the default path. `unfreeze` counts
     stages of the backbone from its end; 0 is all of it. Each stage learns at `decay` times the rate of the one above
     it, the head at the optimizer's own. `batch_norm` within what is unfrozen: "frozen"; "stats", its statistics move;
@@ -235,6 +238,7 @@ class TransferPart(Part):
 
     weights: str = "imagenet"
     preset: Literal["linear", "light", "full", "bit"] | None = None
+    scaling: Literal["published", "plain"] | None = None
     engine: Literal["keras", "onnx", "openvino"] = "keras"
     views: int = Field(1, ge=1)
     penalties: list[float] | None = Field(None, min_length=1)

@@ -106,7 +106,7 @@ def finetune(
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    single = build_with(spec, source)  # on one device, in float32: as the run is evaluated
+    single = build_with(spec, source, transfer.scaling)  # on one device, in float32: as the run is evaluated
     with devices.scope(), precision(recipe):
         model = spec.build()
     if epochs:
@@ -142,7 +142,7 @@ def finetune(
         else:
             MetricsWriter(run.folder, 0).settle()
             if recipe.watch:
-                with watchers(run, recipe, examples, preprocessing, say=say) as watch:
+                with watchers(run, recipe, examples, preprocessing) as watch:
                     maps = watch(single)[-1]
                     maps.set_model(single)
                     maps.on_epoch_end(0)
@@ -196,11 +196,11 @@ def input_and_arguments(
     return Preprocessing.from_json(values), dict(spec.arguments)
 
 
-def build_with(spec: ModelSpec, source: Path | None) -> keras.Model:
-    """The network with the features of `source`, or random ones; its head is random."""
+def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> keras.Model:
+    """The network with the features of `source`, or random ones; its head is random. `scaling`: see `TransferPart`."""
     model = spec.build()
     if source is not None:
-        load_features(model, source)
+        load_features(model, source, scaling=scaling)
     return model
 
 
