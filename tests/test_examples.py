@@ -82,7 +82,9 @@ def test_bad_folders_are_named(tmp_path, pictures):
     with pytest.raises(DataError, match="class 'triangle' is in .*val but not in .*train"):
         load_examples(tmp_path / "parts")
     (tmp_path / "parts" / "extra").mkdir()
-    with pytest.raises(DataError, match="has train, val and beside them extra; take out what is no split"):
+    with pytest.raises(
+        DataError, match="has train, val, which look like splits, and beside them extra; take out what is no split"
+    ):
         load_examples(tmp_path / "parts")
     flat = make_pictures(tmp_path / "flat" / "train").parent
     (flat / "val").mkdir()

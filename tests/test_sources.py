@@ -91,7 +91,7 @@ def test_numbers(tmp_path):
         ("path,label\n0.png,a,b\n", {}, "row 1: 3 values for 2 columns"),
         ("path,label\n0.png,a\n1.png,\n", {}, "row 2: column label is empty"),
         ("path,label\n,a\n", {}, "row 1: column path is empty"),
-        ("path,label,split\n0.png,a,dev\n", {}, "row 1: split 'dev' is not one of train, val"),
+        ("path,label,split\n0.png,a,held\n", {}, "row 1: split 'held' is not one of train, training, val"),
         ("path,target\n0.png,1\n1.png,tall\n", {}, "row 2: column target is 'tall'; it must be a finite number"),
         ("path,target\n0.png,inf\n", {}, "column target is 'inf'"),
         ("path,a,b\n0.png,1,2\n", {"label": "a,b"}, "row 1: column b is 2; a label is 0 or 1"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +11,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 
 
 def say(line: str) -> None:
-    """One line of progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """One line of progress, on standard error. A full disk under it, or a closed pipe, ends nothing."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_json(values: dict[str, Any]) -> None:

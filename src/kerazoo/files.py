@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, JSON objects, and sha256: what every room may import."""
 
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from kerazoo.errors import RunError
 if TYPE_CHECKING:
     import numpy as np
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
 TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
 
 
@@ -22,7 +24,7 @@ def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview],
 
     It is written under a temporary name, forced to the disk, then renamed. `sync=False` leaves out the forcing, for
     files that nothing depends on. Characters that UTF-8 does not have (names of files can hold them) become \\udcXX.
-    Raises OSError, and then leaves `path` as it was.
+    Raises OSError, which names `path`, and then leaves it as it was.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
@@ -35,9 +37,12 @@ def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview],
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+            error.filename2 = None
         raise
 
 

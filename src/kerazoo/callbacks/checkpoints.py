@@ -59,6 +59,15 @@ def newest_checkpoint(
     return None
 
 
+def newest_place(folder: Path) -> tuple[int, int] | None:
+    """The (epoch, step) in the name of the newest file, both counted from 0; None where there is none."""
+    found = _files(folder)
+    if not found:
+        return None
+    epoch, step, _ = found[-1].name.split("-")
+    return int(epoch), int(step)
+
+
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep`."""
     for path in _files(folder)[:-keep]:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,17 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
     `history` holds the rows so far, of an earlier phase or of a run that is resumed; both files are then those rows
     and no others. `rows` is the whole history. Stand last among the callbacks that add to the logs, and before the one
     that keeps `state()`.
+
+    An error of the disk does not end the training: `say` is told once, the next epoch tries again, and `settle`, which
+    raises it, writes what is missing.
     """
 
-    def __init__(self, folder: Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch") -> None:
+    def __init__(
+        self, folder: Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch",
+        say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.say = say
         self.lines_path = folder / "metrics.jsonl"
         self.table_path = folder / "history.csv"
         self.pictures = pictures
@@ -40,6 +47,7 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         self._start = time.perf_counter()
         self.rows = [dict(row) for row in history]
         self._settled = False  # the files are those of `rows`
+        self._warned = False
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON has it: the rows, and the seconds of the epoch so far."""
@@ -50,17 +58,28 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         """Go on from `state`, in the middle of an epoch or between two; the files follow."""
         self._before = float(state["seconds"])
         self._start = time.perf_counter()
-        self._take({name: float(value) for name, value in row.items()} for row in state["history"])
+        self.rows = [{name: float(value) for name, value in row.items()} for row in state["history"]]
+        self._attempt(self.settle)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock, in the first epoch with files that hold the rows so far."""
         if not self._settled:
-            self.settle()
+            self._attempt(self.settle)
         self._start = time.perf_counter()
 
     def settle(self) -> None:
-        """Make the files those of `rows`; not before `restore`, which knows more of them, has been called."""
-        self._take(self.rows)
+        """Make the files those of `rows`; not before `restore`, which knows more of them, has been called.
+
+        A row whose line is lost gets one without seconds and rates. Raises OSError.
+        """
+        lines = []
+        for row in self.rows:
+            wanted = encode(row)
+            known = (line for line in reversed(self._lines) if wanted.items() <= line.items())
+            lines.append(next(known, wanted))
+        _write_if_other(self.lines_path, "".join(json.dumps(line) + "\n" for line in lines))
+        _write_if_other(self.table_path, history_table(self.rows) if self.rows else "")
+        self._settled = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write both."""
@@ -73,25 +92,26 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         line |= self._learning_rate() | {name: value for name, value in encode(row).items() if name != self.key}
         self.rows.append(row)
         self._lines.append(line)
-        with self.lines_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        write_whole(self.table_path, history_table(self.rows))
+        self._attempt(self._append if self._settled else self.settle)
 
     def _learning_rate(self) -> dict[str, Any]:
         """Nothing where the optimizer has several."""
         rate = getattr(self.model.optimizer, "learning_rate", None)
         return {} if rate is None else encode({"learning_rate": float(keras.ops.convert_to_numpy(rate))})
 
-    def _take(self, history: Iterable[Row]) -> None:
-        """Make the files those of `history`. A row whose line is lost gets one without seconds and rates."""
-        self.rows, self._settled = [dict(row) for row in history], True
-        lines = []
-        for row in self.rows:
-            wanted = encode(row)
-            known = (line for line in reversed(self._lines) if wanted.items() <= line.items())
-            lines.append(next(known, wanted))
-        _write_if_other(self.lines_path, "".join(json.dumps(line) + "\n" for line in lines))
-        _write_if_other(self.table_path, history_table(self.rows) if self.rows else "")
+    def _append(self) -> None:
+        with self.lines_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self._lines[-1]) + "\n")
+        write_whole(self.table_path, history_table(self.rows))
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self._settled = False
+            if not self._warned:
+                self._warned = True
+                self.say(f"{self.table_path} cannot be written: {error.strerror}; training goes on and tries again")
 
 
 def history_table(rows: Iterable[Row]) -> str:

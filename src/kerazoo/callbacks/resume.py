@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
+from kerazoo.callbacks.checkpoints import newest_checkpoint, newest_place, write_checkpoint
 from kerazoo.errors import Interrupted, RunError
 
 # what Keras's own callbacks remember from epoch to epoch, and lose in `on_train_begin`
@@ -188,9 +188,16 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def _leave(self, epoch: int, step: int) -> None:
         assert self._signal is not None
         written = (step == 0 or not self.epochs_only) and self._write(epoch, step)
-        saved = f"saved at epoch {epoch + 1}, step {step}" if written else "the last checkpoint is kept"
+        saved = f"saved at epoch {epoch + 1}, step {step}; the same command goes on from there"
         name = signal.Signals(self._signal).name
-        raise Interrupted(f"stopped by {name}: {saved}; the same command goes on from there", self._signal)
+        raise Interrupted(f"stopped by {name}: {saved if written else self._last_one()}", self._signal)
+
+    def _last_one(self) -> str:
+        """What the same command would go on from, where no more can be written."""
+        place = newest_place(self.folder)
+        if place is None:
+            return "there is no checkpoint yet: the same command begins from the start"
+        return f"the last one, of epoch {place[0] + 1}, step {place[1]}, is kept: the same command goes on from there"
 
     def _write(self, epoch: int, step: int) -> bool:
         """Whether it was written."""
@@ -209,7 +216,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             write_checkpoint(self.folder, epoch, step, state, keep=self.keep)
         except OSError as error:
-            self.say(f"no checkpoint could be written to {self.folder}: {error.strerror}; the last one is whole")
+            self.say(f"no checkpoint could be written to {self.folder}: {error.strerror}; {self._last_one()}")
             return False
         finally:
             self._last = time.monotonic()

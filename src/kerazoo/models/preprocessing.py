@@ -15,6 +15,7 @@ from kerazoo.errors import ModelError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+MOST_VALUES = 2**26  # of one prepared image, 268 MB: 4,096 x 4,096 in colour
 FITS = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "lanczos5", "area", "nearest")
 
@@ -42,19 +43,28 @@ class Preprocessing:
         allowed = {"fit": FITS, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                received, choices = getattr(self, name), ", ".join(map(str, values))
-                raise ModelError(f"preprocessing: {name}={received!r} is not one of {choices}")
-        if min(self.height, self.width) < 1:
-            raise ModelError(f"preprocessing: size {self.height}x{self.width} must be at least 1x1")
-        if not isinstance(self.channels, int) or isinstance(self.channels, bool) or self.channels < 1:
-            raise ModelError(f"preprocessing: channels={self.channels!r} must be a whole number of at least 1")
+                received, choices = repr(getattr(self, name)), ", ".join(map(str, values))
+                raise ModelError(f"preprocessing: {name}={received:.60} is not one of {choices}")
+        for name in ("height", "width", "channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ModelError(f"preprocessing: {name}={value!r:.60} must be a whole number of at least 1")
+        if self.height * self.width * self.channels > MOST_VALUES:
+            raise ModelError(
+                f"preprocessing: height x width x channels must be at most {MOST_VALUES:,} values, "
+                f"got {self.height:,} x {self.width:,} x {self.channels:,}; take a smaller size"
+            )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
         """The object that `to_json` described."""
+        if not isinstance(values, dict):
+            raise ModelError(f"preprocessing must be an object, got {values!r:.60}")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ModelError(f"preprocessing: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if missing := sorted({"height", "width"} - set(values)):
+            raise ModelError(f"preprocessing: there is no {missing[0]}")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:

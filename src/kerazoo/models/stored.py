@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerazoo.errors import RunError, WeightsError
+from kerazoo.errors import ModelError, RunError, WeightsError
 from kerazoo.files import read_json, sha256, write_json, write_whole
+from kerazoo.models.description import check_arguments, check_description, check_names, check_size
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import build
 
@@ -85,17 +86,24 @@ def weights_file(model: "keras.Model") -> bytes:
 
 
 def load_spec(folder: Path) -> ModelSpec:
-    """The spec stored in `folder`. Raises RunError where there is none or it cannot be read."""
-    values = read_json(folder / DESCRIPTION)
+    """The spec stored in `folder`, checked by `description.py`. Raises RunError where there is none, or a bad one."""
+    path = folder / DESCRIPTION
+    values = read_json(path)
     try:
+        if missing := {"name", "arguments", "preprocessing", "class_names", "head"} - set(values):
+            raise ModelError(f"it has no {min(missing)}")
+        check_arguments(values["name"], values["arguments"])
+        check_names(values["class_names"])
         # JSON has no tuples; builders take lists where they take sequences
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values["arguments"].items()}
-        return ModelSpec(
+        spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
-            tuple(values["class_names"]), values["head"], float(values.get("temperature", 1.0)),
+            tuple(values["class_names"]), values["head"], values.get("temperature", 1.0),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / DESCRIPTION} is not a kerazoo model description: {error!r}") from error
+        check_description(spec)
+    except ModelError as error:
+        raise RunError(f"{path} is not a model description of kerazoo: {error}") from error
+    return spec
 
 
 def load_model(folder: Path) -> tuple[ModelSpec, "keras.Model"]:
@@ -107,6 +115,10 @@ def load_model(folder: Path) -> tuple[ModelSpec, "keras.Model"]:
     recorded, found = read_json(folder / DESCRIPTION).get("weights_sha256"), sha256(weights)
     if recorded != found:
         raise WeightsError(f"{weights} has sha256 {found[:16]}, not {str(recorded)[:16]} as recorded: it was changed")
-    model = spec.build()
+    try:
+        check_size(spec, weights)
+        model = spec.build()
+    except ModelError as error:
+        raise RunError(f"{folder / DESCRIPTION} describes no model that can be loaded: {error}") from error
     model.load_weights(weights)
     return spec, model

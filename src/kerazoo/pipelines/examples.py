@@ -18,10 +18,30 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.recipe import DataPart, data_part
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {  # names of splits, in any case
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "test1": "test", "eval": "test",
+}  # fmt: skip
 TABLES = (".csv", ".tsv", ".parquet")
 TFDS = "tfds:"
 NO_PICTURE = "its name does not end as a picture's does"
+# formats of images that TensorFlow does not decode
+UNDECODABLE = (
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".ico",
+    ".svg",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".nef",
+)
 
 
 @dataclass(frozen=True)
@@ -123,13 +143,23 @@ def load_examples(data: str | Path | DataPart, *, hold_out: bool = True, **optio
     False: then what has no splits is all "test", to evaluate on. Raises DataError, naming the folder, class or file,
     for anything that cannot be trained on.
     """
-    from kerazoo.pipelines import manifest, splits
+    from kerazoo.pipelines import manifest
 
     part = data if isinstance(data, DataPart) else data_part({"path": str(data), **options})
     examples = manifest.follow(read_examples(part), part, hold_out=hold_out)
     if not hold_out:
         whole = examples.split_names == ["train"]
         return replace(examples, splits=np.full(len(examples), "test")) if whole else examples
+    return trainable(examples, part)
+
+
+def trainable(examples: Examples, part: DataPart) -> Examples:
+    """`examples` with a share held out as `part` says. Raises DataError where they cannot be trained on.
+
+    Training and `kerazoo check` both go through here, so that a check refuses what training would refuse.
+    """
+    from kerazoo.pipelines import splits
+
     check_classes(examples)
     examples = splits.hold_out(examples, part.validation, part.test)
     check_classes(examples)
@@ -162,15 +192,27 @@ def read_examples(part: DataPart) -> Examples:
 
 def check_classes(examples: Examples) -> None:
     """Raise DataError where there is nothing to tell apart, or a class is without pictures to train on."""
+    check_choice(examples)
     if examples.task == "regression":
         return
-    if len(examples.class_names) < 2 and examples.task == "multiclass":
-        raise DataError(f"{examples.source} has one class only ({examples.class_names[0]!r}); it takes at least two")
     for name, count in examples.counts("train").items():
         if count == 0:
             raise DataError(f"class {name!r} in {examples.source} has no pictures to train on")
         if count == 1 and "val" not in examples.split_names:
             raise DataError(f"class {name!r} in {examples.source} has one picture to train on; it takes at least two")
+
+
+def check_choice(examples: Examples) -> None:
+    """Raise DataError where there is one class only, and so nothing to tell apart."""
+    if examples.task == "multiclass" and len(examples.class_names) < 2:
+        raise DataError(f"{examples.source} has one class only ({examples.class_names[0]!r}); it takes at least two")
+
+
+def split_like_classes(examples: Examples) -> list[str]:
+    """The classes of an image folder that are named like splits, and may be splits that were put beside classes."""
+    if examples.task != "multiclass" or not Path(examples.source).is_dir():
+        return []
+    return [name for name in examples.class_names if name.lower() in SPLITS]
 
 
 def check_class_names(found: Sequence[str], expected: Sequence[str], source: str) -> None:
@@ -179,6 +221,31 @@ def check_class_names(found: Sequence[str], expected: Sequence[str], source: str
         missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
         detail = f"missing {missing}, unknown {extra}" if missing or extra else "in another order"
         raise DataError(f"the classes in {source} are not the model's: {detail}")
+
+
+def is_image(path: Path) -> bool:
+    """Whether its name ends as that of an image which TensorFlow decodes."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def why_left_out(path: Path) -> str:
+    """Why a file whose name is not that of an image takes no part."""
+    if path.suffix.lower() in UNDECODABLE:
+        return f"TensorFlow does not decode {path.suffix.lower()}; convert it to PNG or JPEG"
+    return NO_PICTURE
+
+
+def undecodable(files: Iterable[Path]) -> str:
+    """ "", or what `files` hold of images that TensorFlow does not decode, and what to do about it."""
+    found = Counter(p.suffix.lower() for p in files if p.suffix.lower() in UNDECODABLE)
+    if not found:
+        return ""
+    kinds = " and ".join(f"{count:,} {ending} file{'s' if count > 1 else ''}" for ending, count in found.most_common())
+    ending = found.most_common(1)[0][0]
+    return (
+        f"; it has {kinds}, which TensorFlow does not decode: convert them to PNG or JPEG, such as by "
+        f"ImageMagick's `mogrify -format png *{ending}`"
+    )
 
 
 def _file_hash(path: Path) -> str:

@@ -1,13 +1,11 @@
 """An `.npz` file: `x_train`, `y_train`, the same for `val` and `test` by choice, and `class_names` by choice."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from kerazoo.errors import DataError
-from kerazoo.pipelines.examples import Examples
+from kerazoo.pipelines.examples import SPLITS, Examples
 
 MAX_CLASSES = 100_000
 FEW = 16  # channels; what is less high than this and has more of them is no picture with its channels last
@@ -19,7 +17,7 @@ def read(path: Path) -> Examples:
     y is N class numbers from 0; (N, K) of 0 and 1, several labels each; or floats, (N,) or (N, K), numbers to predict.
     Raises DataError that names the array.
     """
-    arrays = _arrays(path)
+    arrays = _by_split(path, _arrays(path))
     splits = [name for name in ("train", "val", "test") if f"x_{name}" in arrays]
     if "train" not in splits:
         raise DataError(f"{path} has no x_train; it has {', '.join(sorted(arrays)) or 'nothing'}")
@@ -56,8 +54,21 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}") from error
+    except Exception as error:  # zip files and array headers fail in a dozen ways, of which numpy documents two
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} cannot be read as .npz: {reason}; write it anew by np.savez") from error
+
+
+def _by_split(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with x_valid, y_validation and so on under the name of their split."""
+    named: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        axis, _, split = name.partition("_")
+        usual = f"{axis}_{SPLITS.get(split.lower(), split)}" if axis in ("x", "y") else name
+        if usual in named:
+            raise DataError(f"{path} has two arrays for {usual}; keep one")
+        named[usual] = array
+    return named
 
 
 def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[np.ndarray, str]:

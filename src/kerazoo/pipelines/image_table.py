@@ -6,7 +6,7 @@
 | `label`                             | its class                                                                    |
 | `labels`, instead                   | its labels, any number, with `|` between them                                |
 | `target`, instead                   | the number to predict                                                        |
-| `split`, by choice                  | train, val or test; empty is train                                           |
+| `split`, by choice                  | train, val or test, or another usual name of one; empty is train             |
 | `group`, by choice                  | what belongs together and must not be parted by a split                      |
 
 `data.label` names other columns: one with classes, one with numbers (`data.task = "regression"`), one with `|` between
@@ -49,7 +49,7 @@ def read(path: Path, part: DataPart) -> Examples:
             raise DataError(f"{path}, row {row}: column {where} is empty")
         if (first := rows.setdefault(file, row)) != row:
             raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; a picture has one row")
-    splits = [_split(path, row, value) for row, value in enumerate(columns.get("split", [""] * len(files)), start=1)]
+    splits = _splits(path, columns.get("split", [""] * len(files)))
     groups = columns.get("group")
     return Examples(
         str(path), tuple(map(readable, files)), labels, np.array(splits), class_names, task,
@@ -161,8 +161,18 @@ def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
     return values
 
 
-def _split(path: Path, row: int, value: Any) -> str:
-    name = str(value).strip().lower() or "train"
-    if name not in SPLITS:
-        raise DataError(f"{path}, row {row}: split {value!r} is not one of {', '.join(SPLITS)}")
-    return SPLITS[name]
+def _splits(path: Path, column: list[Any]) -> list[str]:
+    """The split of each row. Raises DataError for a name that is none, and for two names of one split."""
+    splits: list[str] = []
+    names: dict[str, str] = {}
+    for row, value in enumerate(column, start=1):
+        name = str(value).strip().lower() or "train"
+        if name not in SPLITS:
+            raise DataError(f"{path}, row {row}: split {value!r} is not one of {', '.join(SPLITS)}")
+        split = SPLITS[name]
+        if (other := names.setdefault(split, name)) != name and str(value).strip():
+            raise DataError(
+                f"{path}, row {row}: split {value!r}, and {other!r} in rows before; use one name for {split}"
+            )
+        splits.append(split)
+    return splits

@@ -9,8 +9,9 @@
 | parted group    | a group that is in two splits                                      | yes    | nothing               |
 | empty class     | a class without a picture to train on                              | yes    | nothing               |
 | look-alikes     | so many that leaks among them may be unnamed                       | yes    | nothing               |
+| untrainable     | training would refuse what is left                                 | yes    | nothing               |
 | stale manifest  | the data, or the shares asked for, are not those it was written for | yes   | nothing               |
-| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
+| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, split-like name, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
 """  # noqa: E501
 
 from collections import defaultdict
@@ -24,11 +25,18 @@ import numpy as np
 from kerazoo.errors import DataError
 from kerazoo.pipelines import manifest, splits
 from kerazoo.pipelines.duplicates import MAX_PAIRS, look_alikes, same_pixels
-from kerazoo.pipelines.examples import Examples, check_classes, read_examples
+from kerazoo.pipelines.examples import (
+    Examples,
+    check_choice,
+    read_examples,
+    split_like_classes,
+    trainable,
+)
 from kerazoo.pipelines.image_folder import one_line, readable
 from kerazoo.pipelines.inspection import DECODER, Inspection, inspect_all
 from kerazoo.pipelines.recipe import DataPart
 
+SPLIT_LIKE = "taken as a class, beside other classes; if it is a split, put the classes into a folder train beside it"
 IMBALANCE = 10  # largest class over smallest
 KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of a picture in two splits, the one that others were measured on stays
 
@@ -84,6 +92,7 @@ def check(
     Raises DataError where there is nothing to look at, or where the manifest cannot be written.
     """
     examples = read_examples(part)
+    check_choice(examples)
     found = inspect_all(examples, progress=progress)
     good = [i for i, row in enumerate(found) if row.bad is None]
     findings = [Finding(row.bad[0], examples.keys[i], row.bad[1], True) for i, row in enumerate(found) if row.bad]
@@ -91,7 +100,8 @@ def check(
     if not good:
         raise DataError(f"{examples.source} has no picture that can be decoded: {_first(findings)}")
     hashes = tuple(row.sha256 for row in found)
-    left = splits.hold_out(replace(examples, known_hashes=hashes).take(good), part.validation, part.test)
+    sound = replace(examples, known_hashes=hashes).take(good)
+    left = splits.hold_out(sound, part.validation, part.test)
     rows = [found[i] for i in good]
     drawn = dict(zip(left.keys, left.splits.tolist(), strict=True))
 
@@ -100,6 +110,7 @@ def check(
     left = left.take(np.flatnonzero([key not in excluded for key in left.keys]))
     findings += [*pairs, *_classes(left), *_oddities(examples, found)]
     findings += [Finding("left out", key, why) for key, why in examples.left_out.items()]
+    findings += [Finding("split-like name", name, SPLIT_LIKE) for name in split_like_classes(examples)]
 
     path = manifest.manifest_path(examples.source, part.manifest)
     if write:
@@ -110,6 +121,8 @@ def check(
     settled, stale = _is_settled(path, examples, excluded, part)
     if stale:
         findings.append(Finding("stale manifest", path.name, stale, True))
+    elif not settled and not any(f.spoils for f in findings) and (refusal := _refusal(sound, part)):
+        findings.append(Finding("untrainable", readable(examples.source), refusal, True))
     return Report(
         readable(examples.source), len(examples), counts, tuple(findings), excluded, str(path) if settled else None
     )
@@ -139,10 +152,18 @@ def _is_settled(path: Path, examples: Examples, excluded: dict[str, str], part: 
         return False, ""
     try:
         followed = manifest.follow(examples, part)
-        check_classes(followed)
     except DataError as error:
         return False, str(error)
-    return set(excluded) <= set(followed.left_out), ""
+    return set(excluded) <= set(followed.left_out), _refusal(followed, part)
+
+
+def _refusal(examples: Examples, part: DataPart) -> str:
+    """Why training would refuse `examples`, or ""."""
+    try:
+        trainable(examples, part)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _first(findings: Sequence[Finding]) -> str:

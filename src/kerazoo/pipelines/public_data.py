@@ -135,7 +135,10 @@ def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
     room_for(folder, builder.info.dataset_size, f"the pictures of {builder.info.full_name}")
     files: list[str] = []
     labels: list[Any] = []
-    taken = {split: SPLITS[split] for split in builder.info.splits if split in SPLITS}
+    taken: dict[str, str] = {}
+    for split in builder.info.splits:
+        if split in SPLITS and SPLITS[split] not in taken.values():
+            taken[split] = SPLITS[split]
     others = {f"split {split}": "it is none of train, validation, test" for split in builder.info.splits}
     left_out = {key: why for key, why in others.items() if key.removeprefix("split ") not in taken}
     if "train" not in taken.values():

@@ -7,13 +7,25 @@ nothing is added to, give each class its exact share.
 """
 
 import hashlib
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.examples import Examples
+
+SECONDS = 20  # to search all names for groups; a plain pattern takes 0.1 s for 100,000
+SEARCH = """
+import json, re, sys
+pattern, keys = json.load(sys.stdin)
+found = [re.search(pattern, key) for key in keys]
+json.dump([(m is not None, m and m[1 if m.re.groups else 0]) for m in found], sys.stdout)
+"""
 
 
 def with_groups(examples: Examples, pattern: str | None) -> Examples:
@@ -24,14 +36,37 @@ def with_groups(examples: Examples, pattern: str | None) -> Examples:
     if pattern is None:
         return examples
     try:
-        found = [re.search(pattern, key) for key in examples.keys]
-    except re.error as error:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise DataError(f"data.group={pattern!r} is not a regular expression: {error}") from error
-    if not any(found):
+    found = _searched(pattern, examples.keys)
+    if found is None:
+        raise DataError(
+            f"data.group={pattern!r} took over {SECONDS} s to search {len(examples):,} names, such as "
+            f"{examples.keys[0]!r}; nested repeats like (a+)+ can take for ever: write it without them"
+        )
+    if not any(matched for matched, _ in found):
         raise DataError(f"data.group={pattern!r} matches no name in {examples.source}, such as {examples.keys[0]!r}")
-    groups = (m[1 if m.re.groups else 0] if m else None for m in found)
-    named = zip(groups, examples.keys, strict=True)
+    named = zip((group for _, group in found), examples.keys, strict=True)
     return replace(examples, groups=tuple(key if group is None else group for group, key in named))
+
+
+def _searched(pattern: str, keys: Sequence[str]) -> list[tuple[bool, str | None]] | None:
+    """(whether it matches, its first group or all of the match) for each key; None where it takes over SECONDS.
+
+    A search cannot be broken off from within its process, and some never end: it runs in one of its own.
+    """
+    command = [sys.executable, "-I", "-S", "-c", SEARCH]
+    asked = json.dumps([pattern, list(keys)])
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        return None
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise DataError(f"data.group={pattern!r} could not be searched for: {reason}") from error
+    answer: list[tuple[bool, str | None]] = json.loads(done.stdout)
+    return answer
 
 
 def hold_out(examples: Examples, validation: float, test: float) -> Examples:

@@ -17,6 +17,7 @@ from kerazoo.callbacks.curves import curves_of
 from kerazoo.callbacks.feature_maps import default_taps
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
+from kerazoo.models.description import check_description
 from kerazoo.models.heads import find_head
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, describe, find
@@ -25,7 +26,7 @@ from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.evaluation import evaluate_model
-from kerazoo.pipelines.examples import Examples, load_examples
+from kerazoo.pipelines.examples import Examples, load_examples, split_like_classes
 from kerazoo.pipelines.image_folder import one_line
 from kerazoo.pipelines.optimizers import make_optimizer, steering
 from kerazoo.pipelines.pictures import prepared
@@ -145,8 +146,8 @@ def fit(
     with ExitStack() as stack:
         callbacks = [batches.clock(), *steering(recipe), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
-            metrics = MetricsWriter(run.folder, pictures)
+            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch, say=say))
+            metrics = MetricsWriter(run.folder, pictures, say=say)
             progress = stack.enter_context(Progress(say, pictures, start_step=step))
             callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
@@ -162,7 +163,10 @@ def fit(
                 f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
                 f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
             ) from error
-    return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows] if metrics is None else metrics.rows
+    if metrics is None:
+        return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows]
+    metrics.settle()  # what a full disk did not take; it raises that now
+    return metrics.rows
 
 
 def diverged(rows: list[dict[str, float]], recipe: Recipe) -> str:
@@ -238,7 +242,9 @@ def spec_of(
     arguments |= {name: value for name, value in preferred.items() if name in known}
     arguments |= recipe.model.arguments
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
-    return ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
+    spec = ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
+    check_description(spec)  # what could not be loaded again is refused before it is trained
+    return spec
 
 
 def loss_of(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
@@ -291,7 +297,7 @@ def batches_of(
 
 @contextmanager
 def watchers(
-    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0
+    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0, say: Say = print
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
@@ -309,7 +315,7 @@ def watchers(
         taps = default_taps(model) if isinstance(entry, Network) else [s for s in entry.stages if s in known]
         return [GradientNorms(writer), WeightNorms(writer), FeatureMaps(writer, probe, taps)]
 
-    with RunWriter(run.folder, epochs=epochs) as writer:
+    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
         yield watch
 
 
@@ -318,15 +324,12 @@ def close_run(
     say: Say, **known: Any,
 ) -> Run:  # fmt: skip
     """Save, evaluate on val and test, mark finished; `known` goes into `run.json`."""
-    for ending in ("svg", "png") if history else ():
-        curves_of(history, run.folder / f"curves.{ending}")
     try:
-        save_model(run.folder, spec, model)
-    except (OSError, RuntimeError) as error:  # h5py has its own for a full disk
-        raise KerazooError(
-            f"the model could not be written to {run.folder}: {str(error).splitlines()[0]}; make room and give the "
-            "same command again: training is not repeated"
-        ) from error
+        for ending in ("svg", "png") if history else ():
+            curves_of(history, run.folder / f"curves.{ending}")
+    except OSError as error:
+        say(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
+    save_model(run.folder, spec, model)
     stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
     results: dict[str, Any] = {}
     for split in examples.split_names[1:]:
@@ -359,7 +362,13 @@ def summary(examples: Examples) -> str:
     """One line: classes, and examples in each split."""
     parts = ", ".join(f"{int(np.sum(examples.splits == split)):,} {split}" for split in examples.split_names)
     what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers to predict"}[examples.task]
-    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}"
+    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}{_split_like(examples)}"
+
+
+def _split_like(examples: Examples) -> str:
+    """Which classes may be splits that were put beside classes."""
+    names = split_like_classes(examples)
+    return f"; {', '.join(names)}, named like a split, is taken as a class" if names else ""
 
 
 def _left_out(examples: Examples, limit: int = 5) -> str:

@@ -142,7 +142,7 @@ def finetune(
         else:
             MetricsWriter(run.folder, 0).settle()
             if recipe.watch:
-                with watchers(run, recipe, examples, preprocessing) as watch:
+                with watchers(run, recipe, examples, preprocessing, say=say) as watch:
                     maps = watch(single)[-1]
                     maps.set_model(single)
                     maps.on_epoch_end(0)

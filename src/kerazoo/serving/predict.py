@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError, RunError
+from kerazoo.pipelines.examples import undecodable
 from kerazoo.pipelines.image_folder import picture_files
 from kerazoo.serving.saved_model import PASSPORT, ExportedModel, read_file
 
@@ -52,9 +53,9 @@ def find_files(targets: list[Path]) -> list[Path]:
     files: list[Path] = []
     for target in targets:
         if target.is_dir():
-            found = picture_files(target)[0]
+            found, others = picture_files(target)
             if not found:
-                raise DataError(f"there are no pictures in {target}")
+                raise DataError(f"there are no pictures in {target}{undecodable(others)}")
             files += found
         elif target.is_file():
             files.append(target)

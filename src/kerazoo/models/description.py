@@ -1,0 +1,151 @@
+"""What a `model.json` may say: every value is checked before anything is built, read or allocated.
+
+A model folder may come from anyone. Only arguments in the builder's own signature are taken, each of the type of its
+default and within limits that no honest model reaches.
+"""
+
+import math
+import random
+import reprlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import ModelError
+from kerazoo.models.registry import Network, build, describe, find
+
+if TYPE_CHECKING:
+    from kerazoo.models.stored import ModelSpec
+
+TASKS = ("multiclass", "multilabel", "regression")
+LARGEST = 65_536  # of any whole number, such as units
+MOST = 1_000  # values in a list of them
+LARGEST_NUMBER = 1e6  # of any other number, such as a penalty
+LONGEST = 1_000  # characters of a name
+TEMPERATURES = (1e-3, 1e3)
+BYTES = 4  # of a stored float32
+
+
+def check_description(spec: "ModelSpec") -> None:
+    """Raise ModelError, naming key and value, where `spec` is none that kerazoo makes."""
+    check_arguments(spec.name, spec.arguments)
+    if spec.head not in TASKS:
+        raise ModelError(f"head must be one of {', '.join(TASKS)}, got {short(spec.head)}")
+    low, high = TEMPERATURES
+    if not _is_number(spec.temperature) or not low <= spec.temperature <= high:
+        raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(spec.temperature)}")
+    if spec.head == "regression" and spec.temperature != 1:
+        raise ModelError(f"temperature must be 1 for a regression, got {short(spec.temperature)}")
+    check_names(spec.class_names)
+    made = {**describe(spec.name), **spec.arguments}
+    for key, expected, what in (
+        ("input_shape", spec.preprocessing.shape, "as in preprocessing"),
+        ("num_classes", len(spec.class_names), "the number of class_names"),
+    ):
+        found = tuple(made[key]) if isinstance(made[key], list) else made[key]
+        if found != expected:
+            raise ModelError(f"arguments.{key} must be {expected}, {what}, got {short(found)}")
+
+
+def check_names(names: Any) -> None:
+    """Raise ModelError where `names` are not different, non-empty names."""
+    if not isinstance(names, list | tuple) or not names:
+        raise ModelError(f"class_names must be a list of names, got {short(names)}")
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
+            raise ModelError(f"class_names must hold names of 1 to {LONGEST:,} characters, got {short(name)}")
+    if len(set(names)) < len(names):
+        name, times = Counter(names).most_common(1)[0]
+        raise ModelError(f"class_names must be different, got {short(name)} {times} times")
+
+
+def check_arguments(name: Any, arguments: Any) -> None:
+    """Raise ModelError where `arguments` are none that the builder of `name` takes, or beyond the limits.
+
+    `weights`, which names a file, is never one of them: weights lie beside the description.
+    """
+    if not isinstance(name, str):
+        raise ModelError(f"name must be that of a model, got {short(name)}")
+    entry = find(name)
+    if not isinstance(arguments, Mapping):
+        raise ModelError(f"arguments must be an object, got {short(arguments)}")
+    known = {key: value for key, value in describe(entry.name).items() if key != "weights"}
+    for key, value in arguments.items():
+        if key not in known:
+            raise ModelError(f"arguments.{reprlib.repr(key)[1:-1]} is none of {name}'s: {', '.join(known)}")
+        wanted = _wanted(value, known[key], taps=key == "taps")
+        if wanted:
+            raise ModelError(f"arguments.{key} must be {wanted}, got {short(value)}")
+
+
+def _wanted(value: Any, default: Any, *, taps: bool) -> str:
+    """What `value` must be, in words, by the type of the default; "" where it is that."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return "" if _is_count(value) else f"a whole number from 1 to {LARGEST:,}"
+    if isinstance(default, float):
+        fits = _is_number(value) and 0 <= value <= LARGEST_NUMBER
+        return "" if fits else f"a number from 0 to {LARGEST_NUMBER:,.0f}"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) and len(value) <= LONGEST else "a word"
+    leaves = _leaves(value)
+    if leaves is not None and len(leaves) <= MOST:
+        if taps and all(isinstance(leaf, str) and len(leaf) <= LONGEST for leaf in leaves):
+            return ""
+        if not taps and all(map(_is_count, leaves)):
+            return ""
+    return f"a list of at most {MOST:,} " + ("names" if taps else f"whole numbers from 1 to {LARGEST:,}")
+
+
+def _leaves(value: Any, depth: int = 4) -> list[Any] | None:
+    """The values in nested lists; None for what is no list, or too deep."""
+    if not isinstance(value, list | tuple) or not depth or len(value) > MOST:
+        return None
+    found: list[Any] = []
+    for part in value:
+        inner = _leaves(part, depth - 1) if isinstance(part, list | tuple) else [part]
+        if inner is None or len(found) > MOST:
+            return None
+        found += inner
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def short(value: Any) -> str:
+    """A value in few characters."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_size(spec: "ModelSpec", weights: Path) -> None:
+    """Raise ModelError where the file `weights` is too small to hold what `spec` describes; nothing is allocated."""
+    entry, size = find(spec.name), weights.stat().st_size
+    count = _parameters(spec) if isinstance(entry, Network) else entry.features * len(spec.class_names)
+    if count * BYTES > size:
+        raise ModelError(
+            f"arguments describe {count:,} weights of {BYTES} bytes each, and {weights.name} has {size:,} bytes"
+        )
+
+
+def _parameters(spec: "ModelSpec") -> int:
+    """The number of weights, from a network that is built without any."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    # building draws seeds, and leaves its variables in a list that the next scope would make real
+    state, left = random.getstate(), global_state.get_global_attribute("uninitialized_variables", [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            return int(build(spec.name, **spec.arguments).count_params())
+    finally:
+        random.setstate(state)
+        global_state.set_global_attribute("uninitialized_variables", left)

@@ -1,0 +1,146 @@
+"""model.json is read with suspicion: every field has a type and limits, and is refused before anything is allocated."""
+
+import json
+import random
+import resource
+
+import keras
+import pytest
+
+from kerazoo.errors import RunError
+from kerazoo.files import read_json
+from kerazoo.models.description import check_size
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.registry import NETWORKS, describe
+from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_model, load_spec, save_model
+from kerazoo.models.weights import SHIPPED
+
+ARGUMENTS = {"input_shape": (8, 8, 3), "num_classes": 2, "units": (16,)}
+SPEC = ModelSpec("mlp", ARGUMENTS, Preprocessing(8, 8), ("no", "yes"))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, SPEC, SPEC.build())
+    return folder
+
+
+def edit(folder, key, value):
+    """Put `value` at the dotted `key` of model.json; None takes the key out."""
+    values = read_json(folder / DESCRIPTION)
+    place = values
+    *above, last = key.split(".")
+    for part in above:
+        place = place[part]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    (folder / DESCRIPTION).write_text(json.dumps(values))
+
+
+COUNT = "a whole number from 1 to 65,536"
+BAD = [
+    ("name", ["mlp"], "name must be that of a model, got"),
+    ("name", "os.system", "no model is called 'os.system'"),
+    ("name", None, "it has no name"),
+    ("arguments", [], "arguments must be an object"),
+    ("arguments.weights", "/etc/passwd", "arguments.weights is none of mlp's: input_shape, num_classes, units"),
+    ("arguments.include_top", True, "arguments.include_top is none of mlp's"),
+    ("arguments.units", [10**9], "arguments.units must be a list of at most 1,000 whole numbers from 1 to 65,536, got"),
+    ("arguments.units", [65536] * 40, "arguments describe .* weights of 4 bytes each, and model.weights.h5 has"),
+    ("arguments.units", [1] * 1001, "arguments.units must be a list of at most 1,000"),
+    ("arguments.units", [[[[[[1]]]]]], "arguments.units must be a list"),
+    ("arguments.units", ["x" * 10**6], "arguments.units must be a list"),
+    ("arguments.units", 16, "arguments.units must be a list"),
+    ("arguments.units", [True], "arguments.units must be a list"),
+    ("arguments.dropout", float("nan"), "arguments.dropout must be a number from 0 to 1,000,000, got nan"),
+    ("arguments.l1", float("inf"), "arguments.l1 must be a number from 0"),
+    ("arguments.l2", -1, "arguments.l2 must be a number from 0"),
+    ("arguments.l2", "1", "arguments.l2 must be a number from 0"),
+    ("arguments.activation", ["relu"], "arguments.activation must be a word"),
+    ("arguments.activation", "exec", "activation='exec' is not one of"),
+    ("arguments.num_classes", 10**12, f"arguments.num_classes must be {COUNT}, got 1000000000000"),
+    ("arguments.num_classes", 3, "arguments.num_classes must be 2, the number of class_names, got 3"),
+    ("arguments.num_classes", "2", f"arguments.num_classes must be {COUNT}"),
+    ("arguments.input_shape", [16, 8, 3], r"arguments.input_shape must be \(8, 8, 3\), .* got \(16, 8, 3\)"),
+    ("arguments.input_shape", [[8], 8, 3], "arguments.input_shape must be"),
+    ("preprocessing", [], "preprocessing must be an object"),
+    ("preprocessing.height", 10**9, "height x width x channels must be at most 67,108,864 values, got 1,000,000,0"),
+    ("preprocessing.height", 16, "arguments.input_shape must be .16, 8, 3., as in preprocessing"),
+    ("preprocessing.width", "8", "preprocessing: width='8' must be a whole number of at least 1"),
+    ("preprocessing.width", 8.0, "preprocessing: width=8.0 must be a whole number"),
+    ("preprocessing.width", True, "preprocessing: width=True must be a whole number"),
+    ("preprocessing.height", None, "preprocessing: there is no height"),
+    ("preprocessing.channels", 0, "preprocessing: channels=0 must be a whole number"),
+    ("preprocessing.channels", 10**12, "height x width x channels must be at most"),
+    ("preprocessing.fit", "x" * 10**6, "preprocessing: fit='x+ is not one of stretch, crop, pad"),
+    ("preprocessing.fit", ["crop"], "is not one of stretch, crop, pad"),
+    ("preprocessing.scaling", {}, "is not one of none, unit"),
+    ("preprocessing.interpolation", "gaussian", "is not one of bilinear"),
+    ("preprocessing.path", "/", "preprocessing: unknown key 'path'"),
+    ("class_names", "no", "class_names must be a list of names, got 'no'"),
+    ("class_names", [], "class_names must be a list of names"),
+    ("class_names", ["no", "no"], "class_names must be different, got 'no' 2 times"),
+    ("class_names", ["no"], "arguments.num_classes must be 1, the number of class_names, got 2"),
+    ("class_names", ["no", 1], "class_names must hold names of 1 to 1,000 characters, got 1"),
+    ("class_names", ["no", "y" * 1001], "class_names must hold names of 1 to 1,000 characters"),
+    ("class_names", ["no", ""], "class_names must hold names"),
+    ("head", "binary", "head must be one of multiclass, multilabel, regression, got 'binary'"),
+    ("head", ["multiclass"], "head must be one of"),
+    ("temperature", 0, "temperature must be a number from 0.001 to 1000, got 0"),
+    ("temperature", float("nan"), "temperature must be a number"),
+    ("temperature", "1", "temperature must be a number"),
+    ("temperature", [1], "temperature must be a number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "message"), BAD, ids=lambda value: str(value)[:30])
+def test_a_bad_description_is_one_line_that_names_file_key_and_value(stored, key, value, message):
+    kept = (stored / DESCRIPTION).read_bytes()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        edit(stored, key, value)
+        with pytest.raises(RunError, match=message) as error:
+            load_model(stored)
+    finally:
+        (stored / DESCRIPTION).write_bytes(kept)
+    line = str(error.value)
+    assert line.startswith(str(stored / DESCRIPTION))
+    assert "\n" not in line
+    assert len(line) < 600
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_what_is_whole_still_loads(stored):
+    spec, model = load_model(stored)
+    assert spec == SPEC
+    assert model.count_params() == 8 * 8 * 3 * 16 + 16 + 16 * 2 + 2
+    assert load_spec(SHIPPED / "bottleneck_cnn_mnist").name == "bottleneck_cnn"
+
+
+@pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+def test_weights_are_counted_without_making_any_or_drawing_a_seed(entry, tmp_path):
+    classes = tuple("0123456789")
+    spec = ModelSpec(entry.name, describe(entry.name), Preprocessing(*entry.input_shape), classes)
+    weights = tmp_path / WEIGHTS
+    weights.write_bytes(bytes(4 * entry.parameters))
+    state = random.getstate()
+    check_size(spec, weights)
+    assert random.getstate() == state
+    weights.write_bytes(bytes(4 * entry.parameters - 1))
+    with pytest.raises(ValueError, match=f"describe {entry.parameters:,} weights"):
+        check_size(spec, weights)
+    with keras.StatelessScope():
+        pass
+    assert keras.src.backend.common.global_state.get_global_attribute("uninitialized_variables") in ([], None)
+
+
+def test_a_backbone_with_too_many_classes_is_refused(tmp_path):
+    names = tuple(map(str, range(60_000)))
+    arguments = {"input_shape": (64, 64, 3), "num_classes": 60_000}
+    spec = ModelSpec("resnet50", arguments, Preprocessing(64, 64), names)
+    (tmp_path / WEIGHTS).write_bytes(bytes(100_000))
+    with pytest.raises(ValueError, match="describe 122,880,000 weights of 4 bytes"):
+        check_size(spec, tmp_path / WEIGHTS)
