@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kerazoo.errors import WeightsError
 from kerazoo.models.backbones import BACKBONES
+from kerazoo.models.weights_file import DamagedError, look_into
 
 MANIFEST = Path(__file__).with_name("published.json")
 CHUNK = 1 << 20  # bytes read at a time
@@ -98,27 +99,13 @@ def file_hash(path: Path, algorithm: str) -> str:
 
 
 def _structure(path: Path, entry: Published) -> str:
-    import h5py
-
-    numbers = 0
-
-    def count(_: str, item: object) -> None:
-        nonlocal numbers
-        numbers += item.size if isinstance(item, h5py.Dataset) else 0
-
     path.open("rb").close()  # what cannot be read is no damage
     try:
-        with h5py.File(path) as file:
-            if "layer_names" not in file.attrs:
-                return "it is HDF5, but not in the format of the published weights"
-            file.visititems(count)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-    ) as error:  # h5py's words for a cut file, a page of HTML, damaged tables
-        return f"it is not whole HDF5 ({' '.join(str(error).split())[:160]})"
-    if numbers != entry.parameters:
-        return f"it holds {numbers:,} numbers, not {entry.parameters:,}"
+        found = look_into(path)
+    except DamagedError as error:
+        return f"it is not whole HDF5 ({error})"
+    if not found.legacy:
+        return "it is HDF5, but not in the format of the published weights"
+    if found.numbers != entry.parameters:
+        return f"it holds {found.numbers:,} numbers, not {entry.parameters:,}"
     return ""

@@ -15,11 +15,13 @@ from kerazoo.files import read_json, sha256, write_json, write_whole
 from kerazoo.models.description import check_arguments, check_description, check_names, check_size
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import build
+from kerazoo.models.weights_file import load_whole
 
 if TYPE_CHECKING:
     import keras
 
 DESCRIPTION, WEIGHTS = "model.json", "model.weights.h5"
+_WRITTEN: set[str] = set()  # sha256 of weights that this process wrote: they need not be read by another one first
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def save_model(folder: Path, spec: ModelSpec, model: "keras.Model") -> str:
     content = weights_file(model)
     digest = hashlib.sha256(content).hexdigest()
     write_whole(folder / WEIGHTS, content)
+    _WRITTEN.add(digest)
     write_json(folder / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
     return digest
 
@@ -120,5 +123,8 @@ def load_model(folder: Path) -> tuple[ModelSpec, "keras.Model"]:
         model = spec.build()
     except ModelError as error:
         raise RunError(f"{folder / DESCRIPTION} describes no model that can be loaded: {error}") from error
-    model.load_weights(weights)
+    if found in _WRITTEN:
+        model.load_weights(weights)
+    else:
+        load_whole(model, weights)
     return spec, model

@@ -2,22 +2,24 @@
 
 import hashlib
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kerazoo.errors import KerazooError, WeightsError
+from kerazoo.errors import WeightsError
 from kerazoo.models.backbones import BACKBONES, Backbone
 from kerazoo.models.channels import colours_to
 from kerazoo.models.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
+from kerazoo.models.weights_file import SPARE, DamagedError, Shape, WeightsFile, copy_of, numbers_of
 
 if TYPE_CHECKING:
-    import h5py
     import keras
 
 SHIPPED = Path(__file__).parent / "pretrained"  # <network>_<weights>/ holds a model on disk
+CLASSIFIER = 6  # arrays: three dense layers, as VGG has
 BY_NAME = {backbone.name: backbone for backbone in BACKBONES}
 
 
@@ -46,21 +48,41 @@ def load_features(model: "keras.Model", source: Path, *, scaling: str | None = N
     features = feature_extractor(model)
     if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
         source = source.parent  # the file of a run: its folder says what it is
+    check_source(source)
     if source.is_dir():
         stored = feature_extractor(load_model(source)[1])
         if stored.name != features.name or not _give(stored, features):
             raise WeightsError(
                 f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
             )
-    elif source.is_file():
-        _load_file(features, source, scaling)
     else:
-        raise WeightsError(f"there is no weights file or model folder {source}")
+        _load_file(features, source, scaling)
     for weight in features.weights:
         if not np.isfinite(np.asarray(weight)).all():
             raise WeightsError(
                 f"the weights in {source} are not finite in {weight.path}, as of a training that diverged; take others"
             )
+
+
+def check_source(source: Path) -> None:
+    """Raise WeightsError if `source` is neither a file nor a folder with a model; it says what to name instead."""
+    if source.is_file() or (source / DESCRIPTION).is_file():
+        return
+    if not source.exists():
+        raise WeightsError(f"there is no weights file or model folder {source}")
+    if not source.is_dir():
+        raise WeightsError(f"{source} is no regular file; name a weights file (.h5) or the folder of a run")
+    if (source / "run.json").is_file():
+        raise WeightsError(f"run {source} has no {DESCRIPTION}: it did not finish; finish it, or name another")
+    if (source / "saved_model.pb").is_file():
+        raise WeightsError(f"{source} is an export, which cannot be trained on; name the run that it was made from")
+    runs = sorted(path.parent.name for path in source.glob(f"*/{DESCRIPTION}"))
+    files = sorted(path.name for path in source.glob("*.h5"))
+    inside = [*runs, *files]
+    hint = f"; it holds {', '.join(inside[:3])}{' and others' if len(inside) > 3 else ''}: name one" if inside else ""
+    raise WeightsError(
+        f"{source} is no folder of a run: it has no {DESCRIPTION}{hint or '; name a weights file (.h5) or a run'}"
+    )
 
 
 def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:
@@ -105,30 +127,39 @@ def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
 
 
 def _load_file(features: "keras.Model", source: Path, scaling: str | None) -> None:
+    try:
+        with copy_of(source, numbers_of(features) + SPARE) as file:
+            _take(features, source, file, scaling)
+    except DamagedError as error:
+        raise WeightsError(
+            f"{source} is not a whole Keras weights file (HDF5): {error}; it may be cut short or something else"
+        ) from error
+
+
+def _take(features: "keras.Model", source: Path, file: WeightsFile, scaling: str | None) -> None:
+    """Fill `features` from the clean copy of `source`; its shapes are compared before any array is read."""
     import h5py
 
-    if not h5py.is_hdf5(source):
-        raise WeightsError(f"{source} is not a Keras weights file (HDF5): it may be cut short or something else")
-    entry, taker = BY_NAME.get(_name(features)), features
+    entry = BY_NAME.get(_name(features))
+    found, taker = file.weights(), features
+    if entry is not None and features.input_shape[-1] != 3 and found != _shapes(features):
+        features = _of_three(features, entry)
+    if more := _classifier(found, _shapes(features)):
+        raise WeightsError(
+            f"{source} holds {_name(features)} with its classifier ({more} arrays more); {_without(entry)}"
+        )
+    # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
+    if file.copy is None or (not file.legacy and found != _shapes(features)):
+        raise WeightsError(
+            f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
+            f"than its {len(features.weights)}"
+        )
     try:
-        with h5py.File(source) as file:
-            legacy = "layer_names" in file.attrs
-            found = sorted(_arrays(file))
-            saved = scaling_layers(file)
-        own = not legacy and found == _shapes(features)
-        if entry is not None and features.input_shape[-1] != 3 and not own:
-            features = _of_three(features, entry)
-        # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
-        if not legacy and found != _shapes(features):
-            raise WeightsError(
-                f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
-                f"than its {len(features.weights)}"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            features.load_weights(source)
-    except KerazooError:
-        raise
+            features.load_weights(file.copy)
+        with h5py.File(file.copy) as copy:
+            saved = scaling_layers(copy)
     except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
@@ -140,6 +171,22 @@ def _load_file(features: "keras.Model", source: Path, scaling: str | None) -> No
         )
 
 
+def _classifier(found: list[Shape], wanted: list[Shape]) -> int:
+    """How many arrays there are beside all that are wanted, if they look like a classifier's; else 0."""
+    missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+    dense = all(len(shape) <= 2 or shape[:2] == (1, 1) for shape in more)  # MobileNet's is a convolution of 1 x 1
+    return more.total() if dense and not missing and more.total() <= CLASSIFIER else 0
+
+
+def _without(entry: Backbone | None) -> str:
+    """What to take instead of a file with a classifier."""
+    from kerazoo.models.published import manifest
+
+    if entry is not None and entry.name in manifest():
+        return f"take the file without it, {manifest()[entry.name].file}: `kerazoo weights fetch {entry.name}`"
+    return "name the folder of the run that it is of, or save `feature_extractor(model)` alone"
+
+
 def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
     """The same network, of the same size, for pictures of three channels."""
     from kerazoo.models.heads import feature_extractor
@@ -148,19 +195,7 @@ def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
     return feature_extractor(entry.builder()(input_shape=shape, num_classes=1, **entry.arguments))
 
 
-def _arrays(file: "h5py.File") -> list[tuple[int, ...]]:
-    """The shapes of the weights in a file of the newer format, without optimizer and seeds."""
-    shapes: list[tuple[int, ...]] = []
-
-    def visit(name: str, item: Any) -> None:
-        if hasattr(item, "shape") and not name.startswith("optimizer") and "seed_generator" not in name:
-            shapes.append(tuple(item.shape))
-
-    file.visititems(visit)
-    return shapes
-
-
-def _shapes(model: "keras.Model") -> list[tuple[int, ...]]:
+def _shapes(model: "keras.Model") -> list[Shape]:
     return sorted(tuple(weight.shape) for weight in model.weights)
 
 
