@@ -72,6 +72,33 @@ def test_a_run_has_a_chart_for_each_metric_with_the_best_epoch(tmp_path):
     assert "best: 2" in (tmp_path / "curves.svg").read_text()
 
 
+def levels_in(root):
+    """label -> the height of its line in px."""
+    return {name: pieces[0][0][1] for name, pieces in curves(root).items() if name[-1].isdigit()}
+
+
+def test_what_was_kept_is_drawn_as_a_line(tmp_path):
+    """Of epochs that were dropped: no best one, but the line of what was kept; its height is that of its value."""
+    levels = {"kept: probe": {"loss": 3.5, "accuracy": 0.9150}}
+    curves_of(HISTORY, tmp_path / "curves.svg", dropped=True, levels=levels)
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert not [text for text in texts(root) if text.startswith("best")]
+    assert texts(root).count("validation (dropped)") == texts(root).count("train (dropped)") == 2
+    assert {"kept: probe 3.5000", "kept: probe 0.9150"} <= set(texts(root))
+    ends = curves(root)["validation (dropped)"][0]  # val_loss 3.5 in the first epoch
+    assert levels_in(root)["kept: probe 3.5000"] == pytest.approx(ends[0][1], abs=0.11)
+
+    levels = {"probe": {"accuracy": 0.25}, "kept: average, 0.8 tuned": {"accuracy": 7.0}}
+    curves_of(HISTORY, tmp_path / "curves.svg", kept=6, levels=levels)
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert texts(root).count("kept: 6") == 2
+    assert texts(root).count("validation") == 2
+    heights = levels_in(root)
+    assert heights["probe 0.2500"] > heights["kept: average, 0.8 tuned 7.0000"] > 0  # the axis takes in both
+    curves_of(HISTORY, tmp_path / "curves.svg", levels=levels)  # the weights of no epoch
+    assert not {"kept: 6", "best: 4"} & set(texts(ElementTree.parse(tmp_path / "curves.svg").getroot()))
+
+
 def test_two_phases_have_charts_of_their_own(tmp_path):
     head = [{"head_epoch": float(n), "loss": 1 / n} for n in range(1, 4)]
     curves_of(head + HISTORY, tmp_path / "curves.svg")

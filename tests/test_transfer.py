@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from conftest import make_pictures
 from PIL import Image
+from test_watchers import scalars_in
 
 import kerazoo
+from kerazoo.callbacks.feature_maps import default_taps, draw
 from kerazoo.errors import DataError, InputError, Interrupted, ModelError, RecipeError, WeightsError
 from kerazoo.files import read_json
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import load_model
+from kerazoo.models.stored import load_model, load_spec
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
@@ -109,6 +111,10 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path)
     assert results["val_loss"] == pytest.approx(kept[-1]["loss"], rel=1e-4)
     assert results["val_accuracy"] >= stages["probe"]["score"]
     assert "gain " in lines_of(lines, "fine-tuning: val ")[0]
+    drawn = (run.folder / "curves.svg").read_text()
+    assert f">kept: {kept[-1]['name']} {kept[-1]['score']:.4f}</text>" in drawn
+    assert re.search(rf">(kept: )?probe {stages['probe']['score']:.4f}</text>", drawn)
+    assert ("(dropped)" in drawn) is not tuned["kept"]
     assert read_json(run.folder / "run.json")["stages"] == read_json(run.folder / "stages.json")["stages"]
     penalties = read_json(run.folder / "stages.json")["penalties"]
     assert min(row["loss"] for row in penalties) > 0
@@ -155,7 +161,7 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
                 tmp_path / "lots" / name / f"{number}.png"
             )
     lines = []
-    recipe = asked(tmp_path / "lots", "training.batch_size=4", epochs=3)
+    recipe = asked(tmp_path / "lots", "training.batch_size=4", "watch=true", epochs=3)
     tuned = finetune(recipe, name="tuned", root=tmp_path, say=lines.append)
     probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path, say=lines.append)
     (line,) = lines_of(lines, "fine-tuning: ")
@@ -164,6 +170,38 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
     assert not stages_in(tuned)["fine-tuning"]["kept"]
     for a, b in zip(load_model(tuned.folder)[1].get_weights(), load_model(probe.folder)[1].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert_shows_the_probe(tuned, probe)
+
+
+def assert_shows_the_probe(tuned, probe):
+    """Curves, TensorBoard and feature maps of `tuned`, whose fine-tuning was dropped."""
+    results = read_json(tuned.folder / "run.json")["results"]
+    drawn = (tuned.folder / "curves.svg").read_text()
+    for name in ("loss", "accuracy"):
+        assert re.search(rf">kept: [^<]* {results[f'val_{name}']:.4f}</text>", drawn)
+    assert "validation (dropped)" in drawn
+    assert "best: " not in drawn
+    epochs = len((tuned.folder / "history.csv").read_text().splitlines()) - 1
+    board = tuned.folder / "tensorboard"
+    assert scalars_in(board / "kept")["epoch_accuracy"] == [
+        (step, pytest.approx(results["val_accuracy"])) for step in (0, epochs)
+    ]
+    assert scalars_in(board / "probe")["epoch_accuracy"] == scalars_in(board / "kept")["epoch_accuracy"]
+    assert len(scalars_in(board / "validation")["epoch_accuracy"]) == epochs
+    model = load_model(probe.folder)[1]
+    lines = [json.loads(line) for line in (tuned.folder / "watch.jsonl").read_text().splitlines()]
+    pixels = next(
+        iter(
+            evaluation_batches(
+                load_examples(tuned.recipe().data).split("val").take([0]), load_spec(tuned.folder).preprocessing
+            )
+        )
+    )[0]
+    for tap in default_taps(model):
+        maps = keras.Model(model.input, model.get_layer(tap).output)(pixels, training=False).numpy()[0]
+        np.testing.assert_array_equal(np.array(Image.open(tuned.folder / "feature_maps" / f"{tap}.png")), draw(maps))
+        last = [line for line in lines if line["tag"] == f"feature_maps/{tap}/mean"][-1]
+        assert last == {"step": epochs + 1, "tag": last["tag"], "value": pytest.approx(maps.mean(), rel=1e-5)}
 
 
 def keep_all(monkeypatch):

@@ -1,17 +1,22 @@
 """Observers observe: exact tags, right values, and training that is bit-equal with and without them."""
 
+import csv
 import json
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_pictures
 from PIL import Image
 
 import kerazoo
-from kerazoo.callbacks import FeatureMaps, GradientNorms, RunWriter, WeightNorms
+from kerazoo.callbacks import EpochMetrics, FeatureMaps, GradientNorms, RunWriter, WeightNorms
 from kerazoo.callbacks.feature_maps import default_taps, draw
 from kerazoo.callbacks.gradients import TAP
+from kerazoo.pipelines import training as pipeline
+from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.training import reproducible
 
 
@@ -26,6 +31,12 @@ class Memory:
 
     def image(self, tag, pixels, step):
         self.images[tag, step] = pixels
+
+    def measured(self, run, values, step):
+        self.scalars |= {(f"{run}/{name}", step): value for name, value in values.items()}
+
+    def flush(self):
+        pass
 
 
 def data(count=24):
@@ -51,6 +62,7 @@ def all_watchers(writer):
         GradientNorms(writer),
         WeightNorms(writer),
         FeatureMaps(writer, data()[0][:1], default_taps(model)),
+        EpochMetrics(writer),
     ]
 
 
@@ -74,6 +86,7 @@ def test_exact_tags():
     expected = {f"weights/{p}/norm" for p in paths}
     expected |= {f"gradients/{p}/{kind}" for p in [*paths, "global"] for kind in ("mean_norm", "max_norm")}
     expected |= {f"feature_maps/{t}/{kind}" for t in taps for kind in ("mean", "std", "dead")}
+    expected |= {"train/loss", "train/learning_rate"}
     assert set(writer.scalars) == {(tag, step) for tag in expected for step in (1, 2)}
     assert set(writer.images) == {(f"feature_maps/{t}", step) for t in taps for step in (1, 2)}
     for path in paths:
@@ -130,6 +143,73 @@ def test_draw_lays_channels_in_rows():
     assert grid[3, [0, 4]].tolist() == [255] * 2
     assert grid.sum() == 6 * 255
     assert not draw(np.full((2, 2, 1), np.nan, np.float32)).any()
+
+
+def scalars_in(folder):
+    """tag -> [(step, value)], as TensorBoard reads one of its runs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    board.Reload()
+    return {
+        tag: [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in board.Tensors(tag)]
+        for tag in board.Tags()["tensors"]
+        if board.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+    }
+
+
+def test_tensorboard_has_losses_and_metrics_as_of_keras_own_callback(tmp_path):
+    """The same tags in the same runs; ours count finished epochs, Keras's own from 0."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    model.compile(keras.optimizers.SGD(rate), "mse", metrics=["mae"])
+    theirs = keras.callbacks.TensorBoard(tmp_path / "keras", write_graph=False)
+    with RunWriter(tmp_path) as writer:
+        fitted = model.fit(
+            x, x[:, :1], validation_split=0.25, batch_size=8, epochs=3, verbose=0,
+            callbacks=[EpochMetrics(writer), theirs],
+        )  # fmt: skip
+    for run in ("train", "validation"):
+        ours, wanted = scalars_in(tmp_path / "tensorboard" / run), scalars_in(tmp_path / "keras" / run)
+        assert ours == {tag: [(step + 1, pytest.approx(v)) for step, v in wanted[tag]] for tag in ours}
+    assert set(scalars_in(tmp_path / "tensorboard" / "train")) == {"epoch_loss", "epoch_mae", "epoch_learning_rate"}
+    assert set(scalars_in(tmp_path / "tensorboard" / "validation")) == {"epoch_loss", "epoch_mae"}
+    read = scalars_in(tmp_path / "tensorboard" / "validation")["epoch_loss"]
+    assert read == [(epoch + 1, pytest.approx(loss)) for epoch, loss in enumerate(fitted.history["val_loss"])]
+
+
+def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch):
+    """Cut off after an epoch was written there, and before any checkpoint of it; then as it is."""
+    pictures = make_pictures(tmp_path / "data", count=8, size=16)
+    values = {"model": {"name": "mlp"}, "data": {"path": str(pictures), "size": 8, "validation": 0.25}}
+    values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 1}}
+    write = EpochMetrics.on_epoch_end
+
+    def cut(self, epoch, logs=None):
+        write(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochMetrics, "on_epoch_end", cut)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
+    time.sleep(1.1)  # files of events are named, and read in the order, of seconds
+    (newest,) = (tmp_path / "run" / "tensorboard" / "train").iterdir()
+    with newest.open("ab") as file:
+        file.write(b"torn")
+    run = pipeline.train(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
+    rows = list(csv.DictReader((run.folder / "history.csv").read_text().splitlines()))
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        read = scalars_in(run.folder / "tensorboard" / part)
+        for name in ("loss", "accuracy"):
+            wanted = [(n, pytest.approx(float(row[f"{prefix}{name}"]))) for n, row in enumerate(rows, start=1)]
+            assert read[f"epoch_{name}"] == wanted
+    norms = scalars_in(run.folder / "tensorboard")
+    assert norms
+    assert all([step for step, _ in norms[tag]] == [1, 2, 3] for tag in norms if "/norm" in tag)
 
 
 def test_the_writer_writes_lines_pictures_and_tensorboard(tmp_path):

@@ -4,6 +4,7 @@ Each takes the writer it writes to; what it writes is a fixed set of tags, at th
 """
 
 from kerazoo.callbacks.curves import curves_of, draw_curves
+from kerazoo.callbacks.epochs import EpochMetrics
 from kerazoo.callbacks.feature_maps import FeatureMaps
 from kerazoo.callbacks.gradients import GradientNorms
 from kerazoo.callbacks.metrics import MetricsWriter
@@ -13,6 +14,6 @@ from kerazoo.callbacks.weights import WeightNorms
 from kerazoo.callbacks.writers import RunWriter, Writer
 
 __all__ = [
-    "FeatureMaps", "GradientNorms", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightNorms", "Writer",
-    "curves_of", "draw_curves",
+    "EpochMetrics", "FeatureMaps", "GradientNorms", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightNorms",
+    "Writer", "curves_of", "draw_curves",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 DASHES = ((), (6, 3), (2, 3), (9, 3, 2, 3))
 INK, FAINT, MARK = "#222222", "#dddddd", "#666666"
 WIDTH, HEIGHT = 640, 400  # of a chart, px
+LEVEL_DASHES = ((1, 3), (12, 4))
 LEFT, RIGHT, FOOT = 66, 18, 46  # px around the plot
 LARGEST = 1e300  # what is beyond is drawn as little as infinity is
 
@@ -36,11 +37,15 @@ class Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-def curves_of(history: Sequence[Mapping[str, float]], path: Path, *, best: float | None = None) -> None:
-    """Draw a run's history, one chart for each loss and metric with its validation beside it, `best` epoch marked.
+def curves_of(
+    history: Sequence[Mapping[str, float]], path: Path, *, best: float | None = None, kept: float | None = None,
+    dropped: bool = False, levels: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:  # fmt: skip
+    """Draw a run's history, one chart for each loss and metric with its validation beside it, one epoch marked.
 
-    `best` is by default the epoch of the lowest `val_loss`. The epochs of a head learned first (`head_epoch`) have
-    charts of their own, above.
+    That is the `kept` one, else the `best`, by default of the lowest `val_loss`; none of epochs that were `dropped` as
+    a whole, whose curves say so, or where `levels` say what was kept instead. `levels` are lines across the charts:
+    name -> value by loss or metric. The epochs of a head learned first (`head_epoch`) have charts of their own, above.
     """
     phases = [(key, [row for row in history if key in row]) for key in ("head_epoch", "epoch")]
     charts = [(key, name, rows) for key, rows in phases for name in _measured(rows, key)]
@@ -51,20 +56,34 @@ def curves_of(history: Sequence[Mapping[str, float]], path: Path, *, best: float
         _chart(drawing, (0, 0), {}, title="no epochs", x_label="epoch", y_label="")
     columns = dict.fromkeys(rows_of, 0)
     for key, name, rows in charts:
+        tuning = key == "epoch"
         epochs = [row[key] for row in rows]
         series = {
-            split: (epochs, [row.get(full, math.nan) for row in rows])
+            f"{split} (dropped)" if dropped and tuning else split: (epochs, [row.get(full, math.nan) for row in rows])
             for split, full in (("train", name), ("validation", f"val_{name}"))
             if any(full in row for row in rows)
         }
-        number = best if key == "epoch" and best is not None else _lowest(rows, key)
         corner = (WIDTH * columns[key], HEIGHT * rows_of.index(key))
         columns[key] += 1
+        across_chart = [(values[name], label) for label, values in (levels or {}).items() if name in values]
         _chart(
             drawing, corner, series, title=name.replace("_", " "), x_label=key.replace("_", " "), y_label="",
-            marks=[] if number is None else [(number, f"best: {number:g}")],
+            marks=_marked(rows, key, best, kept, plain=not (dropped or levels)),
+            levels=[(value, f"{label} {value:.4f}") for value, label in across_chart] if tuning else (),
         )  # fmt: skip
     drawing.save(path)
+
+
+def _marked(
+    rows: Sequence[Mapping[str, float]], key: str, best: float | None, kept: float | None, *, plain: bool
+) -> list[tuple[float, str]]:  # fmt: skip
+    """The epoch to mark, with its label: the lowest `val_loss` is what was kept of `plain` trainings only."""
+    if key == "epoch" and kept is not None:
+        return [(kept, f"kept: {kept:g}")]
+    if key == "epoch" and not plain:
+        return []
+    number = best if key == "epoch" and best is not None else _lowest(rows, key)
+    return [] if number is None else [(number, f"best: {number:g}")]
 
 
 def draw_curves(
@@ -96,10 +115,14 @@ def _lowest(rows: Sequence[Mapping[str, float]], key: str) -> float | None:
 def _chart(
     drawing: Drawing, corner: tuple[float, float], series: Mapping[str, Curve], *, title: str, x_label: str,
     y_label: str, log_x: bool = False, log_y: bool = False, marks: Iterable[tuple[float, str]] = (),
+    levels: Iterable[tuple[float, str]] = (),
 ) -> None:  # fmt: skip
     left, right = corner[0] + LEFT, corner[0] + WIDTH - RIGHT
     drawing.text(left, corner[1] + 24, title, size=16, bold=True)
-    top = _legend(drawing, left, right, corner[1] + 46, list(series)) + 28
+    levels = [level for level in levels if _drawn(level[0], log_y)]
+    legend = [(name, COLOURS[n % len(COLOURS)], DASHES[n % len(DASHES)]) for n, name in enumerate(series)]
+    legend += [(label, INK, LEVEL_DASHES[n % len(LEVEL_DASHES)]) for n, (_, label) in enumerate(levels)]
+    top = _legend(drawing, left, right, corner[1] + 46, legend) + 28
     bottom = corner[1] + HEIGHT - FOOT
     pieces = {name: list(_pieces(*curve, log_x=log_x, log_y=log_y)) for name, curve in series.items()}
     points = [point for parts in pieces.values() for part in parts for point in part]
@@ -108,7 +131,7 @@ def _chart(
     marks = [mark for mark in marks if _drawn(mark[0], log_x)] if points else []
     across = [x for x, _ in points] + [x for x, _ in marks]
     x_axis = axis(across, log=log_x, whole=all(x == round(x) for x in across))  # there is no epoch 1.5
-    y_axis = axis([y for _, y in points], log=log_y, margin=0.04)
+    y_axis = axis([y for _, y in points] + [y for y, _ in levels], log=log_y, margin=0.04)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + x_axis.place(x) * (right - left), bottom - y_axis.place(y) * (bottom - top)
@@ -130,6 +153,9 @@ def _chart(
         near_end = x > (left + right) / 2
         beside = x if near_end else max(x, left + 7 * len(y_label) + 10 * bool(y_label))
         drawing.text(beside, top - 8, label, anchor="end" if near_end else "start")
+    for number, (value, label) in enumerate(levels if points else ()):
+        y = at(x_axis.low, value)[1]
+        drawing.line([(left, y), (right, y)], INK, dash=LEVEL_DASHES[number % len(LEVEL_DASHES)], name=label)
     for number, (name, parts) in enumerate(pieces.items()):
         for part in parts:
             places = [at(*point) for point in part]
@@ -140,15 +166,16 @@ def _chart(
                 drawing.line(places, COLOURS[number % len(COLOURS)], width=2, dash=dash, name=name)
 
 
-def _legend(drawing: Drawing, left: float, right: float, y: float, names: list[str]) -> float:
-    """The names beside their lines, in as many rows as they need; where the last one stands."""
+def _legend(
+    drawing: Drawing, left: float, right: float, y: float, entries: Iterable[tuple[str, str, tuple[int, ...]]]
+) -> float:  # fmt: skip
+    """The names beside their lines (colour, dash), in as many rows as they need; where the last one stands."""
     x = left
-    for number, name in enumerate(names):
+    for name, colour, dash in entries:
         wide = 44 + 7 * len(name)
         if x > left and x + wide > right:
             x, y = left, y + 18
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        drawing.line([(x, y - 4), (x + 24, y - 4)], colour, width=2, dash=dash)
+        drawing.line([(x, y - 4), (x + 24, y - 4)], colour, width=1 if colour == INK else 2, dash=dash)
         drawing.text(x + 29, y, name)
         x += wide
     return y

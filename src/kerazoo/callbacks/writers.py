@@ -2,13 +2,15 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
 
 from kerazoo.files import write_whole
 
@@ -29,7 +31,8 @@ class RunWriter:
     """Writes `watch.jsonl`, `feature_maps/TAG.png` (the newest of each tag) and `tensorboard/` into a folder.
 
     JSON lines are {"step": 1, "tag": "...", "value": 0.5}; numbers that are not finite are strings ("nan", "inf").
-    Of lines that are there already, those of the first `epochs` are kept: a resumed training writes the others again.
+    Losses and metrics go to TensorBoard alone, with Keras's own tags, into runs below: `train`, `validation`, ...
+    Of what is there already, the first `epochs` are kept: a resumed training writes the others again.
     An error of the disk never ends a training: what cannot be written is no longer written, and `say` is told once.
     """
 
@@ -37,10 +40,10 @@ class RunWriter:
         self.folder = folder
         self.say = say
         self._lines: io.FileIO | None = None
-        self._board: tf.summary.SummaryWriter | None = None
+        self._epochs = epochs
+        self._boards: dict[str, tf.summary.SummaryWriter] = {}
         self._given_up: set[str] = set()
         self._attempt(LINES, lambda: self._open_lines(epochs))
-        self._attempt(BOARD, self._open_board)
 
     def _open_lines(self, epochs: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +53,14 @@ class RunWriter:
             write_whole(path, "".join(line for line in lines if _step(line) <= epochs))
         self._lines = path.open("ab", buffering=0)  # nothing is left to write when it is closed
 
-    def _open_board(self) -> None:
-        self._board = tf.summary.create_file_writer(str(self.folder / BOARD), flush_millis=10_000)
+    def _board(self, run: str, first: int) -> tf.summary.SummaryWriter:
+        """The writer of a run of TensorBoard; what is there of steps from `first` on is taken away."""
+        if run not in self._boards:
+            folder = self.folder / BOARD / run
+            for path in sorted(folder.glob("events.*")):
+                _cut_events(path, first)
+            self._boards[run] = tf.summary.create_file_writer(str(folder), flush_millis=10_000)
+        return self._boards[run]
 
     def _attempt(self, what: str, write: Callable[[], Any]) -> None:
         """Call `write`, unless it failed before for `what`; say the first failure."""
@@ -84,24 +93,72 @@ class RunWriter:
         Image.fromarray(pixels).save(png, format="PNG")
         write_whole(path, png.getvalue(), sync=False)
 
-    def _on_board(self, write: Callable[[], Any]) -> None:
-        """Call `write` with TensorBoard's writer as the default one."""
-        if self._board is not None:
-            with self._board.as_default():
-                self._attempt(BOARD, write)
+    def measured(self, run: str, values: Mapping[str, float], step: int) -> None:
+        """Keep the numbers of an epoch as `epoch_NAME` in the run of TensorBoard called `run`."""
+        self._on_board(lambda: self._write_measured(values, step), run=run)
+
+    def level(self, run: str, values: Mapping[str, float], last: int) -> None:
+        """The same as lines from step 0 to `last`, in the place of any that are there."""
+
+        def write() -> None:
+            for step in sorted({0, last}):
+                self._write_measured(values, step)
+
+        self._on_board(write, run=run, first=0)
+
+    def _write_measured(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            tf.summary.scalar(f"epoch_{name}", value, step=step)
+
+    def flush(self) -> None:
+        """Have all that was written on disk, before a checkpoint says that it is."""
+        for board in self._boards.values():
+            self._attempt(BOARD, board.flush)
+
+    def _on_board(self, write: Callable[[], Any], *, run: str = "", first: int | None = None) -> None:
+        """Call `write` with the writer of a run of TensorBoard as the default one."""
+
+        def attempt() -> None:
+            with self._board(run, self._epochs + 1 if first is None else first).as_default():
+                write()
+
+        self._attempt(BOARD, attempt)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         if self._lines is not None:
             self._lines.close()
-        if self._board is not None:
-            self._attempt(BOARD, self._board.close)
+        for board in self._boards.values():
+            self._attempt(BOARD, board.close)
 
     def __enter__(self) -> "RunWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _cut_events(path: Path, first: int) -> None:
+    """Leave of a file of events what is of steps before `first`, and whole.
+
+    TensorBoard's own purge, by an event that says "restarted", is not heeded by all that read such files.
+    """
+    temporary, cut = path.with_name("cut.tmp"), False
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as left:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    event = Event.FromString(record)
+                    if event.HasField("summary") and event.step >= first:
+                        cut = True
+                    else:
+                        left.write(record)
+            except (tf.errors.DataLossError, DecodeError):  # torn by a kill, or damaged
+                cut = True
+        if cut:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _step(line: str) -> float:

@@ -11,10 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.callbacks import FeatureMaps, GradientNorms, MetricsWriter, Progress, Resume, RunWriter, WeightNorms
+from kerazoo.callbacks import MetricsWriter, Progress, Resume
 from kerazoo.callbacks.checkpoints import prune
-from kerazoo.callbacks.curves import curves_of
-from kerazoo.callbacks.feature_maps import default_taps
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.description import check_description
@@ -29,11 +27,13 @@ from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples, split_like_classes
 from kerazoo.pipelines.image_folder import one_line
 from kerazoo.pipelines.optimizers import make_optimizer, steering
+from kerazoo.pipelines.outcome import Outcome, trained
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import Recipe
 from kerazoo.pipelines.recipe_checks import check_against, check_replicas
 from kerazoo.pipelines.runs import RUNS, Run, begun, claim
+from kerazoo.pipelines.watching import watch_kept, watchers
 
 Say = Callable[[str], None]
 EVALUATED = 64  # examples in a batch of validation
@@ -66,7 +66,7 @@ def train(
         )  # fmt: skip
         if reason := diverged(history, recipe):
             raise KerazooError(reason)
-        return close_run(run, spec, made.model, examples, history, start, say) if devices.is_chief else run
+        return close_run(run, recipe, spec, made.model, examples, history, start, say) if devices.is_chief else run
 
 
 @dataclass(frozen=True)
@@ -295,42 +295,19 @@ def batches_of(
     )
 
 
-@contextmanager
-def watchers(
-    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0, say: Say = print
-) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
-    """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
-
-    What they wrote of the first `epochs` is kept. A model without feature maps of its own (a head alone) gets no probe.
-    """
-    if not recipe.watch:
-        yield lambda model: []
-        return
-    batch = evaluation_batches(examples.split("val").take([0]), preprocessing)
-    probe = next(iter(batch.as_numpy_iterator()))[0]
-    entry = find(recipe.model.name)
-
-    def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
-        known = {layer.name for layer in model.layers}
-        taps = default_taps(model) if isinstance(entry, Network) else [s for s in entry.stages if s in known]
-        return [GradientNorms(writer), WeightNorms(writer), FeatureMaps(writer, probe, taps)]
-
-    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
-        yield watch
-
-
 def close_run(
-    run: Run, spec: ModelSpec, model: keras.Model, examples: Examples, history: list[dict[str, float]], start: float,
-    say: Say, **known: Any,
+    run: Run, recipe: Recipe, spec: ModelSpec, model: keras.Model, examples: Examples,
+    history: list[dict[str, float]], start: float, say: Say, *, outcome: Outcome | None = None, **known: Any,
 ) -> Run:  # fmt: skip
-    """Save, evaluate on val and test, mark finished; `known` goes into `run.json`."""
-    try:
-        for ending in ("svg", "png") if history else ():
-            curves_of(history, run.folder / f"curves.{ending}")
-    except OSError as error:
-        say(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
+    """Save, draw, evaluate on val and test, mark finished; `outcome` is by default that of a plain training.
+
+    `known` goes into `run.json`. Feature maps are drawn once more, of what was kept, as of one epoch more.
+    """
+    outcome, epochs = outcome or trained(history, recipe), len(history)
+    outcome.draw(history, run.folder, say)
     save_model(run.folder, spec, model)
     stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
+    watch_kept(stored, outcome.levels, run, recipe, examples, spec.preprocessing, epochs=epochs, say=say)
     results: dict[str, Any] = {}
     for split in examples.split_names[1:]:
         result = evaluate_model(stored, spec, examples.split(split), run.folder / "evaluation", split)

@@ -35,6 +35,7 @@ from kerazoo.pipelines.engines import check_engine
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.features import BATCH, FeaturePass, changed
 from kerazoo.pipelines.layer_rates import rates_of
+from kerazoo.pipelines.outcome import transferred
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.presets import preset_values
@@ -60,7 +61,6 @@ from kerazoo.pipelines.training import (
     reproducible,
     spec_of,
     summary,
-    watchers,
 )
 
 REESTIMATED = 100  # batches that batch norm's statistics are taken from, at most
@@ -141,15 +141,13 @@ def finetune(
             after(single, first, batches, examples, spec, recipe, stages, time.perf_counter() - begin)
         else:
             MetricsWriter(run.folder, 0).settle()
-            if recipe.watch:
-                with watchers(run, recipe, examples, preprocessing, say=say) as watch:
-                    maps = watch(single)[-1]
-                    maps.set_model(single)
-                    maps.on_epoch_end(0)
         if transfer.calibrate:
             spec = calibrated(single, spec, examples, stages)
         stages.write(run.folder, probe)
-        return close_run(run, spec, single, examples, history, start, say, stages=stages.to_json())
+        outcome = transferred(history, recipe, stages.stages, examples.task)
+        return close_run(
+            run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json()
+        )
 
 
 def check_weights(entry: Network | Backbone, weights: str) -> None:
