@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +29,7 @@ from kerazoo.errors import ModelError, WeightsError
 from kerazoo.models import download, resumable
 from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.bundles import INDEX, unpack_bundle, write_bundle
+from kerazoo.models.connections import RedirectError, _Redirects
 from kerazoo.models.download import cached, places, published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.published import Published, manifest, published, what_is_wrong
@@ -157,6 +160,11 @@ class Server(ThreadingHTTPServer):
         self.redirect = {}
         self.stop = threading.Event()
         self.silent_after = None
+        self.drip = None  # seconds between one byte and the next, of "headers", "bytes" or "chunks" (`dripped`)
+        self.dripped = ""
+        self.lengths = ""
+        self.endless = False  # in chunks, of which there is no last
+        self.wrong = 0  # how many of the next answers have other bytes
         self.codes = []
 
     @property
@@ -190,6 +198,22 @@ class Handler(BaseHTTPRequestHandler):
             server.asked.append((self.path, asked, 0))
             self.send_error(code)
             return
+        if server.dripped in ("headers", "chunks") or server.endless:
+            server.asked.append((self.path, asked, 0))
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            if server.dripped != "headers":
+                self.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n")
+            while not server.stop.is_set() and len(server.asked) < 40:
+                if server.endless:
+                    self.wfile.write(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+                else:
+                    self.wfile.write(b"0" if server.dripped == "chunks" else b"A")
+                    self.wfile.flush()
+                    server.stop.wait(server.drip)
+            return
+        if server.wrong:
+            server.wrong -= 1
+            body = body[:-1] + b"x"
         start = 0
         if asked and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
@@ -205,10 +229,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - start + server.announced))
+        self.send_header("Content-Length", server.lengths or str(len(body) - start + server.announced))
         self.send_header("ETag", server.etag)
         self.end_headers()
         end = server.cut.pop(0) if server.cut else len(body)
+        if server.dripped == "bytes":
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                if server.stop.wait(server.drip):
+                    break
         if server.silent_after is not None:
             self.wfile.write(body[start : server.silent_after])
             self.wfile.flush()
@@ -282,6 +311,68 @@ def test_a_wrong_hash_is_never_kept(server, home):
     with pytest.raises(WeightsError, match=f"its md5 is {found}, not {ENTRY.md5}; it was removed"):
         fetch(server)
     assert left(home) == []
+    assert server.asked == 2 * [("/made.h5", None, len(DATA))]
+
+
+def test_bytes_that_were_wrong_once_are_fetched_once_more(server, home):
+    server.wrong = 1
+    assert fetch(server)[0].read_bytes() == DATA
+    assert server.asked == 2 * [("/made.h5", None, len(DATA))]
+
+
+@pytest.mark.parametrize("size", [len(DATA) - 1, None])
+def test_what_is_longer_than_the_file_can_be_is_not_fetched(server, home, size, monkeypatch):
+    monkeypatch.setattr(download, "TABLES", 200_000)
+    entry = replace(ENTRY, size=size)
+    most = size or 200_000
+    with pytest.raises(WeightsError, match=f"made.h5 is not the published file: it is longer than {most:,} bytes"):
+        fetch(server, entry)
+    assert len(server.asked) == 1
+    server.endless = True
+    with pytest.raises(WeightsError, match=f"made.h5 is not the published file: it is longer than {most:,} bytes"):
+        fetch(server, entry)
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("dripped", ["headers", "bytes", "chunks"])
+def test_a_server_that_drips_is_given_up(server, home, dripped):
+    """Each byte comes within the time limit of a read; all of them would take hours."""
+    server.dripped, server.drip = dripped, 0.1
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match=r"made.h5 sent less than 1.0 kB a second for 0.8 s; what came is kept"):
+        fetch(server, timeout=0.4)
+    assert time.monotonic() - start < 5
+    server.dripped = ""
+    assert fetch(server)[0].read_bytes() == DATA
+
+
+def test_a_slow_server_that_keeps_the_least_rate_is_waited_for(server):
+    server.dripped, server.drip = "bytes", 0.0002
+    server.files["/made.h5"] = DATA[:2500]
+    entry = replace(ENTRY, md5=hashlib.md5(DATA[:2500]).hexdigest())
+    assert fetch(server, entry, timeout=0.1)[0].read_bytes() == DATA[:2500]
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/made.h5", "data:,a", "gopher://a"])
+def test_a_redirect_goes_to_the_web_only(server, target):
+    server.redirect["/made.h5"] = target
+    with pytest.raises(WeightsError, match=f"made.h5 redirects to '{target}', which is not followed"):
+        fetch(server)
+    assert not server.asked
+
+
+def test_a_redirect_never_gives_up_encryption():
+    request = urllib.request.Request("https://a.org/made.h5")
+    follow = _Redirects().redirect_request
+    assert follow(request, io.BytesIO(), 302, "", {}, "https://b.org/made.h5").full_url == "https://b.org/made.h5"
+    with pytest.raises(RedirectError, match="https://a.org/made.h5 redirects to 'http://a.org/made.h5', which is not"):
+        follow(request, io.BytesIO(), 302, "", {}, "http://a.org/made.h5")
+
+
+def test_absurd_lengths_are_no_lengths(server):
+    """4,301 digits are more than Python reads as a number."""
+    server.lengths = "9" * 5000
+    assert fetch(server)[0].read_bytes() == DATA
 
 
 def test_a_cut_connection_goes_on_where_it_was(server, home):

@@ -20,6 +20,7 @@ from kerazoo.models.resumable import PAUSE, TIMEOUT, Progress, Unreachable, chec
 
 Say = Callable[[str], None]
 FOLDER = "weights"
+TABLES = 10_000_000  # bytes
 MIRROR = "KERAZOO_WEIGHTS_MIRROR"
 
 
@@ -116,14 +117,14 @@ def _fetch(folder: Path, entry: Published, mirror: str | None, say: Say, timeout
     with download_bar(f"fetching {entry.name}", _host(source), say) as progress:
         for again in (True, False):
             if isinstance(source, Path):
-                resumed = _copy(source, part, progress)
+                _copy(source, part, most_bytes(entry), progress)
             else:
-                resumed = download(source, part, progress=progress, timeout=timeout, pause=pause)
+                download(source, part, progress=progress, most=most_bytes(entry), timeout=timeout, pause=pause)
             wrong = what_is_wrong(part, entry)
             if not wrong:
                 break
             forget(part)
-            if not (again and resumed):  # what an earlier process left may be what is wrong
+            if not again or isinstance(source, Path):  # bytes may be wrong once, on the way or from an earlier process
                 raise Unreachable(f"{source} is not the published file: {wrong}; it was removed")
     path = put_in_place(part, entry)
     forget(part)
@@ -150,23 +151,33 @@ def _host(source: str | Path) -> str:
     return str(source.parent) if isinstance(source, Path) else urllib.parse.urlsplit(source).netloc
 
 
-def _copy(source: Path, part: Path, progress: Progress) -> bool:
-    """Copy a file of a mirror's folder into `part`; False: nothing of it was there before."""
+def most_bytes(entry: Published) -> int:
+    """How long the file can be: its size, or where that is not known exactly, a tenth and 10 MB more than its numbers.
+
+    HDF5's own tables take a few MB at most.
+    """
+    return entry.size or entry.bytes + entry.bytes // 10 + TABLES
+
+
+def _copy(source: Path, part: Path, most: int, progress: Progress) -> None:
+    """Copy a file of a mirror's folder into `part`."""
     try:
-        total, opened = source.stat().st_size, source.open("rb")
+        total = source.stat().st_size
+        if not source.is_file() or total > most:
+            raise Unreachable(f"{source} is not the published file, but longer than {most:,} bytes or no regular file")
+        opened = source.open("rb")
     except OSError as error:
         raise Unreachable(f"{source} cannot be read ({error.strerror})") from error
     check_room(part.parent, total, source.name)
     forget(part)
     try:
         with opened, part.open("wb") as file:
-            while block := opened.read(CHUNK):
+            while file.tell() <= total and (block := opened.read(CHUNK)):
                 file.write(block)
                 progress(file.tell(), total)
     except OSError as error:
         forget(part)
         raise no_room(error, part) from error
-    return False
 
 
 def _ways(entry: Published) -> str:

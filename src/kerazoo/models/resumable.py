@@ -13,16 +13,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kerazoo.caches import in_words
 from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.files import read_json, write_json
+from kerazoo.models.connections import LEAST, RedirectError, Watch
 
 Progress = Callable[[int, int | None], None]  # bytes there, and of how many where the server says
 TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring nothing new
 PAUSE = 1.0  # seconds before the second attempt, twice as long before each next
+RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 BLOCK = 1 << 20  # bytes read at a time
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that may be another in a moment
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,23 +39,25 @@ class _CutError(Exception):
 
 
 def download(
-    url: str, part: Path, *, progress: Progress, timeout: float = TIMEOUT, attempts: int = ATTEMPTS,
-    pause: float = PAUSE,
-) -> bool:  # fmt: skip
-    """Fill `part` with all that lies at `url`; True where it began with bytes of an earlier process.
+    url: str, part: Path, *, progress: Progress, most: int | None = None, timeout: float = TIMEOUT,
+    attempts: int = ATTEMPTS, pause: float = PAUSE,
+) -> None:  # fmt: skip
+    """Fill `part` with all that lies at `url`; it may hold the first bytes already.
 
-    Redirects are followed. A server that sends nothing for `timeout` seconds, and `attempts` in a row that bring no
-    new bytes, end it; `part` stays, and the next call goes on. Raises Unreachable; WeightsError where the disk is full.
+    Redirects to http and https are followed, but not from https to http. A server that sends nothing for `timeout`
+    seconds, or after twice that less than 1 kB/s over a whole attempt, and `attempts` in a row without new bytes end
+    it; `part` stays, and the next call goes on. What is longer than `most` bytes is not the file: it ends it, too, and
+    `part` goes. Raises Unreachable; WeightsError where the disk is full.
     """
-    resumed, most, left = _kept(part, url)[0] > 0, 0, attempts
+    reached, left = 0, attempts
     while True:
         try:
-            resumed &= _attempt(url, part, progress, timeout) > 0
-            return resumed
+            _watched(url, part, progress, timeout, most)
+            return
         except _CutError as cut:
             there = part.stat().st_size if part.exists() else 0
-            left = attempts - 1 if there > most else left - 1
-            most = max(most, there)
+            left = attempts - 1 if there > reached else left - 1
+            reached = max(reached, there)
             if left < 1:
                 raise Unreachable(f"{cut}; {attempts} attempts brought no more") from cut
             time.sleep(pause * 2 ** (attempts - 1 - left))
@@ -82,8 +86,23 @@ def no_room(error: OSError, path: Path) -> WeightsError:
     )
 
 
-def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> int:
-    """Ask once, for all of it or for the rest; how many bytes were there before. Raises _CutError, Unreachable."""
+def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int | None) -> None:
+    """One attempt, which ends. Raises _CutError, Unreachable."""
+    with Watch(2 * timeout) as watch:  # a server that sends nothing is told apart by the limit of a read
+        try:
+            _attempt(url, part, progress, timeout, most, watch)
+        except RedirectError as error:
+            raise Unreachable(str(error)) from error
+        except (_CutError, Unreachable) as error:
+            if watch.slow:
+                raise Unreachable(
+                    f"{url} sent less than {in_words(LEAST)} a second for {2 * timeout:g} s; what came is kept"
+                ) from error
+            raise
+
+
+def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int | None, watch: Watch) -> None:
+    """Ask once, for all of it or for the rest. Raises _CutError, Unreachable."""
     from kerazoo import __version__
 
     have, validator = _kept(part, url)
@@ -91,13 +110,13 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> int:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        answer = watch.open(urllib.request.Request(url, headers=headers), timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # there is nothing behind what is here: the part is whole, or longer than the file is now
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 progress(have, have)
-                return have
+                return
             forget(part)
         said = f"{url} answers {error.code} ({error.reason})"
         raise (_CutError if error.code in (416, *BUSY) else Unreachable)(said) from error
@@ -115,7 +134,7 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> int:
     with answer:
         total = _length(answer)
         if have and answer.status == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            found = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if not found or int(found[1]) != have or _validator(answer) not in ("", validator):
                 forget(part)
                 raise _CutError(f"{url} does not go on where it was cut")
@@ -125,26 +144,37 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> int:
             with part.open("wb"):  # what it held is of another file; only then is the new one known by name
                 pass
             _remember(part, url, _validator(answer))
+        if total is not None and most is not None and total > most:
+            _refuse(url, part, most)
         if total is not None:
             check_room(part.parent, total - have, part.name.removesuffix(".part"))
-        _write(answer, url, part, have, total, progress, timeout)
-    return have
+        done = _write(answer, url, part, have, total, most, progress, timeout, watch)
+    if total is not None and done != total:
+        raise _CutError(f"{url} ended the connection {_after(done, total)}")
 
 
-def _write(answer: Any, url: str, part: Path, have: int, total: int | None, progress: Progress, timeout: float) -> None:
+def _write(
+    answer: Any, url: str, part: Path, have: int, total: int | None, most: int | None, progress: Progress,
+    timeout: float, watch: Watch,
+) -> int:  # fmt: skip
+    """Write what comes behind the `have` bytes of `part`; how many there are then."""
     done = have
     progress(done, total)
     with part.open("ab") as file:
         while True:
-            so_far = f"after {done:,} of {f'{total:,}' if total else 'unknown'} bytes"
+            so_far = _after(done, total)
             try:
                 block = answer.read1(BLOCK)
             except TimeoutError as error:
                 raise Unreachable(f"{url} sent nothing for {timeout:g} s {so_far}; what came is kept") from error
             except (OSError, http.client.HTTPException) as error:
                 raise _CutError(f"{url} ended the connection {so_far}") from error
+            if watch.slow:  # its closed connection looks like the end of the file
+                raise _CutError(f"{url} is too slow {so_far}")
             if not block:
-                break
+                return done
+            if most is not None and done + len(block) > most:
+                _refuse(url, part, most)
             try:
                 file.write(block)
                 file.flush()
@@ -153,9 +183,18 @@ def _write(answer: Any, url: str, part: Path, have: int, total: int | None, prog
                     forget(part)  # to leave the disk full harms others
                 raise no_room(error, part) from error
             done += len(block)
+            watch.moved(len(block))
             progress(done, total)
-    if total is not None and done != total:
-        raise _CutError(f"{url} ended the connection {so_far}")
+
+
+def _after(done: int, total: int | None) -> str:
+    return f"after {done:,} of {f'{total:,}' if total else 'unknown'} bytes"
+
+
+def _refuse(url: str, part: Path, most: int) -> NoReturn:
+    """End it: what lies at `url` is longer than the file can be."""
+    forget(part)
+    raise Unreachable(f"{url} is not the published file: it is longer than {most:,} bytes; it was removed")
 
 
 def _kept(part: Path, url: str) -> tuple[int, str]:
@@ -184,4 +223,4 @@ def _validator(answer: Any) -> str:
 
 def _length(answer: Any) -> int | None:
     length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
