@@ -174,7 +174,30 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "export", "one", "--name", "shapes", "--json")
     assert code == 0
     assert json.loads(out)["export"] == "saved_models/shapes/1"
-    for model in ("one", "saved_models/shapes/1"):
+    (tmp_path / "half.png").write_bytes((data / "circle" / "00.png").read_bytes()[:90])
+    (tmp_path / "odd \x1b[31m\n\udcff\x9b.png").write_bytes((data / "circle" / "00.png").read_bytes())
+    for model in ("one", "saved_models/shapes/1", "saved_models/shapes"):
+        # a bad file among others is a row with its reason, and names are printed harmlessly
+        files = [data / "circle" / "00.png", *sorted(tmp_path.glob("*.png")), __file__]
+        code, out, err = call(monkeypatch, capsys, "predict", model, *files, "--top", "1")
+        good, half, odd, script = out.splitlines()
+        assert (code, out.isprintable()) == (1, False)
+        assert re.fullmatch(r".*/circle/00.png  (circle|square) [01]\.\d{4}", good)
+        assert re.fullmatch(r".*/half.png  it cannot be decoded: .+", half)
+        assert odd.endswith(good.split("png")[-1])
+        assert r"odd \x1b[31m\n\udcff\x9b.png" in odd
+        assert script.endswith("test_cli.py  it cannot be decoded: it is not a JPEG, PNG, GIF, BMP or WebP picture")
+        assert err == "kerazoo: 2 of 4 files could not be answered for; each says why\n"
+        code, out, _ = call(monkeypatch, capsys, "predict", model, *files, "--top", "1", "--json")
+        rows = json.loads(out)["predictions"]
+        assert code == 1
+        assert out.rstrip("\n").isprintable()
+        assert [set(row) for row in rows] == [
+            {"file", "label", "probability", "top"}, {"file", "error"}, {"file", "label", "probability", "top"},
+            {"file", "error"},
+        ]  # fmt: skip
+        assert rows[2]["probability"] == pytest.approx(rows[0]["probability"], abs=1e-6)
+        assert [row["file"] for row in rows] == [str(file) for file in files]
         code, out, _ = call(monkeypatch, capsys, "predict", model, data / "circle", "--json", "--top", "1")
         assert code == 0
         assert [len(p["top"]) for p in json.loads(out)["predictions"]] == [1] * 12
@@ -208,8 +231,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
-        (["predict", "saved_models/shapes/1", __file__], "test_cli.py cannot be decoded"),
-        (["predict", "one", __file__], "test_cli.py cannot be decoded"),
+        (["predict", "saved_models/none", data], "there is no run saved_models/none"),
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
         (["train", "mlp"], "there is no data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),

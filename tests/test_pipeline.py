@@ -3,9 +3,12 @@
 import csv
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,20 +19,21 @@ from conftest import make_pictures, plant_modules
 
 import kerazoo
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
-from kerazoo.files import read_json
+from kerazoo.files import read_json, sha256
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.stored import load_model, load_spec
 from kerazoo.pipelines import transfer
-from kerazoo.pipelines.evaluation import Evaluation, answers_of, evaluate
+from kerazoo.pipelines.evaluation import Evaluation, answers_of, evaluate, recorded_evaluation
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.recipe import make_recipe, read_recipe
 from kerazoo.pipelines.runs import open_run
 from kerazoo.pipelines.training import momentum_for, train
 from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import export_run
-from kerazoo.serving.predict import predict
-from kerazoo.serving.saved_model import PASSPORT, ExportedModel
+from kerazoo.serving.export import export_run, write_saved_model
+from kerazoo.serving.passport import PASSPORT
+from kerazoo.serving.predict import find_export, predict
+from kerazoo.serving.saved_model import ExportedModel
 
 
 def recipe(data, model="bottleneck_cnn", **parts):
@@ -129,14 +133,11 @@ def test_evaluate_gives_what_training_recorded(run, pictures, tmp_path):
     strange = make_pictures(tmp_path / "strange", classes=("circle", "star"), count=4)
     with pytest.raises(DataError, match=r"not the model's: missing \['square'\], unknown \['star'\]"):
         evaluate(run, str(strange))
-    path = run.folder / "evaluation" / "val.npy"
-    kept = path.read_bytes()
-    try:
-        np.save(path, np.load(path) * 0.99)
-        with pytest.raises(GateError, match="does not answer its val pictures as it did when it was trained"):
-            evaluate(run)
-    finally:
-        path.write_bytes(kept)
+    with (
+        changed(run, "evaluation/val.npy", lambda answers: answers * 0.99, sealed=True),
+        pytest.raises(GateError, match="does not answer its val pictures as it did when it was trained"),
+    ):
+        evaluate(run)
 
 
 def test_metrics_by_hand():
@@ -182,7 +183,37 @@ def test_both_signatures_and_a_run_agree(run, export, pictures):
     for a, b in zip(from_run, from_export, strict=True):
         assert (a.path, a.top[0][0]) == (b.path, b.top[0][0])
         assert a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-5)
-    assert len(predict(export, [pictures])) == 40
+    everything = [predict(model, [pictures]) for model in (run.folder, export, export.parent)]
+    assert [len(found) for found in everything] == [40, 40, 40]  # a whole batch, and a part of one
+    for a, *others in zip(*everything, strict=True):
+        for b in others:
+            assert (a.path, a.top[0][0]) == (b.path, b.top[0][0])
+            assert a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-6)
+
+
+def test_the_newest_version_of_an_export_answers(run, export, tmp_path):
+    for version in ("9", "10", "11"):
+        (tmp_path / "saved" / version).mkdir(parents=True)
+    for version in ("9", "10"):
+        (tmp_path / "saved" / version / "saved_model.pb").touch()
+    assert find_export(export.parent) == export
+    with pytest.raises(RunError, match="saved/10 is a SavedModel without assets.extra/passport.json"):
+        find_export(tmp_path / "saved")
+    assert find_export(run.folder) is None
+
+
+def test_a_passport_that_was_changed_is_refused(export, pictures, tmp_path):
+    shutil.copytree(export, tmp_path / "1")
+    path = tmp_path / "1" / PASSPORT
+    kept = json.loads(path.read_text())
+    for text, message in (
+        (json.dumps({**kept, "class_names": ["square", "circle"]}), "names other classes than the SavedModel"),
+        (json.dumps({**kept, "class_names": "circle"}), "class_names must be a list of names"),
+        ("{", "passport.json cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RunError, match=message):
+            predict(tmp_path, [pictures])
 
 
 def test_answers_do_not_depend_on_batch_mates(export, pictures):
@@ -226,22 +257,126 @@ def test_the_passport(run, export):
     assert passport["class_names"] == ["circle", "square"]
     assert passport["preprocessing"] == load_spec(run.folder).preprocessing.to_json()
     assert passport["weights_sha256"] == read_json(run.folder / "model.json")["weights_sha256"]
+    assert passport["gate"]["synthetic"] == 12
     assert passport["metrics"]["val_accuracy"] == read_json(run.folder / "run.json")["results"]["val_accuracy"]
     assert passport["gate"]["pictures"] == len(np.load(run.folder / "evaluation" / "val.npy"))
     assert passport["gate"]["largest_difference"] < 1e-5
 
 
-def test_the_gate_refuses_an_export_that_answers_otherwise(run, tmp_path):
-    """What was evaluated is changed behind the gate's back: nothing is exported, nothing is left."""
-    path = run.folder / "evaluation" / "val.npy"
-    kept = path.read_bytes()
+@contextmanager
+def changed(run, name, change, *, sealed):
+    """Inside, a file of the run holds `change(its values)`; by `sealed`, run.json has the digest of that."""
+    path, state = run.folder / name, run.folder / "run.json"
+    kept, kept_state = path.read_bytes(), state.read_bytes()
     try:
-        np.save(path, np.load(path)[:, ::-1])
-        with pytest.raises(GateError, match=r"does not answer as the evaluated model did for (\d+) of \1 pictures"):
-            export_run(run, root=tmp_path)
+        if path.suffix == ".npy":
+            np.save(path, change(np.load(path)))
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(change(read_json(path))))
+        else:
+            path.write_text(change(path.read_text()))
+        if sealed:
+            values = read_json(state)
+            state.write_text(json.dumps({**values, "digests": {**values["digests"], name: sha256(path)}}))
+        yield
     finally:
         path.write_bytes(kept)
+        state.write_bytes(kept_state)
+
+
+def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path):
+    """What was evaluated is changed behind the gate's back: nothing is exported, nothing is left."""
+    with (
+        changed(run, "evaluation/val.npy", lambda answers: answers[:, ::-1], sealed=True),
+        pytest.raises(GateError, match=r"does not answer as the evaluated model did for (\d+) of \1 pictures"),
+    ):
+        export_run(run, root=tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_crops_otherwise_is_refused_though_all_images_are_square(run, tmp_path, monkeypatch):
+    def planted(folder, spec, model):
+        write_saved_model(folder, replace(spec, preprocessing=replace(spec.preprocessing, fit="stretch")), model)
+
+    monkeypatch.setattr("kerazoo.serving.export.write_saved_model", planted)
+    with pytest.raises(GateError, match=r"not answer as the run's own network does for \d of 9 pictures, a PNG"):
+        export_run(run, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def put(**values):
+    return lambda found: {**found, **values}
+
+
+def put_in(part, **values):
+    return lambda found: {**found, part: {**found[part], **values}}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.json", put(class_names=["square", "circle"])),
+        ("model.json", put(class_names=["circle", "circle"])),
+        ("model.json", put(class_names=["circle"])),
+        ("model.json", put(class_names=["circle", "square", "star"])),
+        ("model.json", put(class_names=["circle", "squares"])),
+        ("model.json", put(head="multilabel")),
+        ("model.json", put(temperature=0.999999)),
+        ("model.json", put(name="cnn")),
+        ("model.json", put(weights_sha256="0" * 64)),
+        ("model.json", put_in("arguments", dropout=0.5)),
+        ("model.json", put_in("arguments", momentum=0.5)),
+        ("model.json", put_in("preprocessing", fit="stretch")),
+        ("model.json", put_in("preprocessing", interpolation="bicubic")),
+        ("model.json", put_in("preprocessing", scaling="tf")),
+        ("model.json", lambda found: found),  # the same values, written otherwise
+        ("data.json", put(digest="0" * 64)),
+        ("data.json", put(class_names=["a", "b"])),
+        ("evaluation/val.npy", lambda answers: answers + 1e-7),
+        ("evaluation/val.json", put(val_accuracy=1.0)),
+        ("evaluation/val.csv", lambda text: text.replace("circle", "square", 1)),
+    ],
+)
+def test_a_file_that_was_changed_is_named(run, pictures, tmp_path, name, change):
+    for use in (
+        lambda: export_run(run, root=tmp_path),
+        lambda: evaluate(run),
+        lambda: predict(run.folder, [pictures]),
+    ):
+        with changed(run, name, change, sealed=False), pytest.raises(RunError) as error:
+            use()
+        assert str(error.value).startswith(f"{run.folder / name} was changed after the run finished")
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [["square", "circle"], ["circle", "circle"], ["circle"], ["circle", "squares"]])
+def test_names_are_those_of_the_data_even_where_the_digest_was_changed_too(run, tmp_path, names):
+    with (
+        changed(run, "model.json", put(class_names=names), sealed=True),
+        pytest.raises((RunError, DataError), match=r"are not the model's|class_names"),
+    ):
+        export_run(run, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_are_those_of_the_recorded_answers_whatever_run_json_says(run):
+    results = read_json(run.folder / "run.json")["results"]
+    spec, examples = load_spec(run.folder), load_examples(run.recipe().data)
+    found = recorded_evaluation(run, spec, examples, "val").summary()
+    assert found.pop("val_loss") == pytest.approx(results.pop("val_loss"), rel=1e-5)
+    assert found == results
+
+
+def test_a_run_without_digests_is_refused(run, tmp_path):
+    def old(state):
+        return {key: value for key, value in state.items() if key != "digests"}
+
+    with (
+        changed(run, "run.json", old, sealed=False),
+        pytest.raises(RunError, match="run.json holds no digests of the run's files.*train the run again"),
+    ):
+        export_run(run, root=tmp_path)
 
 
 def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export, tmp_path, monkeypatch):

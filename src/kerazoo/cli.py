@@ -13,7 +13,7 @@ import typer
 
 from kerazoo import __version__, cli_weights
 from kerazoo.cli_runs import override_flags, run_recipe, train_on, try_first
-from kerazoo.console import Json, print_json, say
+from kerazoo.console import Json, print_json, print_text, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
 from kerazoo.quiet import start_tensorflow
@@ -286,21 +286,27 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="A run, or an export (saved_models/NAME/VERSION).")],
+    model: Annotated[str, typer.Argument(help="A run, or an export: saved_models/NAME, or .../VERSION.")],
     files: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Name the classes of pictures."""
-    start_tensorflow(keras=not (Path(model) / "saved_model.pb").is_file())
+    from kerazoo.serving.predict import find_export, find_files
     from kerazoo.serving.predict import predict as run_prediction
 
-    predictions = run_prediction(model, files, top=top)
+    find_files(files)  # what is not there is told before TensorFlow starts, which takes seconds
+    export = find_export(model)
+    start_tensorflow(keras=export is None)
+    predictions = run_prediction(export or model, files, top=top)
+    bad = sum(bool(prediction.error) for prediction in predictions)
     if as_json:
         print_json({"model": model, "predictions": [prediction.to_json() for prediction in predictions]})
-        return
-    for prediction in predictions:
-        print(f"{prediction.path}  " + "  ".join(f"{label} {value:.4f}" for label, value in prediction.top))
+    for prediction in () if as_json else predictions:
+        print_text(prediction.line())
+    if bad:
+        say(f"kerazoo: {bad:,} of {len(predictions):,} files could not be answered for; each says why")
+        raise typer.Exit(1)
 
 
 @app.command()

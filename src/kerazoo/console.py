@@ -13,10 +13,23 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 def say(line: str) -> None:
     """One line of progress, on standard error. A full disk under it, or a closed pipe, ends nothing."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(harmless(line), file=sys.stderr, flush=True)
+
+
+def print_text(line: str) -> None:
+    """One line of results, on standard output."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(harmless(line).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
-    # names that are no UTF-8 are written as \udcXX, which JSON reads
-    print(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8"))
+    """One JSON object on standard output, on one line that a terminal can show."""
+    utf = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    text = json.dumps(values, ensure_ascii=not utf)
+    # what does not print stands in strings only; names that are no UTF-8 have characters \udcXX, which JSON reads
+    print(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def harmless(text: str) -> str:
+    """`text` with characters that do not print written out: names of files can hold line breaks and escape codes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

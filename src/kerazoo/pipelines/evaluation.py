@@ -11,14 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.errors import DataError, GateError, KerazooError
+from kerazoo.errors import DataError, GateError, KerazooError, RunError
 from kerazoo.files import read_json, write_array, write_json, write_whole
 from kerazoo.models.stored import ModelSpec, load_model
 from kerazoo.pipelines.batches import evaluation_batches
+from kerazoo.pipelines.digests import check_digests
 from kerazoo.pipelines.examples import Examples, check_class_names, load_examples
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.runs import Run
-from kerazoo.pipelines.scores import losses_of
+from kerazoo.pipelines.scores import losses_of, losses_of_answers
 
 TOLERANCE = 1e-4  # largest difference of a probability between two answers for a picture; batches round otherwise
 
@@ -119,7 +120,9 @@ class Evaluation:
         """`SPLIT.csv` (what was right and answered for each key), `SPLIT.npy` (answers), `SPLIT.json` (metrics)."""
         folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._rows())
+        minimal, full = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        for row in self._rows():  # Python before 3.13 leaves a carriage return without quotes
+            (full if any("\r" in str(cell) for cell in row) else minimal).writerow(row)
         write_whole(folder / f"{self.split}.csv", text.getvalue())
         write_array(folder / f"{self.split}.npy", self.probabilities)
         details: dict[str, Any] = {}
@@ -136,15 +139,26 @@ class Evaluation:
         names, answers = self.class_names, zip(self.keys, self.labels, self.predicted, self.probabilities, strict=True)
         if self.task == "multiclass":
             yield ["key", "label", "predicted", "probability"]
-            yield from ([key, names[y], names[found], f"{row[found]:.6f}"] for key, y, found, row in answers)
+            for key, y, found, row in answers:
+                yield [*map(as_text, (key, names[y], names[found])), f"{row[found]:.6f}"]
         elif self.task == "multilabel":
-            yield ["key", "labels", "predicted", *names]
+            yield ["key", "labels", "predicted", *map(as_text, names)]
             for key, y, found, row in answers:
                 words = ["|".join(n for n, on in zip(names, ones, strict=True) if on) for ones in (y, found)]
-                yield [key, *words, *(f"{p:.6f}" for p in row)]
+                yield [*map(as_text, (key, *words)), *(f"{p:.6f}" for p in row)]
         else:
-            yield ["key", *names, *(f"predicted_{name}" for name in names)]
-            yield from ([key, *(f"{v:.9g}" for v in y), *(f"{v:.9g}" for v in row)] for key, y, _, row in answers)
+            yield ["key", *map(as_text, names), *(f"predicted_{name}" for name in names)]
+            for key, y, _, row in answers:
+                yield [as_text(key), *(f"{v:.9g}" for v in y), *(f"{v:.9g}" for v in row)]
+
+
+def as_text(value: str) -> str:
+    """A name as a cell of a CSV file which a spreadsheet takes for text, never for a formula.
+
+    An apostrophe comes before what begins like a formula, and before another apostrophe, so that taking one off gives
+    the name back. Source: OWASP, CSV Injection.
+    """
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") and value else value
 
 
 def agree(answers: np.ndarray, recorded: np.ndarray, task: str) -> np.ndarray:
@@ -180,9 +194,10 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     it has no splits of its own).
 
     Answers on its own data must be those the run recorded; results on other data go into `evaluation/NAME-DIGEST/`.
-    Raises DataError where the run's data has changed since, or where the classes differ, and GateError where the
-    answers do.
+    Raises RunError where a file of the run was changed (see `digests.py`), DataError where its data has changed since,
+    or where the classes differ, and GateError where the answers do.
     """
+    check_digests(run.folder)
     recipe = run.recipe()
     spec, model = load_model(run.folder)
     other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None, "group": None})
@@ -197,11 +212,31 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     results = []
     for split in examples.split_names[1:]:
         result = answers_of(model, spec, examples.split(split), split)
-        recorded = np.load(folder / f"{split}.npy")
+        recorded = recorded_answers(run, split, result.probabilities.shape)
         if not agree(result.probabilities, recorded, spec.head).all():
             raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
         results.append(result)
     return results
+
+
+def recorded_answers(run: Run, split: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, K) float32, what `run` answered when it finished. Raises RunError where it is not of that `shape`."""
+    path = run.folder / "evaluation" / f"{split}.npy"
+    try:
+        recorded: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{path} cannot be read: {error}; train the run again") from error
+    if getattr(recorded, "shape", None) != shape or recorded.dtype.kind != "f":
+        raise RunError(f"{path} does not hold {shape[0]:,} x {shape[1]:,} answers; train the run again")
+    return recorded
+
+
+def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
+    """The evaluation of `split` from what `run` recorded and the labels of its `examples`; no model is asked."""
+    part = examples.split(split)
+    answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
+    loss = float(losses_of_answers(answers, part.labels, spec.head).mean())
+    return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.head)
 
 
 def check_unchanged(run: Run, examples: Examples) -> None:

@@ -116,7 +116,7 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
     try:
         pixels = _decode(contents)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
         if kind == "not a picture" and form:
             kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
@@ -139,7 +139,8 @@ def _decode(contents: bytes) -> np.ndarray:
     return pixels
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a decoder refused, in the words that it put into TensorFlow's error."""
     text = str(getattr(error, "message", error))
     if "assertion failed: [" in text:
         text = text.split("assertion failed: [")[1].split("[[")[0]

@@ -41,6 +41,21 @@ def losses_of(logits: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray:
     return squares
 
 
+def losses_of_answers(answers: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray:
+    """(N, K) float32 answers of a head, probabilities or numbers, and labels -> (N,) losses as of their logits.
+
+    A probability that float32 rounds to 0 or 1 counts as the one next to it.
+    """
+    wide = answers.astype(np.float64)
+    if task == "multiclass":
+        return losses_of(np.log(np.maximum(wide, np.finfo(np.float32).smallest_subnormal)), labels, task)
+    if task == "multilabel":
+        least = np.finfo(np.float32).epsneg
+        wide = np.clip(wide, np.finfo(np.float32).smallest_subnormal, 1 - least)
+        return losses_of(np.log(wide) - np.log1p(-wide), labels, task)
+    return losses_of(wide, labels, task)
+
+
 @dataclass(frozen=True)
 class Gain:
     """How much higher a mean is than before on the same examples, with the 95 % interval of it."""

@@ -23,6 +23,7 @@ from kerazoo.models.stored import ModelSpec, load_model, save_model
 from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.pipelines.devices import Devices, open_devices
+from kerazoo.pipelines.digests import digests_of
 from kerazoo.pipelines.evaluation import evaluate_model
 from kerazoo.pipelines.examples import Examples, load_examples, split_like_classes
 from kerazoo.pipelines.image_folder import one_line
@@ -314,7 +315,8 @@ def close_run(
         results |= result.summary()
         say(result.line())
     prune(run.checkpoints, keep=1)
-    run.set_status("finished", seconds=round(time.perf_counter() - start, 1), results=results, **known)
+    seconds = round(time.perf_counter() - start, 1)
+    run.set_status("finished", seconds=seconds, results=results, digests=digests_of(run.folder), **known)
     return run
 
 

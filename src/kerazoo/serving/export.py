@@ -5,9 +5,8 @@ evaluated the run. Weights are stored once: the module tracks the variables, the
 which also loads in the C++ loader of TensorFlow Serving.
 """
 
-import json
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,16 @@ import tensorflow as tf
 
 from kerazoo import __version__
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.files import read_json
-from kerazoo.models.stored import ModelSpec, load_model
+from kerazoo.files import read_json, write_json
+from kerazoo.models.stored import DESCRIPTION, ModelSpec, load_model
+from kerazoo.pipelines.digests import DATA, check_digests
 from kerazoo.pipelines.environment import environment
-from kerazoo.pipelines.runs import Run
+from kerazoo.pipelines.evaluation import Evaluation, check_unchanged, recorded_evaluation
+from kerazoo.pipelines.examples import check_class_names, load_examples
+from kerazoo.pipelines.runs import LONGEST, Run
 from kerazoo.serving.gate import check_export
-from kerazoo.serving.saved_model import PASSPORT
+from kerazoo.serving.passport import PASSPORT, is_version
+from kerazoo.serving.workplace import workplace
 
 SAVED_MODELS = Path("saved_models")
 TOP_K = 5
@@ -40,29 +43,52 @@ def export_run(run: Run, *, name: str | None = None, new_version: bool = False, 
             f"a SavedModel is written on the TensorFlow backend, not on {keras.config.backend()!r}: "
             "run the export with KERAS_BACKEND=tensorflow; the run loads on either"
         )
+    check_digests(run.folder)
     spec, model = load_model(run.folder)
-    temporary = target.parent.parent / f".{target.parent.name}.{os.getpid()}.tmp"
-    try:
-        write_saved_model(temporary, spec, model)
-        _write_passport(temporary, run, spec)
-        passed = check_export(temporary, run)
-        passport = json.loads((temporary / PASSPORT).read_text(encoding="utf-8"))
-        (temporary / PASSPORT).write_text(json.dumps({**passport, "gate": passed}, indent=2) + "\n", encoding="utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
+    examples = load_examples(run.recipe().data)
+    check_unchanged(run, examples)
+    check_class_names(examples.class_names, spec.class_names, examples.source)
+    evaluations = [recorded_evaluation(run, spec, examples, split) for split in examples.split_names[1:]]
+    with workplace(root) as temporary:
+        made, scratch = temporary / "model", temporary / "scratch"
         try:
-            temporary.rename(target)
-        except OSError as error:
-            raise RunError(f"export {target} appeared meanwhile; ask for --new-version again") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            scratch.mkdir()
+            write_saved_model(made, spec, model)
+            passport = _passport(run, spec, evaluations)
+            _write_passport(made, passport)
+            val = examples.split("val")
+            gate = check_export(made, spec, model, val, evaluations[0].probabilities, scratch)
+            _write_passport(made, {**passport, "gate": gate})
+        except (OSError, tf.errors.OpError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise KerazooError(f"the export could not be written into {root}: {reason}; nothing was kept") from error
+        _put(made, target)
     return target
 
 
+def _put(made: Path, target: Path) -> None:
+    """Give an export its name."""
+    new = not target.parent.exists()
+    try:
+        target.parent.mkdir(exist_ok=True)
+        made.rename(target)
+    except OSError as error:
+        if new:
+            with suppress(OSError):
+                target.parent.rmdir()
+        if target.exists():
+            raise RunError(f"export {target} appeared meanwhile; ask for --new-version again") from error
+        raise KerazooError(f"the export cannot become {target}: {error.strerror}; nothing was kept") from error
+
+
 def _target(root: Path, name: str, new_version: bool) -> Path:
-    if not name or name != Path(name).name or name.startswith("."):
-        raise RunError(f"export name {name!r} must be a plain folder name")
+    if not name or name != Path(name).name or name.startswith(".") or "\0" in name or len(os.fsencode(name)) > LONGEST:
+        raise RunError(f"export name {name!r:.60} must be a plain folder name, of {LONGEST} bytes at most")
     folder = root / name
-    versions = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    for place in (root, folder):
+        if place.exists() and not place.is_dir():
+            raise RunError(f"an export cannot go into {place}, which is a file; choose another --name or folder")
+    versions = [int(p.name) for p in folder.glob("*") if is_version(p.name)]
     if versions and not new_version:
         raise RunError(
             f"export {folder} exists (version {max(versions)}); choose another --name, or ask for --new-version"
@@ -117,17 +143,20 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     tf.saved_model.save(module, str(folder), {"serving_default": default, "serve_images": serve_images})
 
 
-def _write_passport(folder: Path, run: Run, spec: ModelSpec) -> None:
-    state, data = read_json(run.folder / "run.json"), read_json(run.folder / "data.json")
-    passport: dict[str, Any] = {
+def _passport(run: Run, spec: ModelSpec, evaluations: list[Evaluation]) -> dict[str, Any]:
+    """What an export says of itself; its metrics follow from the recorded answers and the data's labels."""
+    return {
         "kerazoo": __version__,
         "run": run.name,
         **spec.to_json(),
-        "weights_sha256": read_json(run.folder / "model.json")["weights_sha256"],
-        "data_digest": data["digest"],
-        "metrics": state.get("results", {}),
+        "weights_sha256": read_json(run.folder / DESCRIPTION)["weights_sha256"],
+        "data_digest": read_json(run.folder / DATA)["digest"],
+        "metrics": {name: value for evaluation in evaluations for name, value in evaluation.summary().items()},
         "environment": environment(),
     }
+
+
+def _write_passport(folder: Path, passport: dict[str, Any]) -> None:
     path = folder / PASSPORT
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(passport, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, passport)

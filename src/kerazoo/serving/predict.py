@@ -1,5 +1,6 @@
 """Predictions for files, from a run or from an export, in one form."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,44 +9,70 @@ import numpy as np
 
 from kerazoo.errors import DataError, RunError
 from kerazoo.pipelines.examples import undecodable
-from kerazoo.pipelines.image_folder import picture_files
-from kerazoo.serving.saved_model import PASSPORT, ExportedModel, read_file
+from kerazoo.pipelines.image_folder import one_line, picture_files
+from kerazoo.serving.passport import PASSPORT, SAVED_MODEL, is_version
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one file: class names by falling probability, in [0, 1]; or a regression's numbers by name."""
+    """The answer for one file: class names by falling probability, in [0, 1]; or a regression's numbers by name.
+
+    A file that has no answer has an `error` that says why.
+    """
 
     path: Path
-    top: tuple[tuple[str, float], ...]
+    top: tuple[tuple[str, float], ...] = ()
     task: str = "multiclass"
+    error: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """{"file": ..., "label": ..., "probability": ..., "top": [[name, probability], ...]}, or
-        {"file": ..., "values": {name: number}}."""
+        {"file": ..., "values": {name: number}}, or {"file": ..., "error": ...}."""
+        if self.error:
+            return {"file": str(self.path), "error": self.error}
         if self.task == "regression":
             return {"file": str(self.path), "values": dict(self.top)}
         label, probability = self.top[0]
         return {"file": str(self.path), "label": label, "probability": probability, "top": [list(t) for t in self.top]}
 
+    def line(self) -> str:
+        """One line for a person; characters that do not print are written out."""
+        said = self.error or "  ".join(f"{one_line(label)} {value:.4f}" for label, value in self.top)
+        return f"{one_line(str(self.path))}  {said}"
+
 
 def predict(model: str | Path, targets: list[Path], *, top: int = 5) -> list[Prediction]:
-    """The `top` likeliest classes for every picture in `targets` (files, or folders read through).
+    """The `top` likeliest classes for every image in `targets` (files, or folders read through).
 
-    `model` is an export folder (answered by TensorFlow alone) or a run. Raises RunError and DataError.
+    `model` is an export (answered by TensorFlow alone), the newest version of one (saved_models/NAME), or a run. A file
+    that cannot be decoded is a prediction with an `error`. Raises RunError and DataError.
     """
     files = find_files(targets)
-    export = Path(model)
-    if (export / PASSPORT).is_file():
+    export = find_export(model)
+    if export is not None:
+        from kerazoo.serving.saved_model import ExportedModel
+
         loaded = ExportedModel(export)
-        answers, names, task = list(loaded.predict_files(files)), loaded.class_names, loaded.task
-    elif (export / "saved_model.pb").is_file():
-        raise RunError(f"{model} is a SavedModel without {PASSPORT}: it was not made by `kerazoo export`")
+        answers, names, task = loaded.predict_files(files), loaded.class_names, loaded.task
     else:
         answers, names, task = _from_run(model, files)
-    if task == "regression":
-        return [Prediction(path, tuple(zip(names, map(float, row), strict=True)), task) for path, row in answers]
-    return [Prediction(path, _top(row, names, top), task) for path, row in answers]
+    return [_prediction(path, found, names, task, top) for path, found in answers]
+
+
+def find_export(model: str | Path) -> Path | None:
+    """The folder of the export that `model` names, of several versions the newest; None where it is no export.
+
+    Raises RunError for a SavedModel that is not from kerazoo.
+    """
+    folder = Path(model)
+    if not (folder / SAVED_MODEL).is_file():
+        versions = [p for p in folder.glob("*") if is_version(p.name) and (p / SAVED_MODEL).is_file()]
+        if not versions:
+            return None
+        folder = max(versions, key=lambda p: int(p.name))
+    if not (folder / PASSPORT).is_file():
+        raise RunError(f"{folder} is a SavedModel without {PASSPORT}: it was not made by `kerazoo export`")
+    return folder
 
 
 def find_files(targets: list[Path]) -> list[Path]:
@@ -64,23 +91,45 @@ def find_files(targets: list[Path]) -> list[Path]:
     return files
 
 
-def _from_run(model: str | Path, files: list[Path]) -> tuple[list[tuple[Path, np.ndarray]], tuple[str, ...], str]:
+Answers = Iterator[tuple[Path, "np.ndarray | DataError"]]
+
+
+def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str, ...], str]:
     import keras
     import tensorflow as tf
 
     from kerazoo.models.stored import load_model
+    from kerazoo.pipelines.digests import check_digests
     from kerazoo.pipelines.runs import open_run
+    from kerazoo.serving.saved_model import BATCH, answer_files
 
-    spec, network = load_model(open_run(model).folder)
-    answers = []
-    for path in files:
-        try:
-            x = spec.preprocessing(tf.constant(read_file(path)))
-        except tf.errors.OpError as error:
-            raise DataError(f"{path} cannot be decoded; it must be a JPEG, PNG, GIF, BMP or WebP picture") from error
-        logits = network(x[None], training=False)
-        answers.append((path, keras.ops.convert_to_numpy(spec.answers(logits))[0]))
-    return answers, spec.class_names, spec.head
+    folder = open_run(model).folder
+    check_digests(folder)
+    spec, network = load_model(folder)
+    prepared = tf.TensorSpec(spec.preprocessing.shape, tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]
+    def prepare(contents: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(spec.preprocessing, contents, fn_output_signature=prepared)
+
+    def ask(contents: Sequence[bytes]) -> np.ndarray:
+        images = prepare(tf.constant(list(contents), tf.string)).numpy()
+        # one shape for all batches of many files, so that the network is compiled once
+        spare = BATCH - len(images) if len(files) > BATCH else 0
+        padded = np.concatenate([images, np.repeat(images[-1:], spare, axis=0)])
+        answers = spec.answers(keras.ops.convert_to_tensor(network.predict_on_batch(padded)))
+        found: np.ndarray = keras.ops.convert_to_numpy(answers)[: len(images)]
+        return found
+
+    return answer_files(ask, files), spec.class_names, spec.head
+
+
+def _prediction(path: Path, found: "np.ndarray | DataError", names: tuple[str, ...], task: str, top: int) -> Prediction:
+    if isinstance(found, DataError):
+        return Prediction(path, task=task, error=str(found))
+    if task == "regression":
+        return Prediction(path, tuple(zip(names, map(float, found), strict=True)), task)
+    return Prediction(path, _top(found, names, top), task)
 
 
 def _top(row: np.ndarray, names: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:

@@ -1,0 +1,76 @@
+"""The folder that an export is made in: beside its place, held by a lock, and removed however the export ends."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kerazoo.errors import KerazooError, RunError
+
+PREFIX, ENDING = ".export-", ".tmp"
+
+
+@contextmanager
+def workplace(root: Path) -> Iterator[Path]:
+    """An empty folder in `root`, which is made; what killed exports left there is removed first.
+
+    Raises RunError where `root` is no folder, KerazooError where nothing can be written there. A `root` that was made
+    for nothing is removed again.
+    """
+    made = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):  # no other export may sweep before the folder has its own lock
+            _sweep(root)
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=ENDING, dir=root))
+            lock = _lock(folder)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"exports cannot go into {root}: {error.filename or root} is a file, not a folder") from error
+    except OSError as error:
+        raise KerazooError(f"nothing can be written into {root}: {error.strerror}; choose another folder") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+        if made:
+            with suppress(OSError):  # an export is in it
+                root.rmdir()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of exports whose process is gone; those of others are locked."""
+    for left in root.glob(f"{PREFIX}*{ENDING}"):
+        with suppress(OSError):
+            lock = _lock(left)
+            if lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that holds `folder` until it is closed or the process ends; None where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # held, or on a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,128 @@
+"""What the gate compares: every output of an export, for each kind of task."""
+
+import numpy as np
+import pytest
+
+from kerazoo.errors import GateError
+from kerazoo.pipelines.evaluation import Evaluation
+from kerazoo.pipelines.scores import losses_of, losses_of_answers
+from kerazoo.serving.gate import Question, compare
+from kerazoo.serving.synthetic import KINDS, encoded_images, float_images
+
+NAMES = ("a", "b", "c")
+ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], np.float32)
+
+
+def outputs_of(answers, task):
+    if task == "regression":
+        return {"values": answers.copy(), "class_names": [list(NAMES)]}
+    order = np.argsort(-answers, axis=1, kind="stable")
+    top = [[NAMES[i] for i in row] for row in order]
+    return {
+        "probabilities": answers.copy(), "label": [row[0] for row in top], "top_labels": top,
+        "top_probabilities": np.take_along_axis(answers, order, axis=1), "class_names": [list(NAMES)],
+    }  # fmt: skip
+
+
+def asked(outputs, task):
+    keys = [str(number) for number in range(len(ANSWERS))]
+    return compare(outputs, Question(keys, keys, ANSWERS, is_bytes=True), NAMES, task)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+def test_what_is_right_passes_and_any_changed_output_does_not(task):
+    same, difference = asked(outputs_of(ANSWERS, task), task)
+    assert same.all()
+    assert (difference == 0).all()
+    numbers = "values" if task == "regression" else "probabilities"
+    for row in range(3):
+        outputs = outputs_of(ANSWERS, task)
+        outputs[numbers][row, 2] += 0.01
+        assert asked(outputs, task)[0].tolist() == [row != 0, row != 1, row != 2]
+    outputs = outputs_of(ANSWERS, task)
+    outputs[numbers][1] = np.nan
+    assert asked(outputs, task)[0].tolist() == [True, False, True]
+    for names in (["c", "b", "a"], ["a", "a", "c"], ["a", "b"], ["a", "b", "c", "d"]):
+        outputs = {**outputs_of(ANSWERS, task), "class_names": [names]}
+        with pytest.raises(GateError, match="the export names its classes"):
+            asked(outputs, task)
+    for name in outputs_of(ANSWERS, task):
+        outputs = outputs_of(ANSWERS, task)
+        del outputs[name]
+        with pytest.raises(GateError, match="it must give"):
+            asked(outputs, task)
+    with pytest.raises(GateError, match="of shape"):
+        asked({**outputs_of(ANSWERS, task), numbers: ANSWERS[:, :2]}, task)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label", "b"),
+        ("label", "d"),
+        ("top_labels", ["b", "a", "c"]),
+        ("top_labels", ["a", "a", "c"]),
+        ("top_probabilities", [0.7, 0.1, 0.2]),
+        ("top_probabilities", [0.8, 0.2, 0.1]),
+        ("top_probabilities", [np.nan, 0.2, 0.1]),
+    ],
+)
+def test_labels_and_their_probabilities_are_those_of_the_answers(task, name, value):
+    outputs = outputs_of(ANSWERS, task)
+    outputs[name][0] = value
+    assert asked(outputs, task)[0].tolist() == [False, True, True]
+    with pytest.raises(GateError, match="top_labels are not names"):
+        asked({**outputs_of(ANSWERS, task), "top_labels": [["a", "b", "z"]] * 3}, task)
+
+
+def test_synthetic_images_are_of_every_format_and_of_other_shapes():
+    images = encoded_images()
+    assert len(images) == len(KINDS)
+    assert {contents[:2] for contents in images.values()} == {b"\x89P", b"\xff\xd8", b"BM", b"GI", b"RI"}
+    assert encoded_images() == images
+    assert all(pixels.shape[2] == 4 and 0 <= pixels.min() < pixels.max() <= 255 for pixels in float_images(4).values())
+
+
+def test_losses_follow_from_answers():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (50, 3)).astype(np.float32)
+    classes, labels = rng.integers(0, 3, 50), rng.integers(0, 2, (50, 3)).astype(np.float32)
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax = (softmax / softmax.sum(axis=1, keepdims=True)).astype(np.float32)
+    sigmoid = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    for answers, right, task in ((softmax, classes, "multiclass"), (sigmoid, labels, "multilabel")):
+        np.testing.assert_allclose(
+            losses_of_answers(answers, right, task), losses_of(logits, right, task), rtol=1e-4, atol=1e-6
+        )
+    np.testing.assert_array_equal(
+        losses_of_answers(logits, labels, "regression"), losses_of(logits, labels, "regression")
+    )
+    certain = np.array([[0.0, 1.0]], np.float32)
+    assert np.isfinite(losses_of_answers(certain, np.array([0]), "multiclass")).all()
+    assert np.isfinite(losses_of_answers(certain, np.array([[1.0, 0.0]]), "multilabel")).all()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+def test_cells_of_the_evaluation_are_no_formulas(tmp_path, task):
+    """Names that a spreadsheet would run are text; numbers stay numbers; an apostrophe less gives the name back."""
+    import csv
+
+    odd = ("=1+1", "+1", "-1", "@x", "\tx", "\rx", "'x", "plain", "a=1")
+    labels = {
+        "multiclass": np.arange(9),
+        "multilabel": np.eye(9, dtype=np.float32),
+        "regression": -np.eye(9, dtype=np.float32),
+    }[task]
+    answers = np.eye(9, dtype=np.float32) * (-1 if task == "regression" else 1)
+    Evaluation("val", odd, labels, answers, odd, 0.0, task).write(tmp_path)
+    with (tmp_path / "val.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    cells = [*head, *(cell for row in rows for cell in row)]
+    assert not [cell for cell in cells if cell[:1] in "=+@\t\r" and cell]
+    assert {cell for cell in cells if cell[:1] == "-"} <= {"-1", "-0"}  # numbers
+    assert [row[0].removeprefix("'") for row in rows] == list(odd)
+    if task == "multiclass":
+        assert [row[1].removeprefix("'") for row in rows] == list(odd)
+    if task == "regression":
+        assert rows[0][1] == "-1"
