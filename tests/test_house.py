@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import kerazoo
 from kerazoo.files import sha256
 from kerazoo.models.stored import load_spec
 from kerazoo.models.weights import SHIPPED
@@ -54,10 +55,17 @@ def test_the_rooms_stand_at_the_top(name):
 def test_importing_touches_nothing():
     script = (
         "import sys, kerazoo\n"
+        "assert {'build', 'callbacks', 'list_models', '__version__'} <= set(dir(kerazoo))\n"
+        "assert not hasattr(kerazoo, 'no_such_thing')\n"
         "assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)\n"
         "assert kerazoo.list_models('vgg') == ['vgg_small', 'vgg16', 'vgg19']"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_callbacks_are_imported_when_they_are_first_used(monkeypatch):
+    monkeypatch.delattr(kerazoo, "callbacks", raising=False)
+    assert kerazoo.callbacks.Resume.__module__ == "kerazoo.callbacks.resume"
 
 
 def test_shipped_weights_are_what_they_say():

@@ -214,6 +214,49 @@ def test_a_state_of_another_network_is_refused(data, tmp_path):
         model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[Resume(tmp_path / "states")])
 
 
+@pytest.mark.parametrize(("cut", "given"), [(("train_batch", 2, 3), 0), (("epoch_end", 2), 1)])
+def test_in_anybody_s_fit_no_epoch_and_no_batch_comes_twice(tmp_path, cut, given):
+    """Arrays, no `position`, `initial_epoch` forgotten or wrong, folders as text: the same bits as if never cut off."""
+    x, y = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32), np.arange(24) % 3
+
+    def fit(folder, cut=None, **where):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.Input((5,)), keras.layers.Dense(4), keras.layers.Dropout(0.3), keras.layers.Dense(3)]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+        resume = Resume(str(folder), steps=1, say=lambda line: None)
+        callbacks = [*([CutOff(*cut)] if cut else []), *resume.after([])]
+        history = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=callbacks, **where)
+        return [v.numpy() for v in model.variables] + [np.array(list(history.history.values())), history.epoch], model
+
+    whole, _ = fit(tmp_path / "whole")
+    with pytest.raises(Cut):
+        fit(tmp_path / "cut", cut)
+    again, model = fit(tmp_path / "cut", initial_epoch=given)
+    for one, other in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # a training after that begins as it is told to
+    assert model.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]
+
+
+def test_what_resume_cannot_put_right_it_refuses(tmp_path):
+    x = np.zeros((4, 3), np.float32)
+
+    def fit(model, *callbacks, **options):
+        model.compile("sgd", "mse")
+        callbacks = [*callbacks, Resume(tmp_path, steps=1, say=lambda line: None)]
+        model.fit(x, x, batch_size=1, epochs=2, verbose=0, callbacks=callbacks, **options)
+
+    with pytest.raises(Cut):
+        fit(keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]), CutOff("train_batch", 0, 2))
+    with pytest.raises(RunError, match=r"goes on from epoch 0, .*begins with 1; give it initial_epoch=0"):
+        fit(keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]), initial_epoch=1)
+    with pytest.raises(RunError, match=r"has no weights yet .* build the model, or call it on a batch, before `fit`"):
+        fit(keras.Sequential([keras.layers.Dense(3)]))
+
+
 @pytest.mark.parametrize("harm", ["cut short", "bit", "missing", "empty"])
 def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm):
     rate, wanted = undisturbed

@@ -1,6 +1,7 @@
 """Observers observe: exact tags, right values, and training that is bit-equal with and without them."""
 
 import csv
+import importlib
 import json
 import time
 
@@ -14,7 +15,8 @@ from PIL import Image
 import kerazoo
 from kerazoo.callbacks import EpochMetrics, FeatureMaps, GradientNorms, RunWriter, WeightNorms
 from kerazoo.callbacks.feature_maps import default_taps, draw
-from kerazoo.callbacks.gradients import TAP
+from kerazoo.callbacks.gradients import CLIP, REDUCE
+from kerazoo.errors import ModelError
 from kerazoo.pipelines import training as pipeline
 from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.training import reproducible
@@ -66,25 +68,34 @@ def all_watchers(writer):
     ]
 
 
-def test_training_is_bit_equal_with_and_without_watchers():
-    watched, history = train(all_watchers(Memory()))
-    plain, plain_history = train(lambda model: [])
-    for a, b in zip(
-        watched.variables + watched.optimizer.variables, plain.variables + plain.optimizer.variables, strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-    assert history == plain_history
-    assert watched.optimizer.get_config() == plain.optimizer.get_config()
-
-
-def test_exact_tags():
+@pytest.fixture(scope="module")
+def watched():
+    """The model, its history and the writer of a training with all watchers."""
     writer = Memory()
-    model, _ = train(all_watchers(writer))
+    return *train(all_watchers(writer)), writer
+
+
+def same_bits(one, other):
+    for a, b in zip(one.variables + one.optimizer.variables, other.variables + other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_is_bit_equal_with_and_without_watchers(watched):
+    model, history, _ = watched
+    plain, plain_history = train(lambda model: [])
+    same_bits(model, plain)
+    assert history == plain_history
+    assert model.optimizer.get_config() == plain.optimizer.get_config()
+
+
+def test_exact_tags(watched):
+    model, _, writer = watched
     paths = [v.path for v in model.trainable_variables]
     taps = default_taps(model)
     assert len(taps) == 3
     expected = {f"weights/{p}/norm" for p in paths}
-    expected |= {f"gradients/{p}/{kind}" for p in [*paths, "global"] for kind in ("mean_norm", "max_norm")}
+    kinds = [f"{moment}_clipping/{name}_norm" for moment in ("before", "after") for name in ("mean", "max")]
+    expected |= {f"gradients/{path}/{kind}" for path in [*paths, "global"] for kind in kinds}
     expected |= {f"feature_maps/{t}/{kind}" for t in taps for kind in ("mean", "std", "dead")}
     expected |= {"train/loss", "train/learning_rate"}
     assert set(writer.scalars) == {(tag, step) for tag in expected for step in (1, 2)}
@@ -94,44 +105,243 @@ def test_exact_tags():
         assert writer.scalars[f"weights/{path}/norm", 2] == pytest.approx(norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_gradient_norms_are_the_gradients(scaled):
-    """A linear layer under the mean squared error: dL/dw = 2 x (w x - t) / n in closed form, loss scaling or not."""
-    writer = Memory()
-    inputs = keras.Input((1,), name="inputs")
-    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="line")(inputs))
-    model.layers[-1].set_weights([np.array([[2.0]], np.float32)])
-    optimizer = keras.optimizers.SGD(0.1)
-    model.compile(optimizer=keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, loss="mse")
-    x, t = np.array([[3.0], [1.0]], np.float32), np.array([[1.0], [0.0]], np.float32)  # the larger gradient first
-    w, norms = 2.0, []
-    for step in range(2):
-        gradient = 2 * x[step, 0] * (w * x[step, 0] - t[step, 0])
-        norms.append(abs(gradient))
-        w -= 0.1 * gradient
+def network(kind):
+    """With batch norm and dropout, for images of 8 x 8; not built but where it is functional."""
+    layers = [
+        keras.layers.Conv2D(3, 3, name="conv"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(name="flat"),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(3, name="logits"),
+    ]
+    if kind == "sequential":
+        return keras.Sequential(layers)
+    if kind == "functional":
+        x = inputs = keras.Input((8, 8, 1))
+        for layer in layers:
+            x = layer(x)
+        return keras.Model(inputs, x)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = layers
+
+        def call(self, x, training=False):
+            for layer in self.parts:
+                x = layer(x, training=training) if "normal" in layer.name or "drop" in layer.name else layer(x)
+            return x
+
+    return Own()
+
+
+@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+def test_watchers_watch_models_that_are_not_built(kind):
+    """In anybody's `fit`, with an optimizer that clips and one that does not; the bits are the same without them."""
+    x, y = np.random.default_rng(0).normal(size=(24, 8, 8, 1)).astype(np.float32), np.arange(24) % 3
+    writer, models = Memory(), []
+    for watches in (True, False):
+        reproducible(3)
+        model = network(kind)
+        optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {".*logits.*": SGD(0.1, clipnorm=0.01)})
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.MultiOptimizer(optimizers), loss)
+        watchers = [GradientNorms(writer), WeightNorms(writer)]
+        if kind == "sequential":
+            watchers.append(FeatureMaps(writer, x[:1], ["conv", "logits"]))
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=watchers if watches else [])
+        models.append(model)
+    same_bits(*models)
+    logits = next(variable.path for variable in models[0].trainable_variables if "logits/kernel" in variable.path)
+    assert writer.scalars[f"gradients/{logits}/after_clipping/max_norm", 2] == pytest.approx(0.01)
+    assert writer.scalars[f"gradients/{logits}/before_clipping/max_norm", 2] > 0.01
+    assert f"weights/{logits}/norm" in {tag for tag, _ in writer.scalars}
+    maps = {f"feature_maps/{tap}/{kind}" for tap in ("conv", "logits") for kind in ("mean", "std", "dead")}
+    assert {tag for tag, _ in writer.scalars if "maps" in tag} == (maps if kind == "sequential" else set())
+    assert set(writer.images) == ({("feature_maps/conv", step) for step in (1, 2)} if kind == "sequential" else set())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tap", "message"),
+    [
+        ("subclassed", "conv", "Own is a subclass of keras.Model with a `call` of its own; leave FeatureMaps out"),
+        ("sequential", "convv", "has no such layer; one is conv"),
+        ("functional", "convv", "has no such layer; one is conv"),
+        ("nested", "inner", "feature maps of inner cannot be had: it is a network within outer; build it flat"),
+    ],
+)
+def test_what_cannot_be_tapped_is_said_before_any_step(kind, tap, message):
+    model = network("functional" if kind == "nested" else kind)
+    if kind == "nested":
+        model.name = "inner"
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, model(inputs), name="outer")
+        assert default_taps(model) == ()
+    model.compile("sgd", "mse")
+    x = np.zeros((4, 8, 8, 1), np.float32)
+    with pytest.raises(ModelError) as caught:
+        model.fit(x, np.zeros((4, 3)), verbose=0, callbacks=[FeatureMaps(Memory(), x[:1], [tap])])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert int(model.optimizer.iterations) == 0
+
+
+class Line(keras.Model):
+    """Subclassed, not built."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = keras.layers.Dense(
+            1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0), name="line"
+        )
+
+    def call(self, inputs):
+        return self.line(inputs)
+
+
+class OwnStep(Line):
+    """With a training step and an optimizer of its own, as a GAN has two of them."""
+
+    def compile(self, optimizer, loss):
+        super().compile(loss=loss)
+        self.own = optimizer
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x) - y) ** 2)
+        self.own.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+def line(kind):
+    """y = 2 x."""
+    if kind in ("subclassed", "own step"):
+        return Line() if kind == "subclassed" else OwnStep()
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0), name="line")
+    if kind == "functional":
+        inputs = keras.Input((1,), name="inputs")
+        return keras.Model(inputs, dense(inputs))
+    return keras.Sequential([dense] if kind == "unbuilt" else [keras.Input((1,)), dense])
+
+
+def several(known):
+    """A MultiOptimizer, whose parts are known at once or by its build."""
+    part, other = keras.optimizers.SGD(0.1, clipnorm=5.0), keras.optimizers.SGD(0.1)
+    if known:
+        return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(other, {".*line.*": part}))
+    return keras.optimizers.MultiOptimizer(lambda variable: part if "line" in variable.path else other)
+
+
+SGD = keras.optimizers.SGD
+OPTIMIZERS = {
+    "global": lambda: SGD(0.1, global_clipnorm=5.0),
+    "value": lambda: SGD(0.1, clipvalue=5.0),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(SGD(0.1, clipnorm=5.0)),
+    "factor": lambda: SGD(0.1, clipnorm=5.0, loss_scale_factor=8.0),
+    "several": lambda: several(True),
+    "several, unbuilt": lambda: several(False),
+    "accumulated": lambda: SGD(0.1, clipnorm=5.0, gradient_accumulation_steps=2),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "options"),
+    [
+        *[(kind, "global", {}) for kind in ("functional", "sequential", "unbuilt", "subclassed", "own step")],
+        *[("functional", name, {}) for name in OPTIMIZERS if name != "global"],
+        ("unbuilt", "several, unbuilt", {}),
+        ("unbuilt", "scaled", {}),
+        ("unbuilt", "accumulated", {"jit_compile": True}),
+        ("functional", "global", {"jit_compile": True}),
+        ("functional", "global", {"run_eagerly": True}),
+        ("subclassed", "global", {"steps_per_execution": 2}),
+    ],
+)
+def test_gradient_norms_are_the_gradients(kind, optimizer, options, monkeypatch):
+    """A linear model under the mean squared error: dL/dw = 2 x (w x - t) in closed form, before and after clipping."""
+    writer, model = Memory(), line(kind)
+    # Keras does not compile where another test has asked for deterministic operations; these are
+    config = importlib.import_module("tensorflow.python.framework.config")
+    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
+    model.compile(OPTIMIZERS[optimizer](), "mse", **options)
+    x = np.array([[3.0], [1.0]] * 2, np.float32)  # the larger gradient first
+    t = np.array([[1.0], [0.0]] * 2, np.float32)
+    w = 2.0
+    before, pending = [], []
+    for step in range(4):
+        pending.append(2 * x[step, 0] * (w * x[step, 0] - t[step, 0]))
+        if len(pending) == (2 if optimizer == "accumulated" else 1):
+            before.append(float(np.mean(pending)))
+            w -= 0.1 * np.clip(before[-1], -5, 5)
+            pending = []
+    after = np.clip(before, -5, 5)
+    assert not np.allclose(before, after)
     model.fit(x, t, batch_size=1, shuffle=False, verbose=0, callbacks=[GradientNorms(writer)])
-    assert writer.scalars["gradients/line/kernel/mean_norm", 1] == pytest.approx(np.mean(norms), rel=1e-5)
-    assert writer.scalars["gradients/line/kernel/max_norm", 1] == pytest.approx(max(norms), rel=1e-5)
-    assert writer.scalars["gradients/global/mean_norm", 1] == pytest.approx(np.mean(norms), rel=1e-5)
+    [variable] = model.trainable_variables
+    assert float(variable.numpy().item()) == pytest.approx(w, rel=1e-5)
+    expected = {
+        f"gradients/{path}/{moment}_clipping/{name}": pytest.approx(function(np.abs(norms)), rel=1e-5)
+        for path in (variable.path, "global")
+        for moment, norms in (("before", before), ("after", after))
+        for name, function in (("mean_norm", np.mean), ("max_norm", np.max))
+    }
+    assert writer.scalars == {(tag, 1): value for tag, value in expected.items()}
 
 
-def test_the_tap_is_taken_out_and_can_be_put_in_again():
+def test_the_norm_of_a_gradient_by_rows_is_that_of_the_whole():
+    """The same row of an embedding taken twice: its gradients add up."""
     writer = Memory()
-    model, _ = train(all_watchers(writer), epochs=1)
-    assert TAP not in vars(model.optimizer)
-    x, y = data()
-    model.fit(x, y, batch_size=8, verbose=0)
-    model.fit(x, y, batch_size=8, verbose=0, callbacks=[GradientNorms(second := Memory())])
-    assert second.scalars["gradients/global/mean_norm", 1] > 0
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 3, name="rows")])
+    model.compile(SGD(0.0), lambda y, z: keras.ops.sum(z, axis=(1, 2)))
+    model.fit(np.array([[1, 1]]), np.zeros((1, 1)), verbose=0, callbacks=[GradientNorms(writer)])
+    assert writer.scalars[f"gradients/{model.layers[0].embeddings.path}/before_clipping/mean_norm", 1] == pytest.approx(
+        2 * np.sqrt(3)
+    )
 
 
-def test_feature_maps_are_what_the_layer_gives():
-    writer = Memory()
-    model, _ = train(all_watchers(writer), epochs=1)
+def test_the_taps_are_taken_out_and_can_be_put_in_again():
+    model, x = line("sequential"), np.ones((4, 1), np.float32)
+    model.compile(OPTIMIZERS["several"](), "mse")
+    first, second = Memory(), Memory()
+    model.fit(x, x, verbose=0, callbacks=[GradientNorms(first), GradientNorms(second)])
+    assert first.scalars == second.scalars != {}
+    assert "train_step" not in vars(model)
+    for optimizer in (model.optimizer, *model.optimizer.optimizers):
+        assert not {CLIP, REDUCE, "build"} & set(vars(optimizer))
+    model.fit(x, x, verbose=0)
+    model.fit(x, x, verbose=0, callbacks=[GradientNorms(third := Memory())])
+    assert third.scalars["gradients/global/before_clipping/mean_norm", 1] > 0
+
+
+def test_the_epoch_so_far_is_kept_and_one_of_an_older_version_is_left_out():
+    model, x = line("sequential"), np.ones((4, 1), np.float32)
+    model.compile("sgd", "mse")
+    norms, writer = GradientNorms(Memory()), Memory()
+    norms.set_model(model)
+    norms.on_train_begin()
+    model.train_on_batch(x, x)
+    kept = norms.state()
+    [sums, _, updates] = kept["epoch_so_far"]
+    assert updates.tolist() == [1, 1]
+    norms.on_train_end()
+    older = {"epoch_so_far": [np.ones(2, np.float32), np.ones(2, np.float32), np.float32(1)]}
+    for state, expected in ((kept, sums[0, 1]), (older, 0.0)):
+        other = GradientNorms(writer)
+        other.set_model(model)
+        other.on_train_begin()
+        other.restore(state)
+        other.on_epoch_end(0)
+        other.on_train_end()
+        assert writer.scalars["gradients/global/before_clipping/mean_norm", 1] == pytest.approx(expected)
+
+
+def test_feature_maps_are_what_the_layer_gives(watched):
+    model, _, writer = watched
     tap = default_taps(model)[-1]
     value = keras.Model(model.input, model.get_layer(tap).output)(data()[0][:1], training=False).numpy()
-    assert writer.scalars[f"feature_maps/{tap}/mean", 1] == pytest.approx(value.mean(), rel=1e-5)
-    np.testing.assert_array_equal(writer.images[f"feature_maps/{tap}", 1], draw(value[0]))
+    assert writer.scalars[f"feature_maps/{tap}/mean", 2] == pytest.approx(value.mean(), rel=1e-5)
+    np.testing.assert_array_equal(writer.images[f"feature_maps/{tap}", 2], draw(value[0]))
 
 
 def test_draw_lays_channels_in_rows():

@@ -20,11 +20,12 @@ from kerazoo.files import write_whole
 NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.ckpt")
 
 
-def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any], *, keep: int) -> Path:
+def write_checkpoint(folder: str | Path, epoch: int, step: int, state: dict[str, Any], *, keep: int) -> Path:
     """The file that holds `state` (nested dicts and lists of numbers, text, None and arrays); older ones but `keep` go.
 
     Raises OSError, a full disk for one, and then leaves the older ones as they are.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     for block in _blocks(state):
@@ -36,7 +37,7 @@ def write_checkpoint(folder: Path, epoch: int, step: int, state: dict[str, Any],
 
 
 def newest_checkpoint(
-    folder: Path, say: Callable[[str], None] = lambda line: None, *, aside: bool = False
+    folder: str | Path, say: Callable[[str], None] = lambda line: None, *, aside: bool = False
 ) -> dict[str, Any] | None:
     """The state in the newest file that is whole; None where there is none. A damaged one is named by `say`.
 
@@ -59,7 +60,7 @@ def newest_checkpoint(
     return None
 
 
-def newest_place(folder: Path) -> tuple[int, int] | None:
+def newest_place(folder: str | Path) -> tuple[int, int] | None:
     """The (epoch, step) in the name of the newest file, both counted from 0; None where there is none."""
     found = _files(folder)
     if not found:
@@ -68,15 +69,15 @@ def newest_place(folder: Path) -> tuple[int, int] | None:
     return int(epoch), int(step)
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune(folder: str | Path, keep: int) -> None:
     """Remove all but the newest `keep`."""
     for path in _files(folder)[:-keep]:
         path.unlink(missing_ok=True)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: str | Path) -> list[Path]:
     """Checkpoint files, the oldest first."""
-    return sorted(path for path in folder.glob("*.ckpt") if NAME.fullmatch(path.name))
+    return sorted(path for path in Path(folder).glob("*.ckpt") if NAME.fullmatch(path.name))
 
 
 def _blocks(state: dict[str, Any]) -> Iterator[bytes | memoryview]:

@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 
 
 def curves_of(
-    history: Sequence[Mapping[str, float]], path: Path, *, best: float | None = None, kept: float | None = None,
+    history: Sequence[Mapping[str, float]], path: str | Path, *, best: float | None = None, kept: float | None = None,
     dropped: bool = False, levels: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:  # fmt: skip
     """Draw a run's history, one chart for each loss and metric with its validation beside it, one epoch marked.
@@ -87,7 +87,7 @@ def _marked(
 
 
 def draw_curves(
-    path: Path, series: Mapping[str, Curve], *, title: str, x_label: str, y_label: str, log_x: bool = False,
+    path: str | Path, series: Mapping[str, Curve], *, title: str, x_label: str, y_label: str, log_x: bool = False,
     log_y: bool = False, marks: Iterable[tuple[float, str]] = (),
 ) -> None:  # fmt: skip
     """Draw curves, name -> (x, y), into one chart; `marks` are values of x with a label each.

@@ -65,8 +65,9 @@ class Drawing:
             anchor={"start": "ls", "middle": "ms", "end": "rs"}[anchor],
         )  # fmt: skip
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file whole or not at all: PNG where its name ends so, else SVG."""
+        path = Path(path)
         if path.suffix == ".png":
             png = io.BytesIO()
             self._image.save(png, format="PNG", optimize=True)

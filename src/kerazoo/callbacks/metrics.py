@@ -33,13 +33,13 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, folder: Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch",
+        self, folder: str | Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch",
         say: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         super().__init__()
         self.say = say
-        self.lines_path = folder / "metrics.jsonl"
-        self.table_path = folder / "history.csv"
+        self.lines_path = Path(folder) / "metrics.jsonl"
+        self.table_path = Path(folder) / "history.csv"
         self.pictures = pictures
         self.key = key
         self._lines = _lines_in(self.lines_path)  # every line known, those of epochs to be run again among them

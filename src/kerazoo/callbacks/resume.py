@@ -34,11 +34,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
         resume = Resume(folder, position=batches.start.assign)
         with resume.signals():
-            model.fit(..., initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks))
+            model.fit(..., callbacks=resume.after(callbacks))
 
     It is the last of the callbacks. Of the others Keras's own are known (`ModelCheckpoint` by epochs only); any other
-    one that has `state()` (JSON values and arrays) and `restore(state)` is kept by these. `position` is told the step
-    at which the data of the first epoch is to begin; `fit` still counts the steps before it, which do nothing then.
+    one that has `state()` (JSON values and arrays) and `restore(state)` is kept by these. `fit` begins with the epoch
+    that it left, whatever its `initial_epoch`, and still counts the steps before it left, which do nothing. Their
+    batches are drawn and dropped, so the data must come in the same order again (`shuffle=False`, or an order that
+    depends on the epoch alone); or else `position` is told the step at which the data of that epoch is to begin.
 
     A state is written when `seconds` (over 0) have passed since the last, or after every `steps` batches, and at the
     end. `epochs_only` is for several worker processes: metrics within an epoch differ from worker to worker. `write`
@@ -49,9 +51,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         *,
-        position: Callable[[int], Any] = lambda step: None,
+        position: Callable[[int], Any] | None = None,
         seconds: float = 60.0,
         steps: int | None = None,
         keep: int = 2,
@@ -60,7 +62,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
-        self.folder, self.position, self.say = folder, position, say
+        self.folder = Path(folder)
+        self.position = position
+        self.say = say
         self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
         self.beside: tuple[keras.callbacks.Callback, ...] = ()
         self.rows: list[dict[str, float]] = []
@@ -91,8 +95,15 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._last = time.monotonic()
         if self._found is None:
             return
+        if not self.model.built:
+            raise RunError(
+                f"{self.folder} holds the state of a training, and {self.model.name} has no weights yet to put it "
+                "into; build the model, or call it on a batch, before `fit`"
+            )
         self._build_optimizer()
         self._set(self._variables(), self._found["variables"])
+        # Keras's own BackupAndRestore moves the first epoch so
+        self.model._initial_epoch = self.initial_epoch(self.params["epochs"])
         self.rows = list(self._found["rows"])
         kept = list(zip(self._found["names"], self._found["callbacks"], strict=True))
         for callback in self.beside:  # where another process writes, it has more of them
@@ -104,14 +115,22 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""
-        self._epoch, start = epoch, 0
+        self._epoch = epoch
+        start = 0
+        self.model._initial_epoch = None
         if self._found is not None:
+            if epoch != self._found["epoch"]:
+                raise RunError(
+                    f"the training in {self.folder} goes on from epoch {self._found['epoch']}, counted from 0, and "
+                    f"`fit` begins with {epoch}; give it initial_epoch={self._found['epoch']}"
+                )
             start = self._found["step"]
             self._fill_history()
             if start:
                 self._skip(start, self._found["metrics"])
             self._found = None
-        self.position(start)
+        if self.position is not None:
+            self.position(start)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the state after `batch` steps of the epoch, where it is time."""
@@ -148,6 +167,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Complete the history of a training that had ended before."""
+        self.model._initial_epoch = None
         if self._found is not None:
             self._fill_history()
             self._found = None
@@ -270,6 +290,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             logs.update((name, float(value)) for name, value in model.get_metrics_result().items())
 
         def nothing(iterator: Any) -> dict[str, float]:
+            if self.position is None:
+                for _ in range(model.steps_per_execution):
+                    next(iterator)
             if not logs:
                 # Keras makes the metrics' variables as it traces the first step, where there is one TensorFlow device
                 model._symbolic_build(data_batch=_blank(iterator.element_spec))

@@ -18,5 +18,6 @@ class WeightNorms(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Read the variables and write their norms."""
         for variable in self.model.trainable_variables:
-            norm = float(np.linalg.norm(keras.ops.convert_to_numpy(variable).ravel()))
+            values = keras.ops.convert_to_numpy(variable).ravel()
+            norm = float(np.linalg.norm(values.astype(np.promote_types(values.dtype, np.float32))))
             self.writer.scalar(f"weights/{variable.path}/norm", norm, epoch + 1)

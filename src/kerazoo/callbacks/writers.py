@@ -36,8 +36,8 @@ class RunWriter:
     An error of the disk never ends a training: what cannot be written is no longer written, and `say` is told once.
     """
 
-    def __init__(self, folder: Path, *, epochs: int = 0, say: Callable[[str], None] = print) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path, *, epochs: int = 0, say: Callable[[str], None] = print) -> None:
+        self.folder = Path(folder)
         self.say = say
         self._lines: io.FileIO | None = None
         self._epochs = epochs
