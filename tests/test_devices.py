@@ -30,6 +30,7 @@ import sys
 from kerazoo.pipelines.devices import open_devices
 devices = open_devices(sys.argv[1], say=lambda line: print(line, flush=True))
 import keras, numpy as np, tensorflow as tf
+from kerazoo.callbacks import GradientNorms
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import build
 from kerazoo.pipelines.augmentation import Augmentation
@@ -38,11 +39,14 @@ from kerazoo.pipelines.examples import load_examples
 
 examples, small = load_examples(sys.argv[2]), Preprocessing(8, 8)
 found, epochs = {}, int(sys.argv[4])
+class Norms:
+    def scalar(self, tag, value, step):
+        found["_".join((tag, str(step))).replace("/", " ")] = np.array(value)
 jax = keras.config.backend() == "jax"
 for case in sys.argv[5].split(","):
     with devices.scope():
         keras.utils.set_random_seed(1)
-        if case == "plain":
+        if case in ("plain", "clipped"):
             inputs = keras.Input((8, 8, 3))
             x = keras.layers.Conv2D(4, 3, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
             model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
@@ -53,8 +57,10 @@ for case in sys.argv[5].split(","):
             )
         devices.check_batch_norm(model)
         loss = devices.weigh(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        # each replica clips its own part, so that the weights must not move for their gradients to be the same
+        rates = {"learning_rate": 0.0, "clipnorm": 1e-3} if case == "clipped" else {"learning_rate": 0.1}
         model.compile(
-            keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"],
+            keras.optimizers.SGD(momentum=0.9, **rates), loss, metrics=["accuracy"],
             **({} if jax else {"jit_compile": devices.jit_compile}),
         )
     train, val = examples.split("train"), examples.split("val")
@@ -69,7 +75,7 @@ for case in sys.argv[5].split(","):
         print("training", flush=True)
         history = model.fit(
             devices.distribute(batches.dataset), validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-            callbacks=[batches.clock()],
+            callbacks=[batches.clock(), *([GradientNorms(Norms())] if devices.is_chief and case == "clipped" else [])],
         ).history
         if not (jax and devices.workers > 1):
             pictures = devices.distribute(evaluation_batches(val, small, batch_size=size))
@@ -95,7 +101,7 @@ def data(tmp_path_factory):
     return path
 
 
-def start(name, data, out, *, epochs=2, cases="plain,norm", **environment):
+def start(name, data, out, *, epochs=2, cases="plain,norm,clipped", **environment):
     """A training in a process of its own; its log is beside `out`."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", **environment}
     with out.with_suffix(".log").open("wb") as log:
@@ -154,6 +160,16 @@ def test_replicas_give_what_one_device_gives(trained, where, case):
     assert trained["one"][f"{case}_predictions"].shape == (11, 2)
 
 
+def test_gradient_norms_of_two_replicas_are_those_of_the_whole_batch(trained):
+    """Before clipping; each replica clips its own part, in Keras, and the parts are then added."""
+    one, two = ({n: v for n, v in trained[name].items() if "before" in n} for name in ("one", "two"))
+    assert len(one) == 2 * 2 * 5  # mean and largest, of two epochs, of two layers' kernels and biases and of all
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=1e-4), name
+        assert value > 0 or "bias" in name
+    assert trained["one"]["gradients global after_clipping max_norm_1"] <= 2.1e-3
+
+
 def test_workers_are_equal_to_the_bit(trained):
     assert trained["worker0"].keys() == trained["worker1"].keys()
     for name, value in trained["worker0"].items():
@@ -173,11 +189,14 @@ def test_synchronised_statistics_are_the_same_on_every_replica(trained):
 # slow: two more processes; batch norm over processes takes the same path as over two logical CPUs
 @pytest.mark.slow
 def test_batch_norm_is_synchronised_over_processes(trained, data, tmp_path):
-    running = dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, cases="norm"), strict=True))
+    running = dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, cases="norm,clipped"), strict=True))
     found = finished(running, tmp_path)
     assert max(differences(found["worker0"], trained["one"], "norm").values()) < 1e-4
-    for name, value in found["worker0"].items():
-        np.testing.assert_array_equal(value, found["worker1"][name], err_msg=name)
+    for name, value in found["worker1"].items():
+        np.testing.assert_array_equal(value, found["worker0"][name], err_msg=name)
+    # the first worker alone watches, and does not wait for the other
+    assert all(np.isnan(value) for name, value in found["worker0"].items() if "before" in name)
+    assert found["worker0"]["gradients global after_clipping max_norm_1"] > 0
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ variables inside the compiled step, so no step waits for Python; they are read o
 to Keras: `tests/test_watchers.py` fails where a newer Keras moves them.
 """
 
+import threading
 from typing import Any
 
 import keras
@@ -27,8 +28,9 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
     - `gradients/PATH/after_clipping/...`: the same as the optimizer uses them. Without clipping both are equal.
 
     Works on any model, built or not, with one optimizer or several (`MultiOptimizer`, or a `train_step` with its own),
-    loss scaling, accumulation (counted are updates) and mirrored replicas. TensorFlow backend only; on another backend
-    it writes nothing. Config, checkpoints and results of the optimizer and the model stay as they were.
+    loss scaling, accumulation (counted are updates) and mirrored replicas. Over several processes, what stands before
+    clipping is not known, and is NaN where the optimizer clips. TensorFlow backend only; on another backend it writes
+    nothing. Config, checkpoints and results of the optimizer and the model stay as they were.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -38,7 +40,7 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
         self._newest: tf.Variable | None = None
         self._restored: list[Any] = []
         self._hooked: list[tuple[Any, str]] = []
-        self._unclipped: list[Any] = []
+        self._of_replica = threading.local()  # each replica of a mirrored strategy is traced in a thread of its own
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the taps in place and have `fit` trace its step anew."""
@@ -74,15 +76,19 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
         clip, reduce = getattr(optimizer, CLIP), getattr(optimizer, REDUCE)
 
         def clip_and_keep(gradients: Any) -> Any:
-            self._unclipped = list(gradients)
+            self._of_replica.unclipped = list(gradients)
             return clip(gradients)
 
         def reduce_and_record(grads_and_vars: Any) -> Any:
             pairs = list(grads_and_vars)
             reduced = reduce(pairs)
-            unclipped = zip(self._unclipped, (variable for _, variable in pairs), strict=True)
-            clips = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
-            self._record(reduce(unclipped) if clips else reduced, reduced)
+            before = reduced
+            if optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue:
+                before = []
+                # other processes may not watch, and would not take part in the sum
+                if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+                    before = reduce(zip(self._of_replica.unclipped, (variable for _, variable in pairs), strict=True))
+            self._record(before, reduced)
             return reduced
 
         self._hook(optimizer, CLIP, clip_and_keep)
@@ -122,8 +128,10 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
     def _record(self, before: Any, after: Any) -> None:
         """Keep the norms of one optimizer's gradients."""
         newest = self._make_variables()
-        norms_before = _norms(before)
-        norms_after = norms_before if after is before else _norms(after)
+        norms_after = _norms(after)
+        norms_before = norms_after if before is after else _norms(before)
+        if not norms_before:
+            norms_before = dict.fromkeys(norms_after, tf.constant(float("nan")))
         references = [variable.value.ref() for variable in self.model.trainable_variables]
         missing = tf.constant(0.0)  # a variable that this loss does not reach, or another optimizer moves
         rows = [[norms.get(reference, missing) for reference in references] for norms in (norms_before, norms_after)]
