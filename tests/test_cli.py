@@ -138,6 +138,13 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
             2,
             "kerazoo: --probe-only stops before training; leave it out, or training.epochs and transfer.preset\n",
         )
+    kept = here / "linear.toml"
+    kept.write_text(f'model.name = "mlp"\ndata.path = "{data}"\ntransfer.preset = "linear"\n')
+    for command in (["finetune", data, "--preset", "linear"], ["train", kept]):
+        for epochs in (["--epochs", "2"], ["--set", "training.epochs=2"]):
+            code, out, err = call(monkeypatch, capsys, *command, *epochs)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert err.startswith("kerazoo: training.epochs=2 contradicts transfer.preset='linear'")
     code, _, err = call(monkeypatch, capsys, "finetune", data, "--devices", "multiworker", *small)
     assert (code, err.count("\n")) == (2, 1)  # at once, without waiting for any worker
     assert "devices='multiworker' is for `kerazoo train`" in err

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import keras
@@ -29,10 +30,10 @@ from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.optimizers import in_steps
-from kerazoo.pipelines.presets import PRESETS, preset_values
+from kerazoo.pipelines.presets import PRESETS, check_preset, preset_values
 from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.recipe_checks import check_against, steps_of
+from kerazoo.pipelines.recipe_checks import check_against, filled, steps_of
 from kerazoo.pipelines.training import StopOnNaN
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
@@ -287,6 +288,69 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
     made = run.recipe()
     assert (made.training.epochs, made.transfer.unfreeze, made.transfer.preset) == (1, 0, "light")
     assert (made.training.batch_size, made.augmentation.policy) == (32, "light")
+
+
+def of_preset(preset, *settings):
+    return make_recipe(
+        {"model": {"name": "mobilenet_025"}, "data": {"path": "x"}, "transfer": {"preset": preset}}, settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting", "reason"),
+    [
+        ("linear", "training.epochs=2", "training.epochs=2 contradicts transfer.preset='linear' (--probe-only), which"),
+        ("linear", "training.epochs=15", "training.epochs=15 contradicts"),  # the default without a preset
+        ("linear", "transfer.unfreeze=2", "transfer.unfreeze=2 contradicts"),
+        ("linear", "transfer.decay=0.5", "transfer.decay=0.5 contradicts"),
+        ("linear", "transfer.batch_norm=train", "transfer.batch_norm='train' contradicts"),
+        ("linear", "optimizer.learning_rate=0.1", "optimizer.learning_rate=0.1 contradicts"),
+        ("linear", "optimizer.name=sgd", "optimizer.name='sgd' contradicts"),
+        ("linear", "training.early_stopping=3", "training.early_stopping=3 contradicts"),
+        ("linear", "training.label_smoothing=0.1", "training.label_smoothing=0.1 contradicts"),
+        ("linear", "augmentation.policy=light", "augmentation needs transfer.views above 1"),
+        ("full", "transfer.unfreeze=2", "transfer.unfreeze=2 contradicts transfer.preset='full', which unfreezes"),
+        ("bit", "transfer.unfreeze=2", "transfer.unfreeze=2 contradicts transfer.preset='bit', which unfreezes"),
+        (
+            "bit",
+            "transfer.decay=0.4",
+            "transfer.decay=0.4 contradicts transfer.preset='bit': the BiT-HyperRule has 1.0",
+        ),
+        ("bit", "optimizer.name=adamw", "optimizer.name='adamw' contradicts"),
+        ("bit", "optimizer.schedule=cosine", "optimizer.schedule='cosine' contradicts"),
+        ("light", "optimizer.name=sgd", "has a learning rate for adamw, not for optimizer.name='sgd'; set"),
+        ("full", "optimizer.name=lion", "has a learning rate for adamw, not for optimizer.name='lion'; set"),
+    ],
+)
+def test_what_contradicts_a_preset_is_refused(tmp_path, preset, setting, reason):
+    """Before anything is read: the data does not exist."""
+    with pytest.raises(RecipeError, match=re.escape(reason)):
+        finetune(of_preset(preset, setting), root=tmp_path / "runs", say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        ("light", ["training.epochs=20"]),
+        ("light", ["training.epochs=0"]),
+        ("light", ["transfer.unfreeze=3", "transfer.decay=0.7", "optimizer.learning_rate=0.001"]),
+        ("light", ["optimizer.name=sgd", "optimizer.learning_rate=0.01"]),
+        ("light", ["augmentation.policy=strong", "transfer.batch_norm=stats"]),
+        ("full", ["training.early_stopping=3", "optimizer.schedule=constant"]),
+        ("bit", ["training.epochs=3", "optimizer.learning_rate=0.003", "augmentation.mixup=0.1"]),
+        ("linear", ["training.epochs=0", "transfer.penalties=[0.1, 0.01]"]),
+        ("linear", ["augmentation.policy=light", "transfer.views=3"]),
+    ],
+)
+def test_what_a_preset_can_be_changed_in(preset, settings):
+    """And the resolved recipe that a run keeps can be given again, though it has every key."""
+    recipe = of_preset(preset, *settings)
+    check_preset(recipe)
+    resolved = filled(recipe, preset_values(preset, pictures=640, stages=5))
+    again = make_recipe(tomllib.loads(resolved.to_toml()))
+    check_preset(again)
+    assert again.model_dump() == resolved.model_dump()
 
 
 def test_bad_stages_and_taps_are_named(data, tmp_path):

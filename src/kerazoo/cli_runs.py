@@ -19,6 +19,9 @@ def train_on(path: Path, as_json: bool) -> None:
 
 def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
     """Train or fine-tune by `recipe`, on its devices, and report; `where` are the arguments that say which run."""
+    from kerazoo.pipelines.presets import check_preset
+
+    check_preset(recipe)
     from kerazoo.pipelines.devices import open_devices
 
     devices = open_devices(recipe.devices, say)

@@ -1,15 +1,22 @@
-"""Presets of fine-tuning: what `kerazoo finetune --preset` starts from; every key can be set otherwise.
+"""Presets of fine-tuning: what `kerazoo finetune --preset` starts from; other keys can be set otherwise.
 
-- linear: the probe alone.
+- linear: the probe alone. Nothing of fine-tuning can be set.
 - light (the default): a few epochs of the last two stages, mild augmentation.
 - full: all stages, stronger augmentation.
 - bit: the BiT-HyperRule (Kolesnikov et al. 2019, arXiv:1912.11370, section 3.3, and their bit_hyperrule.py), which
   plans by the number of pictures; all stages at one rate, plain crops and mirroring. Ours begins at the probe, where
   theirs begins at a head of zeros, and keeps the backbone's own picture size.
+
+What a preset is cannot be set otherwise (`check_preset`). 0 epochs of any preset stop at the probe.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from kerazoo.pipelines.recipe import Recipe
 
 Values = dict[str, dict[str, Any]]
 
@@ -57,3 +64,69 @@ def preset_values(preset: str, *, pictures: int, stages: int) -> Values:
         "augmentation": {"crop": 0.75, "flip": True} | ({} if mixup is None else {"mixup": mixup}),
         "transfer": {"decay": 1.0},
     }  # fmt: skip
+
+
+# what only fine-tuning reads; None is every key of the part
+OF_TUNING: dict[str, tuple[str, ...] | None] = {
+    "training": ("epochs", "early_stopping", "loss", "label_smoothing", "focal_gamma"),
+    "optimizer": None,
+    "transfer": ("unfreeze", "decay", "batch_norm"),
+    "augmentation": None,
+}
+
+
+def check_preset(recipe: "Recipe") -> None:
+    """Raise RecipeError where `recipe` asks for what its preset is not, or for another optimizer at the preset's rate.
+
+    A value that is the default one counts as not asked for: the resolved recipe of a run has all of them.
+    """
+    transfer, optimizer = recipe.transfer, recipe.optimizer
+    if transfer is None or transfer.preset is None:
+        return
+    preset, asked = f"transfer.preset={transfer.preset!r}", _asked(recipe)
+    if transfer.preset == "linear":
+        for key, value in asked.items():
+            part, _, name = key.partition(".")
+            names = OF_TUNING[part]
+            if (names is None or name in names) and not (part == "augmentation" and transfer.views > 1):
+                way = "; augmentation needs transfer.views above 1" if part == "augmentation" else ""
+                raise RecipeError(
+                    f"{key}={value!r} contradicts {preset} (--probe-only), which is the probe alone and does not "
+                    f"fine-tune; remove it, or use the preset light, full or bit{way}"
+                )
+    if transfer.preset in ("full", "bit") and transfer.unfreeze:
+        raise RecipeError(
+            f"transfer.unfreeze={transfer.unfreeze} contradicts {preset}, which unfreezes the whole network; remove "
+            "it, or use the preset light"
+        )
+    if transfer.preset == "bit":
+        rules: tuple[tuple[Any, str, Any], ...] = (
+            (transfer, "decay", 1.0), (optimizer, "name", "sgd"), (optimizer, "schedule", "step"),
+        )  # fmt: skip
+        for part, key, wanted in rules:
+            value = getattr(part, key)
+            if key in part.model_fields_set and value != wanted:
+                where = "transfer" if part is transfer else "optimizer"
+                raise RecipeError(
+                    f"{where}.{key}={value!r} contradicts {preset}: the BiT-HyperRule has {wanted!r}; remove it, or "
+                    "use the preset full"
+                )
+    elif asked.get("optimizer.name", "adamw") != "adamw" and "learning_rate" not in optimizer.model_fields_set:
+        raise RecipeError(
+            f"{preset} has a learning rate for adamw, not for optimizer.name={optimizer.name!r}; set "
+            "optimizer.learning_rate, too"
+        )
+
+
+def _asked(recipe: "Recipe") -> dict[str, Any]:
+    """The settings of OF_TUNING's parts that are not the defaults, by their dotted keys."""
+    found: dict[str, Any] = {}
+    for part in OF_TUNING:
+        values = getattr(recipe, part)
+        defaults = type(values)()
+        for name in sorted(values.model_fields_set):
+            value = getattr(values, name)
+            default = 0 if (part, name) == ("training", "epochs") else getattr(defaults, name)
+            if value != default:
+                found[f"{part}.{name}"] = value
+    return found

@@ -104,7 +104,7 @@ def make_recipe(
         isinstance(asked, dict)
         and asked.get("name", name := own.get("optimizer", {}).get("name", OptimizerPart().name)) != name
     ):
-        del own["optimizer"]
+        own.pop("optimizer", None)
     rate = own.get("optimizer", {})
     if (
         isinstance(asked, dict)

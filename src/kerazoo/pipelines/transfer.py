@@ -38,7 +38,7 @@ from kerazoo.pipelines.layer_rates import rates_of
 from kerazoo.pipelines.outcome import transferred
 from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
-from kerazoo.pipelines.presets import preset_values
+from kerazoo.pipelines.presets import check_preset, preset_values
 from kerazoo.pipelines.probe import Probe, check_folds, learn_probe
 from kerazoo.pipelines.recipe import Recipe, TransferPart
 from kerazoo.pipelines.recipe_checks import filled
@@ -84,6 +84,7 @@ def finetune(
     devices = devices or open_devices(recipe.devices, say)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
+    check_preset(recipe)
     transfer = recipe.transfer or TransferPart()
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     check_weights(entry, transfer.weights)
