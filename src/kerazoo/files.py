@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
+WAY_OUT = "restore it from a copy, or make it anew under another name"
+# what the files of a run say, of what type, and whether they must
+FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
+    "run.json": {"status": (str, True), "results": (dict, False), "seconds": (float, False), "resumed": (list, False)},
+    "data.json": {"digest": (str, True), "class_names": (list, False), "counts": (dict, False)},
+}
+WORDS = {str: "text", dict: "an object", list: "a list", float: "a number"}
 TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
 
 
@@ -61,15 +68,21 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RunError if the file is missing or broken."""
+    """The object in a JSON file. Raises RunError if it is missing or broken, or a known key holds another type."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path} does not hold a JSON object")
+        raise RunError(f"{path} does not hold a JSON object; {WAY_OUT}")
+    for key, (kind, required) in FIELDS.get(path.name, {}).items():
+        if key not in values and required:
+            raise RunError(f"{path} does not say {key!r}; {WAY_OUT}")
+        known = (int, float) if kind is float else kind
+        if key in values and (not isinstance(values[key], known) or isinstance(values[key], bool)):
+            raise RunError(f"{path}: {key!r} must be {WORDS[kind]}, got {str(values[key])[:50]!r}; {WAY_OUT}")
     return values
 
 
@@ -77,6 +90,17 @@ def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
+    """Rename what nothing depends on, so that it can be begun anew, and say so. Raises OSError."""
+    aside = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    path.rename(aside)
+    say(f"{path} cannot be used: {why}; it is now {aside.name}, and begun anew")
 
 
 def remove_temporary(folder: Path) -> None:

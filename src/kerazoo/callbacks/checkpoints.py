@@ -50,7 +50,7 @@ def newest_checkpoint(
             if not path.stem.endswith(hashlib.sha256(contents).hexdigest()[:32]):
                 raise ValueError("its contents do not match its checksum")
             return _decode(contents)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
             say(f"checkpoint {path} is damaged ({error}); going back to the one before")
             if aside:
                 with contextlib.suppress(OSError):
@@ -77,7 +77,7 @@ def prune(folder: str | Path, keep: int) -> None:
 
 def _files(folder: str | Path) -> list[Path]:
     """Checkpoint files, the oldest first."""
-    return sorted(path for path in Path(folder).glob("*.ckpt") if NAME.fullmatch(path.name))
+    return sorted(path for path in Path(folder).glob("*.ckpt") if NAME.fullmatch(path.name) and not path.is_fifo())
 
 
 def _blocks(state: dict[str, Any]) -> Iterator[bytes | memoryview]:
@@ -119,5 +119,7 @@ def _decode(contents: bytes) -> dict[str, Any]:
         flat = np.frombuffer(contents, np.dtype(dtype), int(np.prod(shape)), start + offset)
         return flat.reshape(shape)
 
-    state: dict[str, Any] = whole(json.loads(contents[8:start]))
+    state = whole(json.loads(contents[8:start]))
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state")
     return state

@@ -133,17 +133,17 @@ def encode(row: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _write_if_other(path: Path, text: str) -> None:
-    if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != text:
+    if (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "") != text:
         write_whole(path, text)
 
 
 def _lines_in(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file that is there or not; a torn last one is no line."""
+    """The whole lines of a file that is there or not; what is torn or damaged is no line."""
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             lines.append(line)

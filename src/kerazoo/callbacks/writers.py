@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 
-from kerazoo.files import write_whole
+from kerazoo.files import set_aside, write_whole
 
 LINES, IMAGES, BOARD = "watch.jsonl", "feature_maps", "tensorboard"
 
@@ -48,14 +48,18 @@ class RunWriter:
     def _open_lines(self, epochs: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / LINES
+        if path.exists() and not path.is_file():
+            set_aside(path, "it is no regular file", self.say)
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_whole(path, "".join(line for line in lines if _step(line) <= epochs))
         self._lines = path.open("ab", buffering=0)  # nothing is left to write when it is closed
 
     def _board(self, run: str, first: int) -> tf.summary.SummaryWriter:
         """The writer of a run of TensorBoard; what is there of steps from `first` on is taken away."""
         if run not in self._boards:
+            if (self.folder / BOARD).exists() and not (self.folder / BOARD).is_dir():
+                set_aside(self.folder / BOARD, "it is no folder", self.say)
             folder = self.folder / BOARD / run
             for path in sorted(folder.glob("events.*")):
                 _cut_events(path, first)
@@ -165,5 +169,5 @@ def _step(line: str) -> float:
     """The step of a line, infinite where it is torn."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

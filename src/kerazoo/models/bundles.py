@@ -97,6 +97,8 @@ def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
 
 
 def _opened(bundle: Path) -> tarfile.TarFile:
+    if bundle.exists() and not bundle.is_file() and not bundle.is_dir():
+        raise WeightsError(f"{bundle} is no regular file; name a file of `kerazoo weights bundle`")
     try:
         return tarfile.open(bundle, "r:")
     except FileNotFoundError as error:
@@ -126,6 +128,8 @@ def _index(
         values = json.loads(opened.read())
         if values["kerazoo_weights"] != VERSION:
             raise WeightsError(f"{bundle} is of version {values['kerazoo_weights']!r}; this kerazoo reads {VERSION}")
+        if not isinstance(values["weights"], list) or not values["weights"]:
+            raise WeightsError(f"{bundle} holds no weights; make it again by `kerazoo weights bundle`")
         for row in values["weights"]:
             entry = manifest().get(row["name"])
             if entry is None or entry.file != row["file"]:

@@ -5,10 +5,15 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from kerazoo.errors import KerazooError
+from kerazoo.files import read_json, set_aside, write_json
 
 PACKAGES = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow", "jax", "jaxlib")
 PATIENCE = 1.0  # seconds for each question to git
@@ -37,6 +42,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def recorded(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """What `environment` gave as a run began. It informs only: if it is damaged, it is set aside, and this one kept."""
+    try:
+        return read_json(path)
+    except KerazooError as error:
+        now = environment()
+        with suppress(OSError):
+            if path.exists():
+                set_aside(path, str(error), say)
+            write_json(path, now)
+        return now
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is not as it was and can move the last bits of every number: "cpus was 8, is 4".
 
@@ -52,9 +70,15 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _moving(environment: dict[str, Any]) -> dict[str, Any]:
     found = {what: environment.get(what) for what in ("python", "backend", "cpus")}
-    found |= environment.get("versions") or {}
-    found |= {what: value for what, value in (environment.get("variables") or {}).items() if MOVING.fullmatch(what)}
-    return found | {"commit": (environment.get("git") or {}).get("commit")}
+    found |= _object(environment, "versions")
+    found |= {what: value for what, value in _object(environment, "variables").items() if MOVING.fullmatch(what)}
+    return found | {"commit": _object(environment, "git").get("commit")}
+
+
+def _object(environment: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`; an empty one if it was edited to be something else."""
+    value = environment.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def cpus() -> int | None:

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.errors import DataError, GateError, KerazooError, RunError
+from kerazoo.arrays import read_answers
+from kerazoo.errors import DataError, GateError, KerazooError
 from kerazoo.files import read_json, write_array, write_json, write_whole
 from kerazoo.models.stored import ModelSpec, load_model
 from kerazoo.pipelines.batches import evaluation_batches
@@ -221,14 +222,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
 
 def recorded_answers(run: Run, split: str, shape: tuple[int, ...]) -> np.ndarray:
     """(N, K) float32, what `run` answered when it finished. Raises RunError where it is not of that `shape`."""
-    path = run.folder / "evaluation" / f"{split}.npy"
-    try:
-        recorded: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{path} cannot be read: {error}; train the run again") from error
-    if getattr(recorded, "shape", None) != shape or recorded.dtype.kind != "f":
-        raise RunError(f"{path} does not hold {shape[0]:,} x {shape[1]:,} answers; train the run again")
-    return recorded
+    return read_answers(run.folder / "evaluation" / f"{split}.npy", shape)
 
 
 def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerazoo.arrays import DamagedError, read_archive
 from kerazoo.errors import DataError
 from kerazoo.pipelines.examples import SPLITS, Examples
 
@@ -52,11 +53,9 @@ def read(path: Path) -> Examples:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in file.files}
-    except Exception as error:  # zip files and array headers fail in a dozen ways, of which numpy documents two
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path} cannot be read as .npz: {reason}; write it anew by np.savez") from error
+        return read_archive(path)
+    except DamagedError as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}; write it anew by np.savez") from error
 
 
 def _by_split(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -81,7 +80,7 @@ def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[n
             return y.reshape(count, -1).astype(np.float32), "regression"
         if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "iub" and np.isin(y, (0, 1)).all():
             return y.astype(np.float32), "multilabel"
-        if y.size == count and y.dtype.kind in "iu" and y.min(initial=0) >= 0:
+        if y.size == count and y.dtype.kind in "iu" and y.min(initial=0) >= 0 and y.max(initial=0) < 1 << 62:
             return y.reshape(-1).astype(np.int64), "multiclass"
     raise DataError(
         f"{path}: y_{split} must hold {count} class numbers from 0, or ({count}, K) of 0 and 1, or finite floats"
@@ -98,8 +97,12 @@ def _names(path: Path, names: np.ndarray | None, labels: np.ndarray, task: str) 
         )
     if names is None:
         return tuple(map(str, range(count)))
+    try:
+        names = names.astype(str)
+    except ValueError as error:  # bytes that are no ASCII
+        raise DataError(f"{path}: class_names cannot be read as text ({error}); write them as str") from error
     if task == "multiclass" and count > len(names):
         raise DataError(f"{path}: label {count - 1} has no name; class_names has {len(names)}")
     if task != "multiclass" and count != len(names):
         raise DataError(f"{path}: class_names has {len(names)} names for {count} columns of labels")
-    return tuple(names.astype(str).tolist())
+    return tuple(names.tolist())

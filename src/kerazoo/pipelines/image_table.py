@@ -15,7 +15,7 @@ labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kerazoo.pipelines.recipe import DataPart
 PATHS = ("path", "file", "filename", "image")
 LABELS = {"label": "multiclass", "labels": "multilabel", "target": "regression"}
 BETWEEN = "|"
+LISTED = 300  # characters
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -37,7 +38,7 @@ def read(path: Path, part: DataPart) -> Examples:
     columns = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     where = next((name for name in PATHS if name in columns), None)
     if where is None:
-        raise DataError(f"{path} has no column {' or '.join(PATHS)}; it has {', '.join(columns) or 'none'}")
+        raise DataError(f"{path} has no column {' or '.join(PATHS)}; it has {_listed(columns) or 'none'}")
     if not columns[where]:
         raise DataError(f"{path} has no rows")
     names, task = _label_columns(path, part, columns)
@@ -47,6 +48,8 @@ def read(path: Path, part: DataPart) -> Examples:
     for row, file in enumerate(files, start=1):
         if not file:
             raise DataError(f"{path}, row {row}: column {where} is empty")
+        if "\0" in file:
+            raise DataError(f"{path}, row {row}: column {where} holds a NUL byte, which no path has; mend the row")
         if (first := rows.setdefault(file, row)) != row:
             raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; a picture has one row")
     splits = _splits(path, columns.get("split", [""] * len(files)))
@@ -70,19 +73,26 @@ def _text(path: Path) -> dict[str, list[Any]]:
         if len(row) != len(header):
             raise DataError(f"{path}, row {number}: {len(row)} values for {len(header)} columns")
     if len(set(header)) < len(header):
-        raise DataError(f"{path} has two columns of one name: {', '.join(header)}")
+        raise DataError(f"{path} has two columns of one name: {_listed(header)}")
     return {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
+        if len(set(table.column_names)) < len(table.column_names):
+            raise ValueError(f"two columns have one name: {_listed(table.column_names)}")
+        return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
+    except Exception as error:  # damaged text, dates out of range and more are found as the values are taken
         raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
-    return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
+
+
+def _listed(columns: Iterable[str]) -> str:
+    """The names of columns for a message, which a damaged file would make very long."""
+    names = ", ".join(columns)
+    return names if len(names) <= LISTED else f"{names[:LISTED]}..."
 
 
 def _plain(value: Any) -> Any:
@@ -99,13 +109,13 @@ def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) ->
     if part.label is None:
         known = [name for name in LABELS if name in columns]
         if len(known) != 1:
-            has = f"it has {', '.join(columns)}" if not known else f"it has {' and '.join(known)}"
+            has = f"it has {_listed(columns)}" if not known else f"it has {' and '.join(known)}"
             raise DataError(f"{path} must have one column of {', '.join(LABELS)}, or data.label names another; {has}")
         return known, part.task or LABELS[known[0]]
     names = [name.strip() for name in part.label.split(",")]
     for name in names:
         if name not in columns:
-            raise DataError(f"data.label={part.label!r}: {path} has no column {name!r}; it has {', '.join(columns)}")
+            raise DataError(f"data.label={part.label!r}: {path} has no column {name!r}; it has {_listed(columns)}")
     if len(names) > 1 and part.task == "multiclass":
         raise DataError(f"data.label={part.label!r}: classes stand in one column")
     return names, part.task or ("multilabel" if len(names) > 1 else LABELS.get(names[0], "multiclass"))

@@ -106,9 +106,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = read_json(path)
         parts = ("files", "excluded", "splits", "split_by", "labels")
-        files, excluded, splits, _, _ = (values[part] for part in parts)
+        files, excluded, splits, split_by, _ = (values[part] for part in parts)
         if not all(len(stamp) == 3 and isinstance(stamp[0], str) for stamp in files.values()):
             raise TypeError("files must hold [sha256, bytes, time]")
+        if not isinstance(split_by, dict):
+            raise TypeError("split_by must be an object")
         if not isinstance(excluded, dict) or not set(splits.values()) <= set(KEPT_SPLITS):
             raise TypeError(f"excluded must be an object, splits must be {', '.join(KEPT_SPLITS)}")
     except (RunError, KeyError, TypeError, AttributeError) as error:

@@ -176,8 +176,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}") from error
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
 def _set(values: dict[str, Any], setting: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from kerazoo.errors import Interrupted, KerazooError, RunError
 from kerazoo.files import read_json, write_json, write_whole
 from kerazoo.models.stored import DESCRIPTION
-from kerazoo.pipelines.environment import changes, environment
+from kerazoo.pipelines.environment import changes, environment, recorded
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
 from kerazoo.pipelines.recipe_checks import as_kept
@@ -45,7 +45,12 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The resolved recipe it was made by."""
-        return make_recipe(read_recipe(self.folder / "recipe.toml"))
+        path = self.folder / "recipe.toml"
+        values = read_recipe(path)
+        try:
+            return make_recipe(values)
+        except KerazooError as error:
+            raise RunError(f"{path}: {error}") from error
 
     @property
     def status(self) -> str:
@@ -193,7 +198,7 @@ def begun(
             if not other:
                 run = Run(folder)
                 before, now = read_json(folder / "run.json").get("resumed", []), environment()
-                if changed := ", ".join(changes(read_json(folder / "environment.json"), now)):
+                if changed := ", ".join(changes(recorded(folder / "environment.json", say), now)):
                     say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
                 run.set_status("running", resumed=[*before, now])
                 with _marked(run):
