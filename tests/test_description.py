@@ -5,8 +5,10 @@ import random
 import resource
 
 import keras
+import numpy as np
 import pytest
 
+import kerazoo.models.stored as stored_module
 from kerazoo.errors import RunError
 from kerazoo.files import read_json
 from kerazoo.models.description import check_size
@@ -144,3 +146,18 @@ def test_a_backbone_with_too_many_classes_is_refused(tmp_path):
     (tmp_path / WEIGHTS).write_bytes(bytes(100_000))
     with pytest.raises(ValueError, match="describe 122,880,000 weights of 4 bytes"):
         check_size(spec, tmp_path / WEIGHTS)
+
+
+def test_a_trained_network_loads_in_another_process_whatever_its_optimizer_keeps(tmp_path, monkeypatch):
+    """AdamW's state is twice the weights, and is no part of what is loaded."""
+    spec = ModelSpec(
+        "mlp", {"input_shape": (28, 28, 1), "num_classes": 2, "units": (160,)}, Preprocessing(28, 28, 1), ("no", "yes")
+    )
+    model = spec.build()
+    model.compile("adamw", "mse")
+    model.optimizer.build(model.trainable_variables)
+    save_model(tmp_path, spec, model)
+    monkeypatch.setattr(stored_module, "_WRITTEN", set())  # what this process wrote is loaded without a look
+    loaded = load_model(tmp_path)[1]
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -18,6 +18,7 @@ MAX_OBJECTS = 20_000  # groups and arrays; the largest published network has abo
 MAX_DEPTH = 32
 MAX_ATTRIBUTES = 1_000  # of one object
 MAX_NAME = 300  # characters that are printed
+OPTIMIZER = ("optimizer", "optimizer_weights")  # its state, in the two formats: up to several times the weights
 PLAIN = "biuf"  # kinds of numpy's types: booleans and numbers
 BFLOAT16 = "|V2"
 
@@ -67,6 +68,8 @@ class Copy:
         if depth > MAX_DEPTH:
             raise RefusedError(f"its groups are nested more than {MAX_DEPTH} deep")
         for key in group:
+            if not depth and key in OPTIMIZER:
+                continue
             self._visited += 1
             if self._visited > MAX_OBJECTS:
                 raise RefusedError(f"it holds more than {MAX_OBJECTS:,} objects")
