@@ -3,6 +3,8 @@
 import csv
 import ctypes
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -377,6 +379,26 @@ def test_a_run_without_digests_is_refused(run, tmp_path):
         pytest.raises(RunError, match="run.json holds no digests of the run's files.*train the run again"),
     ):
         export_run(run, root=tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system is mounted")
+@pytest.mark.parametrize("options", ["size=48k", "size=4m,ro"])
+def test_an_export_onto_a_full_or_read_only_disk_is_one_line(run, tmp_path, options):
+    root = tmp_path / "disk"
+    root.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", root]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(KerazooError) as error:
+            export_run(run, root=root)
+        assert not list(root.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
+    assert re.match(r"nothing can be written into|the export could not be written into", str(error.value))
+    assert re.search("No space left|Read-only file system", str(error.value))
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 1
 
 
 def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export, tmp_path, monkeypatch):

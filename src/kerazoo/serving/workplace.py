@@ -27,7 +27,7 @@ def workplace(root: Path) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=ENDING, dir=root))
             lock = _lock(folder)
     except (FileExistsError, NotADirectoryError) as error:
-        raise RunError(f"exports cannot go into {root}: {error.filename or root} is a file, not a folder") from error
+        raise RunError(f"exports cannot go into {root}: it must be a folder, not a file or below one") from error
     except OSError as error:
         raise KerazooError(f"nothing can be written into {root}: {error.strerror}; choose another folder") from error
     try:
