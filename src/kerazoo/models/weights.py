@@ -66,6 +66,11 @@ def load_features(model: "keras.Model", source: Path, *, scaling: str | None = N
 
 def check_source(source: Path) -> None:
     """Raise WeightsError if `source` is neither a file nor a folder with a model; it says what to name instead."""
+    if source.suffix == ".keras" and source.is_file():
+        raise WeightsError(
+            f"{source} is a whole model, not a weights file; load it in Keras, save the weights without the classifier "
+            "by model.save_weights('NAME.weights.h5'), and name that file"
+        )
     if source.is_file() or (source / DESCRIPTION).is_file():
         return
     if not source.exists():
