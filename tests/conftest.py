@@ -61,6 +61,19 @@ def plant_modules(folder: Path) -> Path:
     return folder
 
 
+def change_in_silence(path: Path) -> None:
+    """Another image of the same size in bytes, with the old time of change."""
+    status = path.stat()
+    pixels = 255 - np.asarray(Image.open(path))
+    for level in range(10):
+        Image.fromarray(pixels).save(path, compress_level=level)
+        if path.stat().st_size <= status.st_size:
+            break
+    path.write_bytes(path.read_bytes().ljust(status.st_size, b"\0"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of this machine that nothing listens on."""
     sockets = [socket.socket() for _ in range(count)]

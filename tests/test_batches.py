@@ -3,13 +3,14 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_pictures
+from conftest import change_in_silence, make_pictures
 from PIL import Image
 
 from kerazoo.errors import DataError, RecipeError
@@ -210,6 +211,28 @@ def test_a_cache_that_was_cut_short_is_written_anew(train):
     np.testing.assert_array_equal(cache_of(train), whole)
 
 
+@pytest.mark.parametrize("where", [200, -3], ids=["pixels", "checksums"])
+def test_a_cache_with_other_bytes_is_written_anew(train, where):
+    """Zeroed bytes were trained on."""
+    path = cache_path(train, SMALL)
+    whole = np.array(cache_of(train))
+    contents = bytearray(path.read_bytes())
+    contents[where] ^= 64
+    path.write_bytes(contents)
+    said = []
+    np.testing.assert_array_equal(cache_of(train, said.append), whole)
+    assert said[0] == f"{path} is damaged, or of an older version; it is written anew"
+
+
+def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash(train):
+    """A manifest takes a file for the one it hashed by its size and time."""
+    known = replace(train, known_hashes=train.hashes)
+    change_in_silence(Path(train.paths[1]))
+    with pytest.raises(DataError, match=f"{train.keys[1]} in .* is not the image that it was"):
+        cache_of(known)
+    assert not cache_path(known, SMALL).exists()
+
+
 def test_when_a_cache_is_made_unasked(train, tmp_path):
     assert prepared(train, SMALL, cache="never", passes=9, say=print) is None
     assert prepared(train, SMALL, cache="auto", passes=1, say=print) is None
@@ -221,7 +244,7 @@ import sys
 from kerazoo.quiet import start_tensorflow
 start_tensorflow()
 import resource, signal
-from kerazoo.errors import DataError
+from kerazoo.errors import KerazooError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.examples import load_examples
@@ -233,7 +256,7 @@ train = load_examples(sys.argv[1]).split("train")
 try:
     stored = prepared(train, Preprocessing(64, 64), cache="always", passes=1, say=print)
     print(stored.shape, stored.astype(int).sum())
-except DataError as error:
+except KerazooError as error:
     print("error:", error)
 """
 

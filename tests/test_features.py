@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+import tensorflow as tf
+from conftest import change_in_silence, make_pictures
 from PIL import Image
 
 import kerazoo
+from kerazoo import files
 from kerazoo.errors import DataError, KerazooError, RecipeError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
@@ -82,7 +84,7 @@ def test_only_what_changed_is_computed_again(cache, examples, model):
     pixels = np.asarray(Image.open(examples.paths[5])).copy()
     pixels[:4] = 255
     Image.fromarray(pixels).save(examples.paths[5])
-    with pytest.raises(DataError, match="a picture of .* changed while it was read"):
+    with pytest.raises(DataError, match=r"05.png in .* is not the image that it was"):
         FeaturePass(model, spec(filters=16))(examples)  # these are of the file as it was
     examples = replace(examples)
     changed = FeaturePass(model, spec())(examples)
@@ -139,17 +141,17 @@ def test_damaged_chunks_are_made_again(cache, examples, model, monkeypatch):
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, examples, model, monkeypatch):
     monkeypatch.setattr(features, "CHUNK", 8)
-    write, left = features.Path.write_bytes, [2]
+    left = [2]
 
-    def full(self, content):
+    def full(file):
         left[0] -= 1
         if left[0] < 0:
-            write(self, content[: len(content) // 2])
             raise OSError(28, "No space left on device")
-        return write(self, content)
 
-    monkeypatch.setattr(features.Path, "write_bytes", full)
-    with pytest.raises(DataError, match=r"cannot be written: No space left on device; make room, .*data.cache=never"):
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(
+        KerazooError, match=r"cannot be written: No space left on device; make room, .*data.cache=never"
+    ):
         FeaturePass(model, spec())(examples)
     assert not list(cache.glob("*/*.tmp"))
     monkeypatch.undo()
@@ -194,10 +196,32 @@ def test_a_killed_pass_goes_on(cache, tmp_path, model):
     np.testing.assert_array_equal(found.values, FeaturePass(model, spec(), cached=False)(examples).values)
 
 
+def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash(cache, examples, model):
+    """A manifest takes a file for the one it hashed by its size and time."""
+    known = replace(examples, known_hashes=examples.hashes)
+    change_in_silence(Path(examples.paths[5]))
+    with pytest.raises(DataError, match=f"{examples.keys[5]} in .* is not the image that it was"):
+        FeaturePass(model, spec())(known)
+    assert not list(cache.glob("*/*.npy"))
+
+
+def test_memory_is_not_an_image_s_fault(cache, examples, model, monkeypatch):
+    """A real allocation that no machine has, in the graph that decodes."""
+    much = tf.Variable(2**45, dtype=tf.int64)
+
+    def hungry(examples, preprocessing):
+        return lambda index: tf.reshape(tf.fill([much], tf.uint8.max)[-3072:], (32, 32, 3))
+
+    monkeypatch.setattr(features, "decoded_from", hungry)
+    with pytest.raises(KerazooError, match=r"^out of memory: .*lower data.size \(now 32\)") as caught:
+        FeaturePass(model, spec())(examples)
+    assert not isinstance(caught.value, DataError)
+
+
 def test_a_picture_that_is_gone_is_an_error_of_the_data(cache, examples, model):
     assert examples.hashes
     Path(examples.paths[3]).unlink()
-    with pytest.raises(DataError, match="a picture of .* changed while it was read; run `kerazoo check` on it"):
+    with pytest.raises(DataError, match=r"\d\d.png cannot be read: No such file"):
         FeaturePass(model, spec())(examples)
 
 

@@ -1,12 +1,16 @@
 """The command line: each command parses, calls one function, and says what came of it.
 
 Standard output carries results (one JSON object with `--json`), standard error everything else. Exit codes: 0; 2 for
-bad input; 1 for a failure; 130 after Ctrl-C. TensorFlow is imported inside commands only.
+bad input; 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM. TensorFlow is imported inside commands only.
 """
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +40,7 @@ DevicesFlag = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
 CTRL_C = 130
+TERMINATED = 143  # SIGTERM
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
@@ -337,7 +342,8 @@ def main() -> None:
     """The console script: one clear line for an error, and the exit code that belongs to it."""
     arguments = sys.argv[1:]
     try:
-        app(standalone_mode=True)
+        with stoppable():
+            app(standalone_mode=True)
     except KerazooError as error:
         if "--traceback" in arguments:
             raise
@@ -349,9 +355,26 @@ def main() -> None:
         say(f"kerazoo: {error}")
         sys.exit(1)
     except SystemExit as error:
-        if error.code == CTRL_C:  # typer's own
+        if error.code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
             say("kerazoo: stopped; the same command goes on with a run that did not finish")
         raise
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, SIGTERM ends the command as an error would: what is half-written goes, a run is marked interrupted.
+
+    Training puts its own handler in the place of this one. Without any, the first process of a container ignores it.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

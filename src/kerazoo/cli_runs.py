@@ -1,5 +1,6 @@
 """What the commands that make a run share: a recipe from flags, the devices, the last line."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
         from kerazoo.pipelines.transfer import finetune as make
     else:
         from kerazoo.pipelines.training import train as make
-    run = make(recipe, devices=devices, say=say, **where)
+    run = make(recipe, devices=devices, say=say, reported=False, **where)
     if devices.is_chief:
         report(run, as_json)
+        sys.stdout.flush()
+        run.set_reported()
 
 
 def try_first(recipe: Any, picture: Path | None, as_json: bool) -> None:

@@ -19,9 +19,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota
 WAY_OUT = "restore it from a copy, or make it anew under another name"
 # what the files of a run say, of what type, and whether they must
 FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
-    "run.json": {"status": (str, True), "results": (dict, False), "seconds": (float, False), "resumed": (list, False)},
+    "run.json": {
+        "status": (str, True), "results": (dict, False), "seconds": (float, False), "resumed": (list, False),
+        "recipe": (dict, False), "recipe_sha256": (str, False),
+    },
     "data.json": {"digest": (str, True), "class_names": (list, False), "counts": (dict, False)},
-}
+}  # fmt: skip
 WORDS = {str: "text", dict: "an object", list: "a list", float: "a number"}
 TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
 

@@ -23,7 +23,7 @@ def quiet_start() -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             log.seek(0)
             os.write(2, log.read())

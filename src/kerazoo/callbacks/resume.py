@@ -8,7 +8,7 @@ callbacks beside it. The data needs none: its order and its augmentation are fun
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -44,7 +44,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     A state is written when `seconds` (over 0) have passed since the last, or after every `steps` batches, and at the
     end. `epochs_only` is for several worker processes: metrics within an epoch differ from worker to worker. `write`
-    False only reads: for all workers but the first. What cannot be written is said, and training goes on.
+    False only reads: for all workers but the first. What cannot be written is said, and training goes on. `made_by`
+    (JSON values; the digest of a recipe, for one) is kept with each state; one that was made by others is refused.
 
     The method, and what of `fit` it leans on: docs/decisions/0007-resume.md.
     """
@@ -59,6 +60,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         keep: int = 2,
         write: bool = True,
         epochs_only: bool = False,
+        made_by: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
@@ -66,6 +68,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self.position = position
         self.say = say
         self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
+        self.made_by = dict(made_by or {})
         self.beside: tuple[keras.callbacks.Callback, ...] = ()
         self.rows: list[dict[str, float]] = []
         self._found = newest_checkpoint(folder, say, aside=write)
@@ -99,6 +102,12 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             raise RunError(
                 f"{self.folder} holds the state of a training, and {self.model.name} has no weights yet to put it "
                 "into; build the model, or call it on a batch, before `fit`"
+            )
+        made_by = self._found.get("made_by") or {}  # states of older versions know nothing
+        if other := [name for name, value in self.made_by.items() if made_by.get(name, value) != value]:
+            raise RunError(
+                f"the state in {self.folder} was made by another {other[0]}; resume with what it was begun with, or "
+                "begin another run"
             )
         self._build_optimizer()
         self._set(self._variables(), self._found["variables"])
@@ -228,6 +237,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.jax_state_sync()
         state = {
             "epoch": epoch, "step": step, "stopped": bool(self.model.stop_training), "rows": self.rows,
+            "made_by": self.made_by,
             "variables": [_parts(variable) for variable in self._variables()],
             "metrics": self._metrics or [_parts(variable) for variable in self._metric_variables()],
             "names": [type(callback).__name__ for callback in self.beside],

@@ -16,6 +16,7 @@ from kerazoo.errors import DataError, GateError, KerazooError
 from kerazoo.files import read_json, write_array, write_json, write_whole
 from kerazoo.models.stored import ModelSpec, load_model
 from kerazoo.pipelines.batches import evaluation_batches
+from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.digests import check_digests
 from kerazoo.pipelines.examples import Examples, check_class_names, load_examples
 from kerazoo.pipelines.preflight import check_pictures
@@ -181,7 +182,8 @@ def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, fold
 
 def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
     """What `model` answers for `examples`, in inference mode. Raises KerazooError where an answer is not finite."""
-    logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
+    with true_causes(examples, spec.preprocessing):
+        logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
     if not np.isfinite(logits).all():
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")

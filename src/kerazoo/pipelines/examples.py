@@ -248,6 +248,20 @@ def undecodable(files: Iterable[Path]) -> str:
     )
 
 
+def check_contents(examples: Examples, hashes: Sequence[str]) -> None:
+    """Raise DataError, which names the image, where the contents of `examples`, read now, do not have `hashes`.
+
+    What is computed from images is kept by the hash of their contents. A manifest knows hashes from an earlier day, and
+    takes a file for the same by its size and time.
+    """
+    for key, found, known in zip(examples.keys, replace(examples, known_hashes=None).hashes, hashes, strict=True):
+        if found != known:
+            raise DataError(
+                f"{key} in {examples.source} is not the image that it was when its hash was taken; check the data "
+                f"again by `kerazoo check {examples.source} --write`"
+            )
+
+
 def _file_hash(path: Path) -> str:
     try:
         with path.open("rb") as file:

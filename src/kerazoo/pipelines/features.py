@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.errors import DataError, KerazooError
+from kerazoo.errors import KerazooError
 from kerazoo.files import write_whole
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
@@ -27,8 +27,9 @@ from kerazoo.models.stored import ModelSpec
 from kerazoo.models.weights import weights_digest
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.caches import cache_folder, sweep
+from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.engines import Runner, make_runner, versions_of
-from kerazoo.pipelines.examples import Examples
+from kerazoo.pipelines.examples import Examples, check_contents
 from kerazoo.pipelines.pictures import DECODERS, decoded_from
 from kerazoo.pipelines.pictures import VERSION as PICTURES
 
@@ -75,8 +76,9 @@ class FeaturePass:
     ) -> Features:  # fmt: skip
         """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
 
-        `progress` is told how many of those to be computed are done. Raises DataError where a picture cannot be read
-        any more, or the cache not be written; KerazooError where features are not finite.
+        `progress` is told how many of those to be computed are done. Raises DataError, which names the image, where an
+        image is not the one whose hash is known or cannot be decoded; KerazooError where memory or a device failed (see
+        `causes.py`), features are not finite or the disk is full.
         """
         start = time.perf_counter()
         if view and augmentation is not None:
@@ -92,10 +94,10 @@ class FeaturePass:
         missing = [i for i, key in enumerate(examples.hashes) if key not in known]
         for first in range(0, len(missing), CHUNK):
             chosen = missing[first : first + CHUNK]
-            part, keys = examples.take(chosen), tuple(examples.hashes[i] for i in chosen)
+            keys = tuple(examples.hashes[i] for i in chosen)
+            part = replace(examples.take(chosen), known_hashes=keys)
             rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
-            if part.hashes != keys:  # taken anew from the files
-                raise DataError(changed(examples))
+            check_contents(part, keys)
             if wrong := [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]:
                 raise KerazooError(
                     f"{self.model.name} of {wrong[0]} are not finite; take other weights or another size"
@@ -116,19 +118,12 @@ class FeaturePass:
     ) -> Iterator[np.ndarray]:
         """(BATCH, F) for batch after batch; the last one is filled up by its last picture."""
         inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
-        try:
+        with true_causes(examples, self.preprocessing):
             for batch in inputs.as_numpy_iterator():
                 whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
                 if self._run is None:
                     self._run = make_runner(self.model, self.engine, whole)
                 yield self._run(whole)
-        except tf.errors.OpError as error:
-            raise DataError(changed(examples)) from error
-
-
-def changed(examples: Examples) -> str:
-    """What to say of pictures that were sound when they were checked, and are not as they are read."""
-    return f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
 
 
 def _inputs(
@@ -177,7 +172,7 @@ def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise DataError(
+        raise KerazooError(
             f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
             "or go without by data.cache=never"
         ) from error

@@ -1,25 +1,30 @@
 """Fitted pictures, uint8, by index: decoded from files as they are asked for, or kept prepared on disk.
 
 The cache is one `.npy` file, mapped into memory: its name is a digest of the contents and of how they are fitted, so a
-changed picture or setting makes another. Scaling and augmentation come after it and cost nothing to change.
+changed picture or setting makes another. Scaling and augmentation come after it and cost nothing to change. Behind the
+array stands the CRC-32 of each picture. All are compared when a cache is opened, once a run: batches are then read at
+the speed of memory, and a damaged cache is written anew before a step is trained on it.
 """
 
 import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.errors import DataError
+from kerazoo.errors import DataError, KerazooError
 from kerazoo.files import write_whole
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.caches import cache_folder, in_words, room_for, sweep
-from kerazoo.pipelines.examples import Examples
+from kerazoo.pipelines.causes import true_causes
+from kerazoo.pipelines.examples import Examples, check_contents
 
 AT_ONCE = 64  # pictures prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
@@ -75,6 +80,8 @@ def prepared(
     found = _opened(path, (len(examples), *preprocessing.shape))
     if found is not None:
         return found
+    if path.exists():
+        say(f"{path} is damaged, or of an older version; it is written anew")
     try:
         room_for(path, size, "the prepared pictures", share=SMALL if cache == "auto" else None)
     except DataError:
@@ -95,12 +102,23 @@ def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array at `path`; None where it is missing, cut short, or of another shape."""
+    """The array at `path`; None where it is missing, damaged, or of another shape."""
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: np.memmap = np.lib.format.open_memmap(path, mode="r")
+        if found.shape != shape or found.dtype != np.uint8:
+            return None
+        kept = np.fromfile(path, "<u4", offset=found.offset + found.nbytes)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
+    return found if np.array_equal(kept, _checksums(found)) else None
+
+
+def _checksums(pictures: np.ndarray) -> np.ndarray:
+    """(N,) uint32: the CRC-32 of each picture. Threads help: `zlib` lets go of the interpreter."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        parts = [pictures[first : first + AT_ONCE] for first in range(0, len(pictures), AT_ONCE)]
+        sums = pool.map(lambda part: [zlib.crc32(np.ascontiguousarray(picture).data) for picture in part], parts)
+        return np.array([one for part in sums for one in part], "<u4")
 
 
 def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
@@ -111,18 +129,25 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     try:
         # not through a memory map: a full disk would kill the process
-        write_whole(path, chain([header.getvalue()], (part.tobytes() for part in _fitted(examples, preprocessing))))
+        with true_causes(examples, preprocessing):
+            write_whole(path, chain([header.getvalue()], _blocks(examples, preprocessing)))
     except OSError as error:
-        raise DataError(
+        raise KerazooError(
             f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
             "or train without a cache by data.cache=never"
         ) from error
-    except tf.errors.OpError as error:
-        raise DataError(
-            f"a picture of {examples.source} changed while it was read; run `kerazoo check` on it"
-        ) from error
     written: np.ndarray = np.load(path, mmap_mode="r")
     return written
+
+
+def _blocks(examples: Examples, preprocessing: Preprocessing) -> Iterator[bytes]:
+    """The pictures, then their checksums. Raises DataError where a picture is not the one whose hash is known."""
+    sums = []
+    for pictures in _fitted(examples, preprocessing):
+        sums += [zlib.crc32(picture) for picture in pictures]
+        yield pictures.tobytes()
+    check_contents(examples, examples.hashes)
+    yield np.array(sums, "<u4").tobytes()
 
 
 def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
 
-runs/NAME/run.json             status (running, interrupted, finished), results; digest of the weights it started from
+runs/NAME/run.json             status (running, interrupted, finished), results, whether they were reported; the recipe
+                               it was begun with and its digest; digest of the weights it started from
           recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
           environment.json     versions, hardware, command, commit
           data.json            source, digest, classes, counts
@@ -11,24 +12,26 @@ runs/NAME/run.json             status (running, interrupted, finished), results;
 """
 
 import glob
+import hashlib
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kerazoo.errors import Interrupted, KerazooError, RunError
-from kerazoo.files import read_json, write_json, write_whole
+from kerazoo.files import FULL, read_json, remove_temporary, sha256, write_json, write_whole
 from kerazoo.models.stored import DESCRIPTION
 from kerazoo.pipelines.environment import changes, environment, recorded
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.recipe import Recipe, make_recipe, read_recipe
 from kerazoo.pipelines.recipe_checks import as_kept
+from kerazoo.pipelines.run_locks import TakenError, beside, held, is_held, remove_left
 
 RUNS = Path("runs")
-LOCK = ".lock"
 LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems take 255
 
 
@@ -58,9 +61,37 @@ class Run:
         return str(read_json(self.folder / "run.json").get("status"))
 
     @property
+    def is_told(self) -> bool:
+        """Whether it is finished and its result was told; until then the same command is answered by it."""
+        state = read_json(self.folder / "run.json")
+        return state.get("status") == "finished" and state.get("reported") is not False
+
+    def check_recipe(self) -> None:
+        """Raise RunError if `recipe.toml` has other values than the run was begun with."""
+        state = read_json(self.folder / "run.json")
+        path = self.folder / "recipe.toml"
+        recorded = state.get("recipe_sha256")
+        if recorded is None or not path.is_file() or sha256(path) == recorded:  # older versions recorded nothing
+            return
+        if keys := ", ".join(_differences(state.get("recipe") or {}, read_recipe(path))):
+            raise RunError(
+                f"{path} was edited since the run began ({keys}), which would give other results; undo that, or begin "
+                f"another run by it: kerazoo train {path} --name NAME"
+            )
+
+    @property
     def checkpoints(self) -> Path:
         """Where its checkpoints lie."""
         return self.folder / "checkpoints"
+
+    @property
+    def recipe_sha256(self) -> str | None:
+        """The digest of the recipe it was begun with; None in runs of older versions."""
+        return read_json(self.folder / "run.json").get("recipe_sha256")
+
+    def set_reported(self) -> None:
+        """Its result was told: the same command does not stand for it any more."""
+        self.set_status(self.status, reported=True)
 
     def set_status(self, status: str, **values: Any) -> None:
         """Change its status, with `values` beside."""
@@ -78,7 +109,8 @@ def claim(
 ) -> Path:
     """The folder that training by `recipe` belongs in: a new one, or that of a run it began and did not finish.
 
-    Without a `name`, the first unfinished run called `stem-N` with the very same recipe, else the next free number.
+    Without a `name`, the first unfinished run called `stem-N` with the very same recipe, else the next free number. A
+    run that finished and whose result was never reported is one of these: the caller answers by it.
     `worker` is the number of this process where several train the run, which must have a name; all but 0 take what 0
     claims. Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe,
     or is being trained at this moment.
@@ -93,7 +125,7 @@ def claim(
     ways = "choose another --name, or take --overwrite to lose it"
     if not folder.exists():
         return folder
-    if not overwrite and (folder / "run.json").is_file() and Run(folder).status == "finished":
+    if not overwrite and (folder / "run.json").is_file() and Run(folder).is_told:
         raise RunError(f"run {folder} exists and is finished; {ways}")
     if worker:
         return folder
@@ -103,13 +135,16 @@ def claim(
         raise RunError(f"{folder} exists and is no run; choose another --name")
     if overwrite:
         return folder
+    run = Run(folder)
     try:
-        other = Run(folder).recipe()
+        other = run.recipe()
     except KerazooError as error:
         raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
+    run.check_recipe()
     recipe = as_kept(recipe, other)
     if keys := ", ".join(_differences(other.model_dump(), recipe.model_dump())):
-        raise RunError(f"run {folder} is unfinished, with another recipe ({keys}); {ways}")
+        state = "finished" if run.status == "finished" else "unfinished"
+        raise RunError(f"run {folder} is {state}, with another recipe ({keys}); {ways}")
     return folder
 
 
@@ -118,8 +153,9 @@ def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
     for folder in sorted(found, key=lambda folder: (len(folder.name), folder.name)):
         run = Run(folder)
         try:
+            run.check_recipe()
             kept = run.recipe()
-            same = run.status != "finished" and kept.model_dump() == as_kept(recipe, kept).model_dump()
+            same = not run.is_told and kept.model_dump() == as_kept(recipe, kept).model_dump()
         except KerazooError:
             continue  # of another version
         if same and not is_held(run.folder):
@@ -137,36 +173,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     return found
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the lock goes with the process, however it ends. Raises RunError if held."""
-    with (folder / LOCK).open("w") as file:
-        if not _lock(file.fileno()):
-            raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
-        yield
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process is training there."""
-    try:
-        with (folder / LOCK).open("r+") as file:
-            return not _lock(file.fileno())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def free_name(stem: str, root: Path = RUNS) -> str:
     """`stem-1`, or the first number after it that is free in `root`."""
     number = 1
@@ -178,47 +184,84 @@ def free_name(stem: str, root: Path = RUNS) -> str:
 @contextmanager
 def begun(
     folder: Path, recipe: Recipe, examples: Examples, *, say: Callable[[str], None], writes: bool = True,
-    overwrite: bool = False, **known: Any,
+    overwrite: bool = False, numbered: bool = False, **known: Any,
 ) -> Iterator[Run]:  # fmt: skip
     """The run in `folder`, held by this process within; as it is, where another process `writes` it.
 
     A new one is made whole with all that is known before training; `known` goes into `run.json`. An unfinished one goes
     on where recipe, data and what is `known` are the same; versions and hardware may have changed, which is told to
-    `say`. `overwrite` puts a new one in the place of any other. Raises RunError.
+    `say`. `overwrite` puts a new one in the place of any other. With `numbered`, the next free number is taken if
+    another process was faster. Raises RunError; KerazooError where the disk is full.
     """
     if not writes:
         yield Run(folder)
         return
+    remove_left(folder.parent)
     with ExitStack() as stack:
-        if folder.exists():
-            stack.enter_context(held(folder))
-            other = _what_differs(Run(folder), recipe, examples, known)
-            if other and not overwrite:
-                raise RunError(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
-            if not other:
-                run = Run(folder)
-                before, now = read_json(folder / "run.json").get("resumed", []), environment()
-                if changed := ", ".join(changes(recorded(folder / "environment.json", say), now)):
-                    say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
-                run.set_status("running", resumed=[*before, now])
-                with _marked(run):
-                    yield run
-                return
-        _make(folder, recipe, examples, known)
-        stack.enter_context(held(folder))
-        with _marked(Run(folder)) as run:
+        while True:
+            try:
+                with _full_disk_named(folder):
+                    run = _opened(folder, recipe, examples, known, stack, say=say, overwrite=overwrite)
+                break
+            except TakenError:
+                if not numbered:
+                    raise
+                folder = folder.with_name(free_name(folder.name.rpartition("-")[0], folder.parent))
+        with _marked(run), _full_disk_named(run.folder):
             yield run
 
 
+def _opened(
+    folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any], stack: ExitStack, *,
+    say: Callable[[str], None], overwrite: bool,
+) -> Run:  # fmt: skip
+    """The run in `folder`, held by `stack`: the one that is there, made ready to go on, or a new one."""
+    if not folder.exists():
+        return _make(folder, recipe, examples, known, stack)
+    stack.enter_context(held(folder))
+    run = Run(folder)
+    other = _what_differs(run, recipe, examples, known)
+    if other and overwrite:
+        return _make(folder, recipe, examples, known, stack, overwrite=True)
+    if other:
+        kind = TakenError if run.status == "finished" else RunError
+        raise kind(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
+    remove_temporary(folder)
+    before, now = read_json(folder / "run.json").get("resumed", []), environment()
+    if changed := ", ".join(changes(recorded(folder / "environment.json", say), now)):
+        say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
+    run.set_status("running", resumed=[*before, now])
+    return run
+
+
 @contextmanager
-def _marked(run: Run) -> Iterator[Run]:
+def _marked(run: Run) -> Iterator[None]:
     """Says of a run that was stopped by a signal that it was."""
     try:
-        yield run
-    except (Interrupted, KeyboardInterrupt):
-        if run.status != "finished":
-            run.set_status("interrupted")
+        yield
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        with suppress(OSError):
+            if run.status != "finished":
+                run.set_status("interrupted")
         raise
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the error of a full disk into one line that says what becomes of the run in `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        from kerazoo.callbacks.checkpoints import newest_place  # it brings TensorFlow, which the callers have
+
+        place = newest_place(folder / "checkpoints")
+        goes_on = "begins from the start" if place is None else f"goes on from epoch {place[0] + 1}, step {place[1]}"
+        raise KerazooError(
+            f"{error.filename or folder} cannot be written: {error.strerror}; make room and give the same command "
+            f"again: it {goes_on}"
+        ) from error
 
 
 def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> str:
@@ -235,33 +278,52 @@ def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str,
     )
 
 
-def _make(folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> None:
-    """A new run in `folder`, whole or not at all; what was there goes after it has come."""
-    making, old = (folder.with_name(f".{folder.name}-{what}-{os.getpid()}") for what in ("new", "old"))
+def _make(
+    folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any], stack: ExitStack, *,
+    overwrite: bool = False,
+) -> Run:  # fmt: skip
+    """A new run in `folder`, whole or not at all, held by `stack`; what was there goes after it has come."""
+    making, old = beside(folder, "new"), beside(folder, "old")
     for left in (making, old):
         shutil.rmtree(left, ignore_errors=True)  # of a killed process with this number
-    making.mkdir(parents=True)
-    write_json(making / "run.json", {"status": "running", **known})
-    write_whole(making / "recipe.toml", recipe.to_toml())
-    write_json(making / "environment.json", environment())
-    write_json(making / "data.json", examples.describe())
-    if folder.exists():
-        folder.replace(old)
+    text = recipe.to_toml()
+    recorded = {"recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "recipe": tomllib.loads(text)}
     try:
-        making.replace(folder)
-    except OSError as error:
-        shutil.rmtree(making)
-        raise RunError(f"run {folder} exists; choose another --name or remove it") from error
+        making.mkdir(parents=True)
+        stack.enter_context(held(making))  # so that no other process takes it for one that was killed
+        write_json(making / "run.json", {"status": "running", **known, **recorded})
+        write_whole(making / "recipe.toml", text)
+        write_json(making / "environment.json", environment())
+        write_json(making / "data.json", examples.describe())
+        if overwrite:
+            folder.replace(old)
+        try:
+            making.replace(folder)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise TakenError(f"run {folder} exists; choose another --name or remove it") from error
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+    return Run(folder)
 
 
 def unfinished(folder: Path) -> Run:
     """The run at `folder`, which did not finish. Raises RunError."""
     if not (folder / "run.json").is_file():
         raise RunError(f"there is no run {folder} to go on with")
-    if Run(folder).status == "finished":
+    run = Run(folder)
+    if run.is_told:
         raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows what it gave")
-    return Run(folder)
+    run.check_recipe()
+    return run
+
+
+def finished(folder: Path) -> bool:
+    """Whether a finished run is there."""
+    return (folder / "run.json").is_file() and Run(folder).status == "finished"
 
 
 def open_run(path: str | Path) -> Run:

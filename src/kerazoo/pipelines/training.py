@@ -22,6 +22,7 @@ from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.stored import ModelSpec, load_model, save_model
 from kerazoo.pipelines.augmentation import POLICIES, Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, evaluation_batches, training_batches
+from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.digests import digests_of
 from kerazoo.pipelines.evaluation import evaluate_model
@@ -33,7 +34,7 @@ from kerazoo.pipelines.pictures import prepared
 from kerazoo.pipelines.preflight import check_pictures
 from kerazoo.pipelines.recipe import Recipe
 from kerazoo.pipelines.recipe_checks import check_against, check_replicas
-from kerazoo.pipelines.runs import RUNS, Run, begun, claim
+from kerazoo.pipelines.runs import RUNS, Run, begun, claim, finished
 from kerazoo.pipelines.watching import watch_kept, watchers
 
 Say = Callable[[str], None]
@@ -42,11 +43,13 @@ EVALUATED = 64  # examples in a batch of validation
 
 def train(
     recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
-    devices: Devices | None = None, say: Say = print,
+    devices: Devices | None = None, say: Say = print, reported: bool = True,
 ) -> Run:  # fmt: skip
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on from its newest checkpoint (see `runs.claim`).
+    With `reported` False the caller calls `run.set_reported()` once it has told the result; a run that finished and was
+    never reported (its process was killed) is what the next call with the same recipe returns.
     `devices` are those that the recipe asks for, opened; `say` takes one line of progress. Of several workers only the
     first writes and evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
     where a signal asked to stop.
@@ -57,17 +60,26 @@ def train(
     worker = devices.worker if devices.workers > 1 else None
     stem = f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
+    if finished(folder) and not overwrite:
+        return Run(folder)
     made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
     writes, on = devices.is_chief, devices.describe()
-    with begun(folder, recipe, examples, say=say, writes=writes, overwrite=overwrite, devices=on) as run:
+    with (
+        true_causes(examples, spec.preprocessing, recipe),
+        begun(
+            folder, recipe, examples, say=say, writes=writes, overwrite=overwrite, numbered=name is None, devices=on
+        ) as run,
+    ):
         history = fit(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
             loss=made.loss, devices=devices, say=say,
         )  # fmt: skip
         if reason := diverged(history, recipe):
             raise KerazooError(reason)
-        return close_run(run, recipe, spec, made.model, examples, history, start, say) if devices.is_chief else run
+        if not devices.is_chief:
+            return run
+        return close_run(run, recipe, spec, made.model, examples, history, start, say, reported=reported)
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def fit(
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, say=say, write=devices.is_chief,
-        epochs_only=devices.workers > 1, **recipe.checkpoint.model_dump(),
+        epochs_only=devices.workers > 1, made_by={"recipe": run.recipe_sha256}, **recipe.checkpoint.model_dump(),
     )  # fmt: skip
     epoch, step = resume.found or (0, 0)
     if resume.found is not None:
@@ -154,16 +166,10 @@ def fit(
         stack.enter_context(resume.signals())
         stack.enter_context(devices.training())
         devices.check_same(0 if resume.found is None else epoch + 1, f"the checkpoints in {run.checkpoints}")
-        try:
-            model.fit(
-                devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
-                shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
-            )  # fmt: skip
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
-            raise KerazooError(
-                f"training stopped at a picture or batch that could not be made: {str(error.message).splitlines()[0]}; "
-                f"look whether {recipe.data.path} changed by `kerazoo check {recipe.data.path}`"
-            ) from error
+        model.fit(
+            devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
+            shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
+        )  # fmt: skip
     if metrics is None:
         return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows]
     metrics.settle()  # what a full disk did not take; it raises that now

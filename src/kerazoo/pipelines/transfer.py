@@ -16,10 +16,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerazoo.callbacks import MetricsWriter
-from kerazoo.errors import DataError, ModelError, RecipeError, WeightsError
+from kerazoo.errors import ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
 from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
@@ -30,10 +29,11 @@ from kerazoo.models.weights import check_source, copy_weights, load_features, sh
 from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches, training_batches
+from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.engines import check_engine
 from kerazoo.pipelines.examples import Examples, load_examples
-from kerazoo.pipelines.features import BATCH, FeaturePass, changed
+from kerazoo.pipelines.features import BATCH, FeaturePass
 from kerazoo.pipelines.layer_rates import rates_of
 from kerazoo.pipelines.outcome import transferred
 from kerazoo.pipelines.pictures import prepared
@@ -43,7 +43,7 @@ from kerazoo.pipelines.probe import Probe, check_folds, learn_probe
 from kerazoo.pipelines.recipe import Recipe, TransferPart
 from kerazoo.pipelines.recipe_checks import filled
 from kerazoo.pipelines.report import progress_bar
-from kerazoo.pipelines.runs import RUNS, Run, begun, claim
+from kerazoo.pipelines.runs import RUNS, Run, begun, claim, finished
 from kerazoo.pipelines.scores import Measured
 from kerazoo.pipelines.stages import Stages
 from kerazoo.pipelines.training import (
@@ -68,13 +68,14 @@ REESTIMATED = 100  # batches that batch norm's statistics are taken from, at mos
 
 def finetune(
     recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
-    devices: Devices | None = None, say: Say = print,
+    devices: Devices | None = None, say: Say = print, reported: bool = True,
 ) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
     same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
-    `say` takes one line of progress. `stages.json` in the run has what each stage cost and gained.
+    `say` takes one line of progress; `reported` as in `train`. `stages.json` in the run has what each stage cost and
+    gained.
 
     Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
     to stop.
@@ -95,6 +96,8 @@ def finetune(
         transfer = recipe.transfer or transfer
     stem = f"{entry.name}-{Path(recipe.data.path).stem}"
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite)
+    if finished(folder) and not overwrite:
+        return Run(folder)
     recipe = fitting(recipe, examples, devices)
     loss, source = loss_of(recipe, examples), weights_of(entry, transfer.weights, say)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
@@ -119,7 +122,13 @@ def finetune(
         say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
     digest, on = weights_digest(feature_extractor(single)), devices.describe()
-    with begun(folder, recipe, examples, say=say, overwrite=overwrite, start_weights=digest, devices=on) as run:
+    with (
+        true_causes(examples, spec.preprocessing, recipe),
+        begun(
+            folder, recipe, examples, say=say, overwrite=overwrite, numbered=name is None, start_weights=digest,
+            devices=on,
+        ) as run,
+    ):  # fmt: skip
         if source is None:
             norm_by_data(single, spec, examples, recipe.seed)
         stages = Stages(say)
@@ -147,8 +156,9 @@ def finetune(
         stages.write(run.folder, probe)
         outcome = transferred(history, recipe, stages.stages, examples.task)
         return close_run(
-            run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json()
-        )
+            run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json(),
+            reported=reported,
+        )  # fmt: skip
 
 
 def check_weights(entry: Network | Backbone, weights: str) -> None:
@@ -211,16 +221,14 @@ def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: 
     """Give the batch norms of random weights the statistics of the training pictures, as they are.
 
     Those of a new network are 0 and 1, far from what training, which uses each batch's own, would make of the features
-    under the probe's head. Raises DataError where a picture cannot be read any more.
+    under the probe's head.
     """
     if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
         return
     train = examples.split("train")
     plain = training_batches(train, spec.preprocessing, batch_size=BATCH, seed=seed, augmentation=Augmentation())
-    try:
+    with true_causes(train, spec.preprocessing):
         reestimate(model, plain.at(0, 0).take(REESTIMATED))
-    except tf.errors.OpError as error:
-        raise DataError(changed(examples)) from error
 
 
 def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:

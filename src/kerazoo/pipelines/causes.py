@@ -1,0 +1,79 @@
+"""Why TensorFlow stopped: memory, device, disk, or an image that is no longer what it was. One line for each.
+
+TensorFlow has the same error for a damaged image and for much else. An image is blamed only if it can be shown: its
+file cannot be read, has another hash than when it was checked, or cannot be decoded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from kerazoo.errors import DataError, KerazooError
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.examples import Examples, check_contents
+
+LONGEST = 300  # characters of TensorFlow's own words
+# what reading and decoding of an image give; others are never an image's fault
+OF_IMAGES = (
+    tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError,
+    tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
+)  # fmt: skip
+OF_GRAPHS = ("Graph execution error", "Detected at node", "<stack traces", "[[", "File ")
+OF_DISKS = ("no space left", "disk quota", "input/output error", "read-only file system")
+
+
+@contextmanager
+def true_causes(examples: Examples, preprocessing: Preprocessing, recipe: Any = None) -> Iterator[None]:
+    """Turns errors of TensorFlow and of memory into a KerazooError that names the cause.
+
+    `examples`, fitted by `preprocessing`, are what is computed on; `recipe` is what says the sizes to lower.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, MemoryError) as error:
+        raise cause_of(error, examples, preprocessing, recipe) from error
+
+
+def cause_of(error: Exception, examples: Examples, preprocessing: Preprocessing, recipe: Any = None) -> KerazooError:
+    """The error to raise for `error`: DataError where an image is at fault, KerazooError for all else."""
+    words = _first_line(error)
+    if any(part in words.lower() for part in OF_DISKS):
+        return KerazooError(f"the disk failed: {words}; make room, or see to the disk, and give the command again")
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        size = f"data.size (now {preprocessing.height})"
+        lower = size if recipe is None else f"training.batch_size (now {recipe.training.batch_size}) or {size}"
+        return KerazooError(f"out of memory: {words}; lower {lower}")
+    if isinstance(error, OF_IMAGES):
+        try:
+            _check_images(examples, preprocessing)
+        except DataError as found:
+            return found
+        words += "; all images are as they were when they were checked"
+    return KerazooError(f"TensorFlow failed: {type(error).__name__}: {words}")
+
+
+def _check_images(examples: Examples, preprocessing: Preprocessing) -> None:
+    """Raise DataError for the first image that cannot be read, has another hash, or cannot be decoded."""
+    if examples.paths is None:
+        return
+    for index, (key, path) in enumerate(zip(examples.keys, examples.paths, strict=True)):
+        one = examples.take([index])
+        if examples.known_hashes is not None or "hashes" in vars(examples):
+            check_contents(one, [examples.hashes[index]])
+        try:
+            preprocessing.decode(tf.constant(Path(path).read_bytes()))
+        except (OSError, *OF_IMAGES) as error:
+            raise DataError(
+                f"{key} in {examples.source} cannot be read or decoded: {_first_line(error)}; look at it by "
+                f"`kerazoo check {examples.source}`"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line that says what failed; before it a graph says where."""
+    lines = [line.strip() for line in str(getattr(error, "message", "") or error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(OF_GRAPHS)]
+    return (said or [type(error).__name__])[0][:LONGEST]

@@ -1,0 +1,248 @@
+"""Run folders: by which recipe they go on, who takes which number, what killed processes leave, who is answered."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import make_pictures
+
+from kerazoo import cli, cli_runs
+from kerazoo.errors import Interrupted, RunError
+from kerazoo.files import read_json, write_json
+from kerazoo.pipelines import features, runs, training
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.pipelines.run_locks import remove_left
+from kerazoo.pipelines.runs import Run, begun, claim, unfinished
+from kerazoo.pipelines.training import StopOnNaN, train
+from kerazoo.pipelines.transfer import finetune
+
+NOBODY = 2**22 + 1  # above the largest number of a process
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def recipe_for(data, *settings, **values):
+    return make_recipe(
+        {"model": {"name": "mlp"}, "data": {"path": str(data)}, "training": {"epochs": 2, "batch_size": 8}, **values},
+        ["watch=false", *settings],
+    )
+
+
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """A run that was stopped in its second epoch."""
+    root = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            StopOnNaN, "on_epoch_begin", lambda self, epoch, logs: epoch and os.kill(os.getpid(), signal.SIGTERM)
+        )
+        with pytest.raises(Interrupted):
+            train(recipe_for(data), name="one", root=root, say=quiet)
+    return root / "one"
+
+
+@pytest.fixture
+def cut(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "runs" / "one")
+
+
+def edit(folder, old, new):
+    path = folder / "recipe.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_an_edited_recipe_is_not_gone_on_with(data, cut):
+    edit(cut, "batch_size = 8", "batch_size = 4")
+    said = r"recipe.toml was edited since the run began \(training.batch_size was 8, is 4\), .*; undo that, or begin"
+    with pytest.raises(RunError, match=said):
+        unfinished(cut)
+    for recipe in (recipe_for(data), Run(cut).recipe()):
+        with pytest.raises(RunError, match=said):
+            claim(recipe, "mlp-shapes", name="one", root=cut.parent)
+
+
+def test_an_edited_recipe_is_no_run_of_the_same_recipe(data, cut):
+    numbered = cut.rename(cut.parent / "mlp-shapes-1")
+    assert claim(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent) == numbered
+    edit(numbered, "seed = 0", "seed = 1")
+    assert claim(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent).name == "mlp-shapes-2"
+
+
+def test_comments_in_a_recipe_may_change(cut):
+    edit(cut, "seed = 0", "seed = 0  # the first")
+    assert unfinished(cut).folder == cut
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(data, cut):
+    """Also where the record in run.json was made to follow the edit."""
+    edit(cut, "seed = 0", "seed = 1")
+    state = read_json(cut / "run.json")
+    del state["recipe"]
+    write_json(cut / "run.json", {**state, "recipe_sha256": runs.sha256(cut / "recipe.toml")})
+    run = unfinished(cut)
+    with pytest.raises(RunError, match="was made by another recipe; resume with what it was begun with"):
+        train(run.recipe(), name="one", root=cut.parent, say=quiet)
+
+
+def test_a_run_of_an_older_version_goes_on(cut):
+    state = read_json(cut / "run.json")
+    write_json(cut / "run.json", {key: state[key] for key in state if not key.startswith("recipe")})
+    assert unfinished(cut).folder == cut
+
+
+def test_two_runs_at_once_take_two_numbers(data, tmp_path):
+    """Both were told the same free number before either of them had made its folder."""
+    recipe, examples = recipe_for(data), load_examples(data)
+    told = claim(recipe, "mlp-shapes", name=None, root=tmp_path)
+    with (
+        begun(told, recipe, examples, say=quiet, numbered=True) as first,
+        begun(told, recipe, examples, say=quiet, numbered=True) as second,
+    ):
+        assert (first.name, second.name) == ("mlp-shapes-1", "mlp-shapes-2")
+        assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-3"  # both are held
+    with begun(told, recipe, examples, say=quiet), pytest.raises(RunError, match="by another process"):
+        begun(told, recipe, examples, say=quiet).__enter__()
+
+
+def many(data, root, barrier, names):
+    examples, recipe = load_examples(data), recipe_for(data)
+    told = claim(recipe, "mlp-shapes", name=None, root=root)
+    barrier.wait()
+    with begun(told, recipe, examples, say=quiet, numbered=True) as run:
+        names.put(run.name)
+        barrier.wait()
+
+
+def test_processes_at_once_take_a_number_each(data, tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, names = context.Barrier(8), context.Queue()
+    processes = [context.Process(target=many, args=(data, tmp_path, barrier, names)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    found = [names.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert sorted(found) == [f"mlp-shapes-{number}" for number in range(1, 9)]
+
+
+def test_what_killed_processes_left_is_removed(data, tmp_path):
+    dead = [tmp_path / f".one-{what}-{NOBODY}" for what in ("new", "old")]
+    alive = tmp_path / f".one-new-{os.getppid()}"
+    for folder in (*dead, alive, tmp_path / ".one-new-notes"):
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+    with begun(tmp_path / "one", recipe_for(data), load_examples(data), say=quiet) as run:
+        (run.folder / "evaluation").mkdir()
+        (run.folder / "evaluation" / "val.npy.77.tmp").write_bytes(b"half")
+    assert not any(folder.exists() for folder in dead)
+    assert alive.exists()
+    assert (tmp_path / ".one-new-notes").exists()
+    with begun(tmp_path / "one", recipe_for(data), load_examples(data), say=quiet):
+        assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_folder_that_another_machine_makes_is_left_alone(tmp_path):
+    making = tmp_path / f".one-new-{NOBODY}"
+    making.mkdir()
+    with runs.held(making):
+        remove_left(tmp_path)
+        assert making.exists()
+    remove_left(tmp_path)
+    assert not making.exists()
+
+
+def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    where = {"root": tmp_path}
+    recipe = recipe_for(data, "training.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_runs, "report", lambda run, as_json: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="143"), cli.stoppable():
+            cli_runs.run_recipe(recipe, False, **where)
+    made = tmp_path / "mlp-shapes-1"
+    assert Run(made).status == "finished"
+    before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    with pytest.raises(RunError, match="is finished, with another recipe"):
+        claim(recipe_for(data), "mlp-shapes", name=made.name, root=tmp_path)
+    cli_runs.run_recipe(recipe, False, **where)
+    assert f"{made} is finished after" in capsys.readouterr().out
+    after = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    assert [name for name in after if after[name] != before[name]] == ["run.json"]
+    with pytest.raises(RunError, match="exists and is finished"):
+        cli_runs.run_recipe(recipe, False, name=made.name, **where)
+    assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
+
+
+@pytest.mark.parametrize("where", ["features", "probe", "evaluation"])
+def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, where):
+    from kerazoo.pipelines import transfer
+
+    def asked(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "cache"))
+    place = {
+        "features": (features, "_inputs"),
+        "probe": (transfer, "learn_probe"),
+        "evaluation": (training, "evaluate_model"),
+    }
+    recipe = make_recipe(
+        {
+            "model": {"name": "bottleneck_cnn"}, "data": {"path": str(data), "size": 28, "channels": 1},
+            "transfer": {"weights": "mnist"}, "training": {"epochs": 0},
+        },
+        ["watch=false"],
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(*place[where], asked)
+        with pytest.raises(SystemExit, match="143"), cli.stoppable():
+            finetune(recipe, name="one", root=tmp_path, say=quiet)
+    assert Run(tmp_path / "one").status == "interrupted"
+    assert finetune(recipe, name="one", root=tmp_path, say=quiet).status == "finished"
+
+
+PULL = [sys.executable, "-m", "kerazoo", "weights", "fetch", "mobilenet_025"]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["a process", "the first process of a container"])
+def test_sigterm_ends_a_download_in_one_line(tmp_path, first):
+    """A server that never answers; no process but the first of a container ignores a signal without a handler."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mirror = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = {
+            **os.environ,
+            "KERAZOO_CACHE": str(tmp_path),
+            "KERAZOO_WEIGHTS_MIRROR": mirror,
+            "KERAS_HOME": str(tmp_path),
+        }
+        unshare = ["unshare", "--pid", "--fork", "--kill-child"] if first else []
+        if first and subprocess.run([*unshare, "true"], capture_output=True).returncode:
+            pytest.skip("no namespace of processes can be made here")
+        process = subprocess.Popen([*unshare, *PULL], env=environment, stderr=subprocess.PIPE, text=True)
+        server.settimeout(60)
+        with server.accept()[0]:
+            target = process.pid
+            if first:
+                children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+                target = int(children.stdout)
+            os.kill(target, signal.SIGTERM)
+            said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 143
+    assert said[-1] == "kerazoo: stopped; the same command goes on with a run that did not finish"
+    assert "Traceback" not in "".join(said)
