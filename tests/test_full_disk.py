@@ -2,16 +2,21 @@
 
 import os
 import subprocess
+import sys
 from contextlib import contextmanager
 
 import keras
 import numpy as np
 import pytest
+from conftest import make_pictures
 
 from kerazoo.callbacks import MetricsWriter, Resume, RunWriter
+from kerazoo.errors import KerazooError
 from kerazoo.files import read_json
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec, save_model
+from kerazoo.pipelines import runs, training
+from kerazoo.pipelines.recipe import make_recipe
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
 
@@ -106,3 +111,98 @@ def test_a_model_is_written_whole_or_not_at_all(small):
     other = line(rate=0.2)
     other.load_weights(small / "model.weights.h5")
     assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), model.get_weights(), strict=True))
+
+
+RECIPE = {"model": {"name": "bottleneck_cnn"}, "training": {"epochs": 2, "batch_size": 8}}
+RESULTS = ("history.csv", "evaluation/val.npy", "evaluation/val.csv")
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("data") / "shapes", count=8, size=16)
+
+
+@pytest.fixture(scope="module")
+def recipe(data):
+    return make_recipe({**RECIPE, "data": {"path": str(data)}}, ["checkpoint.steps=1", "data.size=16"])
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    """What a run on a disk with room gives."""
+    run = training.train(recipe, name="whole", root=tmp_path_factory.mktemp("whole"), say=quiet)
+    return [(run.folder / name).read_bytes() for name in RESULTS]
+
+
+def goes_on(recipe, root, whole):
+    """Make room, give the same command again, and compare."""
+    (root.parent / "ballast").unlink(missing_ok=True)
+    run = training.train(recipe, name="one", root=root, say=quiet)
+    assert [(run.folder / name).read_bytes() for name in RESULTS] == whole
+    assert not list(root.rglob("*.tmp"))
+    assert [path.name for path in root.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("when", ["begin", "second epoch", "model", "evaluation", "end"])
+def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, monkeypatch, when):
+    where = {
+        "second epoch": (training.StopOnNaN, "on_epoch_begin"),
+        "model": (training, "save_model"),
+        "evaluation": (training, "evaluate_model"),
+        "end": (runs.Run, "set_status"),
+    }
+
+    def filled(*arguments, **options):
+        if when != "second epoch" or arguments[1] == 1:
+            fill(small)
+        return usual(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        if when == "begin":
+            fill(small)
+        else:
+            usual = getattr(*where[when])
+            patch.setattr(*where[when], filled)
+        said = []
+        with pytest.raises(KerazooError, match="cannot be written: No space left on device; make room") as caught:
+            training.train(recipe, name="one", root=small / "runs", say=said.append)
+    assert caught.value.exit_code == 1
+    ends = {"begin": "begins from the start", "second epoch": "epoch 2, step 0"}
+    assert str(caught.value).endswith(ends.get(when, "epoch 3, step 0"))
+    goes_on(recipe, small / "runs", whole)
+
+
+@pytest.mark.slow  # a training and a half for each of 40 sizes
+@pytest.mark.parametrize("pages", range(0, 160, 4))
+def test_whatever_room_there_was_the_same_command_goes_on(recipe, whole, small, pages):
+    fill(small, leave=pages * 4096)
+    ended = None
+    try:
+        training.train(recipe, name="one", root=small / "runs", say=quiet)
+    except KerazooError as error:
+        ended = error
+    if ended is None:
+        pytest.skip("it had room enough")
+    assert ended.exit_code == 1
+    assert "No space left on device; make room and give the same command again" in str(ended)
+    goes_on(recipe, small / "runs", whole)
+
+
+@pytest.mark.slow  # a command of its own: TensorFlow starts twice
+def test_the_command_ends_with_one_line_and_exit_code_1(data, small):
+    """The interpreter was ended by SIGSEGV."""
+    command = [sys.executable, "-m", "kerazoo", "train", "bottleneck_cnn", "--data", str(data), "--epochs", "1"]
+    command += ["--name", "one", "--set", "data.size=16"]
+    fill(small, leave=40 * 1024)
+    first = subprocess.run(command, cwd=small, capture_output=True, text=True)
+    assert first.returncode == 1
+    assert "Traceback" not in first.stderr
+    assert first.stderr.splitlines()[-1].startswith("kerazoo: ")
+    assert "No space left on device; make room and give the same command again" in first.stderr
+    (small / "ballast").unlink()
+    again = subprocess.run(command, cwd=small, capture_output=True, text=True, check=True)
+    assert again.stdout.startswith("runs/one is finished")
