@@ -147,7 +147,16 @@ def goes_on(recipe, root, whole):
     assert [path.name for path in root.iterdir()] == ["one"]
 
 
-@pytest.mark.parametrize("when", ["begin", "second epoch", "model", "evaluation", "end"])
+SLOW = pytest.mark.slow  # each is a training and a half
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "second epoch", "evaluation", pytest.param("begin", marks=SLOW), pytest.param("model", marks=SLOW),
+        pytest.param("end", marks=SLOW),
+    ],
+)  # fmt: skip
 def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, monkeypatch, when):
     where = {
         "second epoch": (training.StopOnNaN, "on_epoch_begin"),

@@ -187,7 +187,8 @@ def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, mo
     assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
 
 
-@pytest.mark.parametrize("where", ["features", "probe", "evaluation"])
+# the slow one is a fine-tuning and a half like the others
+@pytest.mark.parametrize("where", ["features", "evaluation", pytest.param("probe", marks=pytest.mark.slow)])
 def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, where):
     from kerazoo.pipelines import transfer
 
