@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 import kerazoo
-from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
+from kerazoo.pipelines.afterwards import reestimate
 from kerazoo.pipelines.layer_rates import rates_of
 from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.recipe import OptimizerPart
-from kerazoo.pipelines.scores import Measured
 
 
 def test_rates_fall_from_head_to_stem():
@@ -95,43 +94,3 @@ def test_batch_norm_is_estimated_anew():
     for variable, value in zip(others, before, strict=True):  # the frozen norm and the seeds of dropout, too
         np.testing.assert_array_equal(variable, value)
     assert (norm.momentum, kept.momentum) == (0.99, 0.99)
-
-
-def test_the_best_average_is_taken():
-    before, after = [np.zeros(2, np.float32)], [np.full(2, 10, np.float32)]
-
-    def measure(weights):
-        far = abs(float(weights[0][0]) - 5)  # 0.4 and 0.6 are as near; so are their scores
-        return Measured(np.array([float(far < 2)]), np.array([far + 0.1 * float(weights[0][0])]))
-
-    share, weights, measured = best_average(before, after, measure)
-    assert share == 0.4
-    np.testing.assert_allclose(weights[0], 4)
-    assert measured.losses[0] == pytest.approx(1.4)
-
-
-def test_what_did_not_move_is_bit_equal_in_every_average():
-    frozen = np.random.default_rng(0).normal(size=5000).astype(np.float32)
-    tried = []
-
-    def measure(weights):
-        tried.append(weights[0])
-        return Measured(np.ones(1), np.ones(1))
-
-    best_average([frozen], [frozen.copy()], measure)
-    assert len(tried) == 4
-    assert all(array.tobytes() == frozen.tobytes() for array in tried)
-
-
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-@pytest.mark.parametrize("factor", [0.5, 3.0])
-def test_the_temperature_undoes_what_was_done_to_the_logits(task, factor):
-    draw = np.random.default_rng(0)
-    logits = draw.normal(0, 1.5, size=(8000, 4))
-    if task == "multiclass":
-        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        labels = (chances.cumsum(axis=1) < draw.random((8000, 1))).sum(axis=1)
-    else:
-        labels = (draw.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    assert best_temperature(logits * factor, labels, task) == pytest.approx(factor, rel=0.06)
-    assert best_temperature(logits, labels, "regression") == 1.0

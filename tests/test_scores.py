@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kerazoo.pipelines.scores import Measured, gain, losses_of, scores_of
+from kerazoo.pipelines.scores import Measured, calibration_error, doubts_of, gain, losses_of, scores_of
 
 
 def test_scores_and_losses_by_hand():
@@ -33,7 +33,7 @@ def test_the_gain_of_paired_shares():
     before, after = np.zeros(100), np.zeros(100)
     after[:12], before[12:16] = 1, 1
     found = gain(before, after)
-    half = 1.96 * math.sqrt(17 - 64 / 102) / 102
+    half = 1.959964 * math.sqrt(17 - 64 / 102) / 102
     assert found.mean == pytest.approx(0.08)
     assert (found.low, found.high) == pytest.approx((8 / 102 - half, 8 / 102 + half))
     assert str(found) == f"+0.0800 (95 % {found.low:+.4f} to {found.high:+.4f})"
@@ -63,15 +63,78 @@ def measured(right, loss, count=200, noise=0.1):
 @pytest.mark.parametrize(
     ("right", "loss", "helps"),
     [
-        (130, 1.0, True),  # surely more are right
-        (101, 1.0, False),  # one more, which may be chance
-        (100, 0.9, True),  # as many, and the loss is surely lower
+        (130, 0.9, True),
+        (100, 0.9, True),  # as many are right, and the loss is surely lower
         (99, 0.5, False),  # fewer are right, whatever the loss
         (100, 1.0, False),
-        (130, 2.0, True),
+        (130, 1.0, False),  # surely more are right, but the loss may be higher
+        (130, 2.0, False),
     ],
 )
 def test_what_helps(right, loss, helps):
     draw = np.random.default_rng(2)
     before = Measured((np.arange(200) < 100).astype(float), 1.0 + 0.1 * draw.normal(size=200))
     assert measured(right, loss).helps_over(before) is helps
+
+
+def test_the_best_of_several_is_judged_by_a_wider_interval():
+    """Bonferroni: of 8 models that are as good as the first, one is surely better in at most 2.5 % of cases."""
+    from scipy.stats import norm
+
+    before, after = np.zeros(100), np.zeros(100)
+    after[:12], before[12:16] = 1, 1
+    one, eight = gain(before, after), gain(before, after, choices=8)
+    assert eight.mean == one.mean
+    assert (eight.high - eight.low) / (one.high - one.low) == pytest.approx(norm.ppf(1 - 0.025 / 8) / norm.ppf(0.975))
+
+    draw, wins = np.random.default_rng(0), 0
+    for _ in range(200):
+        first, *others = (Measured(np.ones(60), draw.normal(1, 0.3, 60)) for _ in range(9))
+        best = min(others, key=lambda one: one.losses.mean())
+        wins += best.helps_over(first, choices=8)
+    assert wins / 200 <= 0.05  # without `choices`: 0.115
+
+
+def test_where_all_are_right_the_surer_model_is_not_surely_better():
+    """Of 20 such images the surer model has a lower loss on each; a wrong one may not have come up yet."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(20) % 3
+    logits = 6 * np.eye(3)[labels] + draw.normal(size=(20, 3))
+    before, after = (Measured.of(factor * logits, labels, "multiclass") for factor in (1, 3))
+    plain = Measured(after.scores, after.losses).saved_over(Measured(before.scores, before.losses))
+    assert plain.low > 0
+    assert after.saved_over(before).low < 0
+    assert not after.helps_over(before)
+    less = before.saved_over(after)  # what is less sure gets nothing for it
+    assert less.mean == pytest.approx(-plain.mean)
+    assert less.high < 0.01
+
+
+def test_the_loss_of_a_wrong_answer_by_hand():
+    logits = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+    np.testing.assert_allclose(  # the second class of the first, the likeliest wrong one of the second
+        doubts_of(logits, np.array([0, 0]), "multiclass"), losses_of(logits, np.array([2, 1]), "multiclass")
+    )
+    several = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    turned = []
+    for label in range(3):
+        other = several.copy()
+        other[:, label] = 1 - other[:, label]
+        turned.append(losses_of(logits, other, "multilabel"))
+    np.testing.assert_allclose(doubts_of(logits, several, "multilabel"), np.mean(turned, axis=0))
+    assert doubts_of(logits, several, "regression") is None
+
+
+def test_the_calibration_error_by_hand():
+    chances = np.array([[0.65, 0.35], [0.65, 0.35], [0.9, 0.1], [0.9, 0.1], [1 - 1e-12, 1e-12]])
+    found = calibration_error(np.log(chances), np.array([0, 1, 0, 0, 0]), "multiclass")
+    assert found == pytest.approx((2 * abs(0.5 - 0.65) + 2 * abs(1 - 0.9)) / 5)  # bins of 1 / 15
+    logits = np.array([[800.0, -800.0], [np.log(3), -np.log(3)]])
+    labels = np.array([[1.0, 0.0], [0.0, 0.0]])
+    assert calibration_error(logits, labels, "multilabel") == pytest.approx((0.75 + 0.25) / 4)
+    assert calibration_error(logits, labels, "regression") is None
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 2, (20_000, 4))
+    labels = (logits + draw.gumbel(size=logits.shape)).argmax(axis=1)
+    assert calibration_error(logits, labels, "multiclass") < 0.015
+    assert calibration_error(3 * logits, labels, "multiclass") > 0.1

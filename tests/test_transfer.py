@@ -108,8 +108,13 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path)
     assert tuned["gain"]["mean"] == pytest.approx(tuned["score"] - stages["probe"]["score"])
     assert tuned["saved"]["mean"] == pytest.approx(stages["probe"]["loss"] - tuned["loss"])
     kept = [stage for stage in read_json(run.folder / "stages.json")["stages"] if stage["kept"] and stage["score"]]
-    assert results["val_accuracy"] == pytest.approx(kept[-1]["score"])
-    assert results["val_loss"] == pytest.approx(kept[-1]["loss"], rel=1e-4)
+    fitted = kept[-1]["name"].startswith(("average", "temperature"))  # judged by folds, shipped by all of val
+    assert results["val_accuracy"] == pytest.approx(kept[-1]["score"], abs=0.1 if fitted else 1e-9)
+    assert results["val_loss"] == pytest.approx(kept[-1]["loss"], rel=0.1 if fitted else 1e-4)
+    assert tuned["choices"] == 4  # epochs that early stopping took the best of
+    assert "best of 4 epochs; " in lines_of(lines, "fine-tuning: val ")[0]
+    assert 0 <= stages["temperature"]["ece_before"] <= 1
+    assert lines_of(lines, "temperature")[0].count("ECE ") == 1
     assert results["val_accuracy"] >= stages["probe"]["score"]
     assert "gain " in lines_of(lines, "fine-tuning: val ")[0]
     drawn = (run.folder / "curves.svg").read_text()
@@ -122,20 +127,19 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path)
 
 
 def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatch):
-    """Logits tripled behind the probe's back: a temperature of about 3 helps surely, and goes all the way."""
+    """Logits times 15 behind the probe's back: a temperature of about 15 helps surely, and goes all the way."""
     learn = transfer.learn_head
 
     def too_sure(model, *args):
         probe = learn(model, *args)
         head = model.get_layer("logits")
-        head.set_weights([3 * np.asarray(array) for array in head.get_weights()])
-        args[3].best = args[3].best.__class__(args[3].best.scores, 3 * args[3].best.losses + 1)
+        head.set_weights([15 * np.asarray(array) for array in head.get_weights()])
         return probe
 
     monkeypatch.setattr(transfer, "learn_head", too_sure)
     run = finetune(asked(data), name="hot", root=tmp_path, say=lambda line: None)
     spec, model = load_model(run.folder)
-    assert spec.temperature > 1.5
+    assert spec.temperature > 5
     examples = load_examples(asked(data).data).split("val")
     logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
     z = logits / spec.temperature
@@ -167,7 +171,7 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
     probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path, say=lines.append)
     (line,) = lines_of(lines, "fine-tuning: ")
     assert "dropped: " in line
-    assert ("it may be chance" in line) or ("it is worse on" in line)
+    assert ("it may be chance" in line) or ("it is worse on" in line) or ("val pictures is higher" in line)
     assert not stages_in(tuned)["fine-tuning"]["kept"]
     for a, b in zip(load_model(tuned.folder)[1].get_weights(), load_model(probe.folder)[1].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -208,7 +212,7 @@ def assert_shows_the_probe(tuned, probe):
 def keep_all(monkeypatch):
     """Every stage is kept, whatever it gained."""
     judge = transfer.Stages.judge
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *args: (judge(*args), True)[1])
+    monkeypatch.setattr(transfer.Stages, "judge", lambda *args, **options: (judge(*args, **options), True)[1])
 
 
 @pytest.fixture(scope="module")

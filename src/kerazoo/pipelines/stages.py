@@ -1,6 +1,8 @@
 """What each stage of a transfer cost and gained on validation: lines as it goes on, `stages.json` at the end.
 
 A stage is kept where it helps by more than chance (`Measured.helps_over`), so that the result is never below the probe.
+What is fitted to validation is judged by cross-fitting: `score` and `loss` are those of each fold with what the others
+give.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.files import write_json
+from kerazoo.pipelines.afterwards import Average, Temperature
 from kerazoo.pipelines.features import Features
 from kerazoo.pipelines.probe import Probe
 from kerazoo.pipelines.scores import Gain, Measured
@@ -19,7 +22,9 @@ from kerazoo.pipelines.scores import Gain, Measured
 @dataclass(frozen=True)
 class Stage:
     """One stage: seconds; of features, how many were `computed`; the mean score and loss on validation with it; what it
-    gained in score, and saved in loss, over what was kept before."""
+    gained in score, and saved in loss, over what was kept before. Of fine-tuning, of how many epochs it is the best on
+    validation (`choices`), which widens the intervals; of a temperature, the expected calibration error before and with
+    it (`ece_before`, `ece`)."""
 
     name: str
     seconds: float
@@ -30,6 +35,9 @@ class Stage:
     kept: bool = True
     why: str = ""
     computed: int | None = None
+    choices: int = 1
+    ece_before: float | None = None
+    ece: float | None = None
 
 
 class Stages:
@@ -62,11 +70,59 @@ class Stages:
         line = f"probe: val {score:.4f}, loss {loss:.4f}; {said}; {seconds:.1f} s"
         self._add(Stage("probe", seconds, score, loss, why=said), line)
 
-    def judge(self, name: str, measured: Measured, seconds: float) -> bool:
-        """Whether a later stage is kept: where it helps over what was kept before."""
+    def judge(self, name: str, measured: Measured, seconds: float, *, choices: int = 1) -> bool:
+        """Whether a later stage is kept: where it helps over what was kept before.
+
+        It is the best of `choices` on validation.
+        """
         assert self.best is not None
-        gained, saved = measured.gain_over(self.best), measured.saved_over(self.best)
-        kept, pictures = measured.helps_over(self.best), f"{len(measured.scores):,} val pictures"
+        kept = self._judge(name, measured, self.best, measured.helps_over(self.best, choices=choices), seconds, choices)
+        if kept:
+            self.best = measured
+        return kept
+
+    def average(self, average: Average, seconds: float) -> bool:
+        """Whether an average is kept, by what it gets with shares chosen on other folds."""
+        assert self.best is not None
+        if average.share is None:
+            self.leave_out("average", "none is better on validation than what is kept", seconds)
+            return False
+        kept = average.helps_over(self.best)
+        self._judge(f"average, {average.share:g} tuned", average.judged, self.best, kept, seconds)
+        if kept:
+            self.best = average.measured
+        return kept
+
+    def temperature(self, temperature: Temperature, seconds: float) -> bool:
+        """Whether a temperature is kept, by what it gets where it is fitted to other folds."""
+        before, after = temperature.error_before, temperature.error
+        if temperature.at_end:
+            self.leave_out(
+                "temperature",
+                f"the best lies at the end of the range that is searched, {temperature.value:g}: such answers say "
+                "nothing about it, as where all are right",
+                seconds, ece_before=before,
+            )  # fmt: skip
+            return False
+        self._judge(
+            f"temperature {temperature.value:.3f}", temperature.judged, temperature.before, temperature.helps, seconds,
+            ece_before=before, ece=after,
+        )  # fmt: skip
+        return temperature.helps
+
+    def leave_out(self, name: str, why: str, seconds: float, ece_before: float | None = None) -> None:
+        """A later stage that there is nothing to judge of."""
+        why = f"dropped: {why}"
+        error = "" if ece_before is None else f"ECE {ece_before:.4f}; "
+        line = f"{name}: {error}{why}; {seconds:.1f} s"
+        self._add(Stage(name, seconds, kept=False, why=why, ece_before=ece_before), line)
+
+    def _judge(
+        self, name: str, measured: Measured, over: Measured, kept: bool, seconds: float, choices: int = 1,
+        ece_before: float | None = None, ece: float | None = None,
+    ) -> bool:  # fmt: skip
+        gained, saved = measured.gain_over(over, choices=choices), measured.saved_over(over, choices=choices)
+        pictures = f"{len(measured.scores):,} val pictures"
         score, loss = float(measured.scores.mean()), float(measured.losses.mean())
         if kept:
             why = "kept"
@@ -74,12 +130,21 @@ class Stages:
             why = f"dropped: its loss on {pictures} is no finite number"
         elif gained.mean < 0:
             why = f"dropped: it is worse on {pictures}"
+        elif saved.mean < 0:
+            why = f"dropped: its loss on {pictures} is higher"
         else:
             why = f"dropped: on {pictures} it may be chance"
-        line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}; {why}; {seconds:.1f} s"
-        self._add(Stage(name, seconds, score, loss, gained, saved, kept, why), line)
-        if kept:
-            self.best = measured
+        line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}, saved {saved}; "
+        if choices > 1:
+            line += f"best of {choices} epochs; "
+        if ece is not None:
+            line += f"ECE {ece_before:.4f} -> {ece:.4f}; "
+        self._add(
+            Stage(
+                name, seconds, score, loss, gained, saved, kept, why, choices=choices, ece_before=ece_before, ece=ece
+            ),
+            f"{line}{why}; {seconds:.1f} s",
+        )
         return kept
 
     def _add(self, stage: Stage, line: str) -> None:

@@ -23,10 +23,10 @@ from kerazoo.models.backbones import Backbone
 from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.registry import Network, find
+from kerazoo.models.registry import Network, find, weight_names
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
-from kerazoo.models.weights import check_weights, copy_weights, load_features, shipped, weights_digest
-from kerazoo.pipelines.afterwards import best_average, best_temperature, reestimate
+from kerazoo.models.weights import check_source, copy_weights, load_features, shipped, weights_digest
+from kerazoo.pipelines.afterwards import best_average, best_temperature, folds_of, reestimate
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches, training_batches
 from kerazoo.pipelines.causes import true_causes
@@ -148,7 +148,9 @@ def finetune(
             copy_weights(model, single)
             for layer, trained in zip(single.layers, model.layers, strict=True):
                 layer.trainable = trained.trainable
-            after(single, first, batches, examples, spec, recipe, stages, time.perf_counter() - begin)
+            choices = max(len(history), 1) if recipe.training.early_stopping else 1  # epochs the best was taken from
+            tuning = time.perf_counter() - begin
+            after(single, first, batches, examples, spec, recipe, stages, tuning, choices)
         else:
             MetricsWriter(run.folder, 0).settle()
         if transfer.calibrate:
@@ -159,6 +161,19 @@ def finetune(
             run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json(),
             reported=reported,
         )  # fmt: skip
+
+
+def check_weights(entry: Network | Backbone, weights: str) -> None:
+    """Raise WeightsError if `weights` is neither a name that `entry` has nor the path of a weights file or model."""
+    if weights in weight_names(entry):
+        return
+    path = Path(weights).expanduser()
+    if not path.exists():
+        names = ", ".join(weight_names(entry))
+        raise WeightsError(
+            f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
+        )
+    check_source(path)
 
 
 def weights_of(entry: Network | Backbone, weights: str, say: Say) -> Path | None:
@@ -293,12 +308,15 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
 
 def after(
     model: keras.Model, before: list[np.ndarray], batches: TrainingBatches, examples: Examples, spec: ModelSpec,
-    recipe: Recipe, stages: Stages, seconds: float,
+    recipe: Recipe, stages: Stages, seconds: float, choices: int,
 ) -> None:  # fmt: skip
-    """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best."""
+    """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best.
+
+    The tuned weights are the best of `choices` epochs on validation.
+    """
     transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
     tuned = model.get_weights()
-    kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds) else before
+    kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds, choices=choices) else before
     if not all(np.isfinite(weights).all() for weights in tuned):
         model.set_weights(before)  # nothing can be made of it
         return
@@ -311,9 +329,11 @@ def after(
             kept = tuned
     if transfer.average:
         begin = time.perf_counter()
-        share, averaged, measured = best_average(before, tuned, measure)
-        if stages.judge(f"average, {share:g} tuned", measured, time.perf_counter() - begin):
-            kept = averaged
+        assert stages.best is not None
+        folds = folds_of(examples.split("val").labels, examples.task)
+        average = best_average(before, tuned, measure, stages.best, folds)
+        if stages.average(average, time.perf_counter() - begin):
+            kept = average.weights
     model.set_weights(kept)
 
 
@@ -338,7 +358,6 @@ def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, stages: 
         return spec
     begin, val = time.perf_counter(), examples.split("val")
     logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
-    temperature = best_temperature(logits, val.labels, examples.task)
-    measured = Measured.of(logits / temperature, val.labels, examples.task)
-    kept = stages.judge(f"temperature {temperature:.3f}", measured, time.perf_counter() - begin)
-    return replace(spec, temperature=temperature) if kept else spec
+    temperature = best_temperature(logits, val.labels, examples.task, folds_of(val.labels, examples.task))
+    kept = stages.temperature(temperature, time.perf_counter() - begin)
+    return replace(spec, temperature=temperature.value) if kept else spec
