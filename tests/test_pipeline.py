@@ -218,6 +218,21 @@ def test_a_passport_that_was_changed_is_refused(export, pictures, tmp_path):
             predict(tmp_path, [pictures])
 
 
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+def test_a_damaged_export_is_one_line(export, pictures, tmp_path, name):
+    shutil.copytree(export, tmp_path / "1")
+    (path,) = (tmp_path / "1").glob(name)
+    for contents in (path.read_bytes()[: path.stat().st_size // 2], b"", None):
+        path.unlink() if contents is None else path.write_bytes(contents)
+        with pytest.raises(
+            RunError, match=r"there is no run|cannot be loaded \(.*it is damaged: export the run"
+        ) as error:
+            predict(tmp_path, [pictures])
+        assert "\n" not in str(error.value)
+
+
 def test_answers_do_not_depend_on_batch_mates(export, pictures):
     files = sorted(pictures.rglob("*.png"))[:7]
     model = ExportedModel(export)

@@ -29,8 +29,13 @@ class ExportedModel:
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
         self.class_names: tuple[str, ...] = tuple(self.passport["class_names"])
-        self._loaded = tf.saved_model.load(str(folder))  # signatures lose their variables when this is collected
-        self._serve = self._loaded.signatures["serving_default"]
+        try:
+            self._loaded = tf.saved_model.load(str(folder))  # signatures lose their variables when it is collected
+            self._serve = self._loaded.signatures["serving_default"]
+            self._serve_images = self._loaded.signatures["serve_images"]
+        except (OSError, ValueError, LookupError, AttributeError, RuntimeError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{folder} cannot be loaded ({reason}); it is damaged: export the run again") from error
         # of the graph, which passed the gate
         self._answers = "values" if "values" in self._serve.structured_outputs else "probabilities"
         self.task = "regression" if self._answers == "values" else str(self.passport.get("head"))
@@ -42,7 +47,7 @@ class ExportedModel:
         Raises tf.errors.InvalidArgumentError where one cannot be decoded, RunError where it takes pixels only.
         """
         if not self._takes_bytes:
-            channels = self.passport["preprocessing"]["channels"]
+            channels = self._serve_images.structured_input_signature[1]["images"].shape[-1]
             raise RunError(
                 f"this export is for pictures of {channels} channels, which no encoded picture has: call its signature "
                 f"serve_images with pixels, (B, H, W, {channels}) float32 in [0, 255]"
@@ -52,7 +57,7 @@ class ExportedModel:
 
     def image_outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """(B, H, W, C) float32 pixels in [0, 255] -> every output by name."""
-        answers = self._loaded.signatures["serve_images"](images=tf.constant(images, tf.float32))
+        answers = self._serve_images(images=tf.constant(images, tf.float32))
         return {name: values.numpy() for name, values in answers.items()}
 
     def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
