@@ -30,22 +30,18 @@ from kerazoo.pipelines.examples import Examples
 
 MAX_BYTES = 512_000_000  # of one file; it would stand in memory whole
 TINY = 16  # px of the shorter side
-DECODER = f"2-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+DECODER = f"3-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
 AT_ONCE = 256  # files between two writes of the cache
 THUMB = 16  # px
 
 _RGB = Preprocessing(1, 1)
-# rows of the discrete cosine transform (II) of 32 samples, frequencies 0 to 7
-_COSINES = np.cos(np.pi / 32 * (np.arange(32) + 0.5) * np.arange(8)[:, None]).astype(np.float32)
-_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # what a mirror does to the columns' frequencies
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What was found in one file. `bad` says why it cannot be trained on; `odd` names what is worth knowing.
 
-    `pixels` is a digest of shape and decoded pixels; `hash` and `mirrored` are perceptual hashes (64 bits) of the
-    picture and its mirror image, None where it is too flat to have one; `thumb` is (16, 16, 3) uint8.
+    `pixels` is a digest of shape and decoded pixels; `thumb` is (16, 16, 3) uint8, what look-alikes are known by.
     """
 
     sha256: str = ""
@@ -54,8 +50,6 @@ class Inspection:
     bad: tuple[str, str] | None = None  # (kind, reason)
     odd: tuple[tuple[str, str], ...] = ()  # (kind, detail)
     pixels: str = ""
-    hash: int | None = None
-    mirrored: int | None = None
     thumb: bytes = b""
 
 
@@ -195,29 +189,13 @@ def _by_signature(contents: bytes) -> str:
 
 
 def _looks(pixels: np.ndarray) -> dict[str, Any]:
-    """Digest, perceptual hashes and thumbnail of (H, W, C) uint8 pixels; but for the digest, of three channels only.
-
-    The hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of the picture at
-    32 x 32 (pHash: Zauner 2010, section 3.2.1).
-    """
+    """Digest and thumbnail of (H, W, C) uint8 pixels; the thumbnail is of three channels only."""
     digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
     digest.update(pixels.tobytes())
     if pixels.shape[-1] != 3:
         pixels = np.ascontiguousarray(np.take(pixels, [0, 1, 2], axis=-1, mode="clip"))
-    small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BOX), np.float32)
-    thumb = small.reshape(THUMB, 2, THUMB, 2, 3).mean((1, 3)).round().astype(np.uint8)
-    waves = _COSINES @ (small @ np.array([0.299, 0.587, 0.114], np.float32)) @ _COSINES.T
-    found: dict[str, Any] = {
-        "pixels": digest.hexdigest(), "thumb": thumb.tobytes(),
-    }  # fmt: skip
-    if small.std((0, 1)).max() >= 2:
-        found |= {"hash": _bits(waves), "mirrored": _bits(waves * _FLIP)}
-    return found
-
-
-def _bits(waves: np.ndarray) -> int:
-    values = waves.ravel()[1:]  # without the mean
-    return int.from_bytes(np.packbits(np.concatenate([values > np.median(values), [False]])).tobytes(), "big")
+    thumb = Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BOX)
+    return {"pixels": digest.hexdigest(), "thumb": thumb.tobytes()}
 
 
 def _of_array(pixels: np.ndarray, content: str) -> Inspection:

@@ -4,14 +4,14 @@
 |-----------------|--------------------------------------------------------------------|--------|-----------------------|
 | unreadable, dangling link, empty, undecodable, not a picture, unsupported, enormous, animated | it cannot be trained on | yes | it |
 | leak            | the same pixels in two splits                                      | yes    | the copy nearer to train |
-| near leak       | the same picture, saved otherwise, in two splits                   | yes    | the copy nearer to train |
+| near leak       | the same picture in two splits, saved otherwise, recolored, or under one label turned or mirrored | yes | the copy nearer to train |
 | contradiction   | the same pixels under two labels                                   | yes    | all of them           |
 | parted group    | a group that is in two splits                                      | yes    | nothing               |
 | empty class     | a class without a picture to train on                              | yes    | nothing               |
-| look-alikes     | so many that leaks among them may be unnamed                       | yes    | nothing               |
+| look-alikes     | over 200,000 with one hash, so that leaks among them may be unnamed | yes   | nothing               |
 | untrainable     | training would refuse what is left                                 | yes    | nothing               |
 | stale manifest  | the data, or the shares asked for, are not those it was written for | yes   | nothing               |
-| near contradiction, possible leak (mirrored), copy, near copy, missing class, imbalance, split-like name, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
+| look-alikes (fewer of them), near contradiction, possible leak (turned or mirrored, under another label), copy, near copy, missing class, imbalance, split-like name, wrong ending, CMYK, 16-bit, alpha, EXIF-turned, tiny, left out | worth knowing | no | nothing |
 """  # noqa: E501
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines import manifest, splits
-from kerazoo.pipelines.duplicates import MAX_PAIRS, look_alikes, same_pixels
+from kerazoo.pipelines.duplicates import CROWD, DISTANCE, MAX_PAIRS, SAME, LookAlikes, look_alikes, same_pixels
 from kerazoo.pipelines.examples import (
     Examples,
     check_choice,
@@ -192,24 +192,34 @@ def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
 
 def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
     """Leaks, contradictions and copies among pictures that look the same."""
-    pairs, complete = look_alikes(found)
-    if not complete:
-        yield Finding(
-            "look-alikes", examples.source, f"over {MAX_PAIRS:,} pairs look alike; only the first are named", True
-        )
-    for pair in pairs:
+    alike = look_alikes(found)
+    if alike.reach < DISTANCE or alike.crowded:
+        yield _crowd(alike, examples.source)
+    for pair in alike.pairs:
         a, b = sorted((pair.a, pair.b), key=lambda i: -KEPT_FIRST[str(examples.splits[i])])
         name, other = examples.keys[a], one_line(examples.keys[b])
-        seen = f"looks like {other}{' in a mirror' if pair.mirrored else ''} ({pair.likeness:.3f})"
+        seen = f"looks like {other}{f' {pair.turned}' if pair.turned else ''} ({pair.likeness:.3f})"
         parted = examples.splits[a] != examples.splits[b]
+        same_label = _label(examples, a) == _label(examples, b)
         if parted:
             seen += f", which is in {examples.splits[b]}"
-            yield Finding("possible leak" if pair.mirrored else "near leak", name, seen, not pair.mirrored)
-        if _label(examples, a) != _label(examples, b):
+            leak = not pair.turned or same_label
+            yield Finding("near leak" if leak else "possible leak", name, seen, leak)
+        if not same_label:
             words = f"{_label(examples, a)}, and {seen}, labelled {_label(examples, b)}"
             yield Finding("near contradiction", name, words)
-        elif not parted and not pair.mirrored:
+        elif not parted and not pair.turned:
             yield Finding("near copy", name, seen)
+
+
+def _crowd(alike: LookAlikes, source: str) -> Finding:
+    """What is not named of images that are one of many which look alike."""
+    detail = f"{alike.crowded:,} images look like over {CROWD} others each; theirs are named from a likeness of {SAME}"
+    if alike.reach < 0:
+        detail = f"over {MAX_PAIRS:,} pairs have one hash; each image was compared with the next of its hash only"
+    elif alike.reach < DISTANCE:
+        detail += f", and of all only pairs whose hashes differ in at most {alike.reach} bits were compared"
+    return Finding("look-alikes", readable(source), detail, alike.reach < 0)
 
 
 def _label(examples: Examples, index: int) -> str:
