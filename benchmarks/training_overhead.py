@@ -106,6 +106,10 @@ def main():
     parser.add_argument("--child", choices=("bare", "ours"))
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
+    if arguments.epochs < 2:
+        parser.exit(2, f"--epochs must be at least 2, got {arguments.epochs}: the first epoch only warms up\n")
+    if arguments.rounds < 1:
+        parser.exit(2, f"--rounds must be at least 1, got {arguments.rounds}\n")
     if arguments.child:
         start_tensorflow()
         print(json.dumps({"bare": bare, "ours": ours}[arguments.child](arguments)))

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -169,12 +170,16 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     """train, evaluate, export, predict, with --json on standard output alone; then names that are taken."""
     data = make_pictures(tmp_path / "data")
-    train = ["train", "mlp", "--data", data, "--name", "one", "--epochs", "1", *SMALL, "--set", "data.channels=3"]
+    train = ["train", "mlp", "--data", data, "--name", "one", "--epochs", "1", "--set", "data.channels=3"]
+    train += ["--size", "24", "--lr", "0.003", "--batch-size", "all"]
     code, out, err = call(monkeypatch, capsys, *train, "--json")
     assert code == 0, err
     trained = json.loads(out)
     assert trained["run"] == "runs/one"
     assert "epoch 1/1" in err
+    recipe = tomllib.loads((here / "runs" / "one" / "recipe.toml").read_text())
+    assert (recipe["data"]["size"], recipe["optimizer"]["learning_rate"]) == (24, 0.003)
+    assert recipe["training"]["batch_size"] == 22  # all
     code, out, _ = call(monkeypatch, capsys, "evaluate", "one", "--json")
     assert code == 0
     assert json.loads(out)["val_accuracy"] == trained["val_accuracy"]
@@ -268,6 +273,87 @@ def test_traceback_is_shown_on_request(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["kerazoo", "--traceback", "export", str(tmp_path / "nothing")])
     with pytest.raises(ValueError, match="there is no run"):
         cli.main()
+
+
+NO_TENSORFLOW = """
+import contextlib, io, json, sys
+
+class TooEarly:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "jax", "sklearn"):
+            raise ImportError(f"{name} is imported too early")
+
+sys.meta_path.insert(0, TooEarly())
+from kerazoo import cli
+
+found = []
+for arguments in json.load(sys.stdin):
+    sys.argv, error, code = ["kerazoo", *arguments], io.StringIO(), None
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        except ImportError as early:
+            code = str(early)
+    found.append([code, error.getvalue()])
+print(json.dumps(found))
+"""
+WRONG = [
+    (["train", "nosuch", "--data", "data"], "no model is called 'nosuch'"),
+    (["train", "mlp", "--data", "nosuch"], "there is no folder or file nosuch"),
+    (["train", "mlp", "--data", "typo.toml"], "typo.toml is not an image folder, an .npz file or a table"),
+    (["train", "mlp", "--data", "nosuch", "--overfit-one-batch"], "there is no folder or file nosuch"),
+    (["train", "mlp", "--data", "data", "--lr-find", "no/a.svg"], "--lr-find no/a.svg: there is no folder no"),
+    (["train", "mlp", "--data", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
+    (["train", "mlp", "--data", "data", "--set", "bad=1"], "the recipe has no key 'bad'"),
+    (["train", "mlp", "--data", "data", "--devices", "bad"], "devices='bad' is none of auto, cpu"),
+    (["train", "typo.toml", "--data", "data"], "the recipe has no key 'trainin'"),
+    (["train", "nosuch.toml"], "there is no recipe nosuch.toml"),
+    (["train", "--resume", "nosuch"], "to go on with"),
+    (["train", "--resume", "run", "--lr", "0.1"], "leave --lr out"),
+    (["train", "mlp", "--data", "data", "--batch-size", "many"], "training.batch_size"),
+    (
+        ["train", "mlp", "--data", "data", "--lr", "0.1", "--set", "optimizer.learning_rate=0.2"],
+        "--lr 0.1 and --set optimizer.learning_rate=0.2 are two values of one key; leave one out",
+    ),
+    (
+        ["train", "mlp", "--data", "nosuch", "--batch-size", "8", "--set", "training.batch_size=8"],
+        "there is no folder or file nosuch",
+    ),
+    (["finetune", "nosuch"], "there is no folder or file nosuch"),
+    (["finetune", "data", "--backbone", "nosuch"], "no model is called 'nosuch'"),
+    (["finetune", "data", "--weights", "nosuch.h5"], "there are no weights 'nosuch.h5' for mobilenet_v2_100"),
+    (["finetune", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
+    (["finetune", "data", "--size", "64", "--set", "data.size=65"], "--size 64 and --set data.size=65 are two values"),
+    (["probe", "nosuch"], "there is no folder or file nosuch"),
+    (["probe", "data", "--backbone", "vgg16=nosuch"], "there are no weights 'nosuch' for vgg16"),
+    (["evaluate", "nosuch"], "there is no run nosuch"),
+    (["evaluate", "run", "--data", "nosuch"], "there is no folder or file nosuch"),
+    (["predict", "nosuch", "data"], "there is no run nosuch"),
+    (["predict", "run", "nosuch.jpg"], "there is no file or folder nosuch.jpg"),
+    (["export", "nosuch"], "there is no run nosuch"),
+    (["check", "nosuch"], "there is no folder or file nosuch"),
+    (["weights", "fetch", "nosuch"], "no model is called 'nosuch'"),
+    (["weights", "unbundle", "nosuch.tar"], "there is no bundle nosuch.tar"),
+]
+
+
+def test_wrong_names_and_paths_are_told_before_tensorflow_starts(here):
+    """Which takes seconds; a module that may not be imported says so better than a clock."""
+    make_pictures(here / "data", count=2)
+    (here / "typo.toml").write_text("[model]\nname = 'mlp'\n[trainin]\nepochs = 1\n")
+    (here / "runs" / "run").mkdir(parents=True)
+    (here / "runs" / "run" / "run.json").write_text('{"status": "finished"}')
+    (here / "runs" / "run" / "model.json").write_text("{}")
+    command = [sys.executable, "-c", NO_TENSORFLOW]
+    given = json.dumps([arguments for arguments, _ in WRONG])
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=60)
+    for (arguments, message), (code, error) in zip(WRONG, json.loads(done.stdout), strict=True):
+        assert code == 2, (arguments, code, error)
+        assert message in error, (arguments, error)
+        assert error.startswith("kerazoo: "), arguments
+        assert error.count("\n") == 1, error
 
 
 @pytest.mark.parametrize(

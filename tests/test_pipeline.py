@@ -150,6 +150,15 @@ def test_metrics_by_hand():
     np.testing.assert_allclose(result.interval(), (0.3006, 0.9544), atol=1e-4)  # Wilson, n=4, x=3
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_the_interval_stays_within_0_and_1(right):
+    """The closed form gives -4e-19 and 1.0000000000000002 for 736 images, all wrong or all right."""
+    labels = np.full(736, int(right))
+    answers = np.tile(np.float32([0.1, 0.9]), (736, 1))
+    low, high = Evaluation("val", tuple(map(str, range(736))), labels, answers, ("no", "yes"), 0.5).interval()
+    assert (low, high) == (pytest.approx(0.99481, abs=1e-5), 1.0) if right else (0.0, pytest.approx(0.00519, abs=1e-5))
+
+
 def test_the_export_answers_what_evaluation_recorded(run, export, pictures):
     """Every validation file's bytes, in a fresh process in which keras cannot be imported."""
     recorded = table(run.folder / "evaluation" / "val.csv")

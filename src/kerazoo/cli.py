@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from kerazoo import __version__, cli_weights
-from kerazoo.cli_runs import override_flags, run_recipe, train_on, try_first
+from kerazoo.cli_runs import batch_size, check_paths, override_flags, run_recipe, train_on, try_first
 from kerazoo.console import Json, print_json, print_text, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
@@ -42,6 +42,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of 
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
+Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate, its peak where it follows a schedule.")]
+BatchSize = Annotated[
+    Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
+]
+Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
 
@@ -107,8 +112,9 @@ def check(
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
-    override_flags(values, {"data.manifest": manifest, "data.group": group, "data.validation": validation})
+    override_flags(values, {"--manifest": manifest, "--group": group, "--validation": validation}, settings)
     recipe = make_recipe(values, settings or [])
+    check_paths(recipe)
     start_tensorflow()
     from kerazoo.pipelines.preflight import check as run_check
     from kerazoo.pipelines.report import progress_bar, show_augmented_pictures, table
@@ -134,6 +140,9 @@ def train(
     data: Annotated[str | None, typer.Option("--data", help=DATA)] = None,
     name: Name = None,
     epochs: Epochs = None,
+    rate: Rate = None,
+    batch: BatchSize = None,
+    size: Size = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
     settings: Set = None,
@@ -155,9 +164,13 @@ def train(
     """
     from kerazoo.pipelines.recipe import make_recipe, read_recipe
 
+    flags = {
+        "--data": data, "--epochs": epochs, "--lr": rate, "--batch-size": batch, "--size": size, "--seed": seed,
+        "--devices": devices,
+    }  # fmt: skip
     if resume is not None:
         given = {
-            "MODEL": model, "--data": data, "--name": name, "--epochs": epochs, "--seed": seed, "--devices": devices,
+            "MODEL": model, **flags, "--name": name,
             "--set": settings or None, "--lr-find": lr_find, "--overfit-one-batch": overfit_one_batch or None,
             "--overwrite": overwrite or None,
         }  # fmt: skip
@@ -173,7 +186,7 @@ def train(
     else:
         entry = registry.find(model)
         values, defaults = {"model": {"name": entry.name}}, getattr(entry, "recipe", None)
-    override_flags(values, {"data.path": data, "training.epochs": epochs, "seed": seed, "devices": devices})
+    override_flags(values, flags, settings)
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")
     recipe = make_recipe(values, settings or [], defaults=defaults)
@@ -206,6 +219,9 @@ def finetune(
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=0, help="Passes with the network unfrozen. [default: the preset's]")
     ] = None,
+    rate: Rate = None,
+    batch: BatchSize = None,
+    size: Size = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
     settings: Set = None,
@@ -222,7 +238,10 @@ def finetune(
         "model": {"name": registry.find(backbone).name}, "data": {"path": data},
         "transfer": {"weights": weights, "preset": preset or ("linear" if probe_only else "light")},
     }  # fmt: skip
-    override_flags(values, {"training.epochs": epochs, "seed": seed, "devices": devices})
+    flags = {
+        "--epochs": epochs, "--lr": rate, "--batch-size": batch, "--size": size, "--seed": seed, "--devices": devices,
+    }  # fmt: skip
+    override_flags(values, flags, settings)
     recipe = make_recipe(values, settings or [])
     if probe_only and (recipe.training.epochs or recipe.transfer is None or recipe.transfer.preset != "linear"):
         raise RecipeError("--probe-only stops before training; leave it out, or training.epochs and transfer.preset")
@@ -239,21 +258,26 @@ def probe(
             help="A backbone and its weights. Repeatable. [default: all whose ImageNet weights are on this machine]",
         ),
     ] = None,
+    size: Size = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Rank backbones on your pictures by a linear probe each, and say what each costs; nothing is kept but features."""
+    from kerazoo.models.weights import check_weights
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {
         "model": {"name": "-"}, "data": {"path": data}, "training": {"epochs": 0}, "transfer": {},
     }  # fmt: skip
-    override_flags(values, {"seed": seed, "devices": devices})
+    override_flags(values, {"--size": size, "--seed": seed, "--devices": devices}, settings)
     recipe = make_recipe(values, settings or [])
     pairs = [backbone.partition("=") for backbone in backbones or ()]
     candidates = [(registry.find(name).name, weights or "imagenet") for name, _, weights in pairs]
+    check_paths(recipe)
+    for name, weights in candidates:
+        check_weights(registry.find(name), weights)
 
     from kerazoo.pipelines.devices import open_devices
 
@@ -276,11 +300,16 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run on its validation and test pictures, or on other data."""
-    start_tensorflow()
-    from kerazoo.pipelines.evaluation import evaluate as run_evaluation
+    from kerazoo.pipelines.examples import check_source
+    from kerazoo.pipelines.recipe import data_part
     from kerazoo.pipelines.runs import open_run
 
     opened = open_run(run)
+    if data is not None:
+        check_source(data_part({"path": data}))
+    start_tensorflow()
+    from kerazoo.pipelines.evaluation import evaluate as run_evaluation
+
     results = run_evaluation(opened, data)
     if as_json:
         print_json({"run": str(opened.folder)} | {k: v for result in results for k, v in result.summary().items()})
@@ -297,11 +326,14 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Name the classes of pictures."""
+    from kerazoo.pipelines.runs import open_run
     from kerazoo.serving.predict import find_export, find_files
     from kerazoo.serving.predict import predict as run_prediction
 
     find_files(files)  # what is not there is told before TensorFlow starts, which takes seconds
     export = find_export(model)
+    if export is None:
+        open_run(model)
     start_tensorflow(keras=export is None)
     predictions = run_prediction(export or model, files, top=top)
     bad = sum(bool(prediction.error) for prediction in predictions)
@@ -322,11 +354,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a run as a SavedModel that takes encoded pictures; it is kept only if it answers as the run did."""
-    start_tensorflow()
     from kerazoo.pipelines.runs import open_run
-    from kerazoo.serving.export import export_run
 
     opened = open_run(run)
+    start_tensorflow()
+    from kerazoo.serving.export import export_run
+
     folder = export_run(opened, name=name, new_version=new_version)
     passport = json.loads((folder / "assets.extra/passport.json").read_text(encoding="utf-8"))
     if as_json:

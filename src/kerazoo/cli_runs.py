@@ -7,7 +7,21 @@ from typing import Any
 import typer
 
 from kerazoo.console import print_json, say
+from kerazoo.errors import RecipeError
 from kerazoo.files import read_json
+
+FLAGS = {  # key of the recipe by the flag that sets it
+    "--data": "data.path",
+    "--manifest": "data.manifest",
+    "--group": "data.group",
+    "--validation": "data.validation",
+    "--size": "data.size",
+    "--epochs": "training.epochs",
+    "--batch-size": "training.batch_size",
+    "--lr": "optimizer.learning_rate",
+    "--seed": "seed",
+    "--devices": "devices",
+}
 
 
 def train_on(path: Path, as_json: bool) -> None:
@@ -23,6 +37,7 @@ def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
     from kerazoo.pipelines.presets import check_preset
 
     check_preset(recipe)
+    check_paths(recipe, where.get("name"))
     from kerazoo.pipelines.devices import open_devices
 
     devices = open_devices(recipe.devices, say)
@@ -39,6 +54,9 @@ def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
 
 def try_first(recipe: Any, picture: Path | None, as_json: bool) -> None:
     """The trials before a run: of rates, drawn to `picture`, or of one batch. Exit code 1 where it did not go well."""
+    check_paths(recipe)
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise RecipeError(f"--lr-find {picture}: there is no folder {picture.parent}; make it, or name another file")
     from kerazoo.pipelines.devices import open_devices
 
     devices = open_devices(recipe.devices, say)
@@ -59,13 +77,43 @@ def try_first(recipe: Any, picture: Path | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def override_flags(values: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Put the flags that were given into `values` of a recipe, by their dotted keys."""
-    from kerazoo.pipelines.recipe import override
+def check_paths(recipe: Any, run: str | None = None) -> None:
+    """Raise InputError where the data, the weights or the name of the run cannot be right.
 
-    for key, value in flags.items():
-        if value is not None:
-            override(values, key, value)
+    Commands do so before TensorFlow starts, which takes seconds.
+    """
+    from kerazoo.models.registry import find
+    from kerazoo.models.weights import check_weights
+    from kerazoo.pipelines.examples import check_source
+    from kerazoo.pipelines.runs import check_name
+
+    check_source(recipe.data)
+    if run is not None:
+        check_name(run)
+    if recipe.transfer is not None and recipe.model.name != "-":
+        check_weights(find(recipe.model.name), recipe.transfer.weights)
+
+
+def override_flags(values: dict[str, Any], flags: dict[str, Any], settings: list[str] | None) -> None:
+    """Put the flags that were given into `values` of a recipe, by the dotted keys in FLAGS.
+
+    Raises RecipeError where one of `settings` (of --set) gives the same key another value.
+    """
+    from kerazoo.pipelines.recipe import override, read_setting
+
+    known = dict(read_setting(setting) for setting in settings or ())
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        key = FLAGS[flag]
+        if key in known and known[key] != value:
+            raise RecipeError(f"{flag} {value} and --set {key}={known[key]} are two values of one key; leave one out")
+        override(values, key, value)
+
+
+def batch_size(text: str) -> int | str:
+    """What --batch-size takes: a number, or "all"; the recipe refuses what is neither."""
+    return int(text) if text.isdecimal() else text
 
 
 def report(run: Any, as_json: bool) -> None:

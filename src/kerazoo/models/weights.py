@@ -11,6 +11,7 @@ import numpy as np
 from kerazoo.errors import WeightsError
 from kerazoo.models.backbones import BACKBONES, Backbone
 from kerazoo.models.channels import colours_to
+from kerazoo.models.registry import Network, weight_names
 from kerazoo.models.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
 from kerazoo.models.weights_file import SPARE, DamagedError, Shape, WeightsFile, copy_of, numbers_of
@@ -62,6 +63,19 @@ def load_features(model: "keras.Model", source: Path, *, scaling: str | None = N
             raise WeightsError(
                 f"the weights in {source} are not finite in {weight.path}, as of a training that diverged; take others"
             )
+
+
+def check_weights(entry: Network | Backbone, weights: str) -> None:
+    """Raise WeightsError if `weights` is neither a name that `entry` has nor the path of a weights file or model."""
+    if weights in weight_names(entry):
+        return
+    path = Path(weights).expanduser()
+    if not path.exists():
+        names = ", ".join(weight_names(entry))
+        raise WeightsError(
+            f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
+        )
+    check_source(path)
 
 
 def check_source(source: Path) -> None:

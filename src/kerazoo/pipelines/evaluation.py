@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy.stats import binomtest
 
 from kerazoo.arrays import read_answers
 from kerazoo.errors import DataError, GateError, KerazooError
@@ -61,11 +61,11 @@ class Evaluation:
         same = self.predicted == self.labels
         return float(same.all(axis=1).mean() if same.ndim == 2 else same.mean())
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share of examples answered right (Wilson 1927)."""
-        n, p = len(self.labels), self.right
-        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share of examples answered right (Wilson 1927), within [0, 1]."""
+        count = len(self.labels)
+        found = binomtest(round(self.right * count), count).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
 
     def confusion(self) -> np.ndarray:
         """(K, K) counts; rows are true classes, columns answers."""

@@ -174,20 +174,28 @@ def read_examples(part: DataPart) -> Examples:
     # the readers make Examples, hence they are imported here
     from kerazoo.pipelines import image_arrays, image_folder, image_table, public_data, splits
 
+    check_source(part)
     path = Path(part.path).expanduser()
     if part.path.startswith(TFDS):
         examples = public_data.read(part)
     elif path.is_dir():
         examples = image_folder.read(path.resolve())
-    elif path.suffix == ".npz" and path.is_file():
+    elif path.suffix == ".npz":
         examples = image_arrays.read(path.resolve())
-    elif path.suffix.lower() in TABLES and path.is_file():
-        examples = image_table.read(path.resolve(), part)
-    elif path.exists():
-        raise DataError(f"{part.path} is not an image folder, an .npz file or a table ({', '.join(TABLES)})")
     else:
-        raise DataError(f"there is no folder or file {part.path}")
+        examples = image_table.read(path.resolve(), part)
     return splits.with_groups(examples, part.group)
+
+
+def check_source(part: DataPart) -> None:
+    """Raise DataError where `part` names nothing that could be read; nothing is read yet."""
+    path = Path(part.path).expanduser()
+    if part.path.startswith(TFDS) or path.is_dir():
+        return
+    if not path.exists():
+        raise DataError(f"there is no folder or file {part.path}")
+    if not path.is_file() or (path.suffix != ".npz" and path.suffix.lower() not in TABLES):
+        raise DataError(f"{part.path} is not an image folder, an .npz file or a table ({', '.join(TABLES)})")
 
 
 def check_classes(examples: Examples) -> None:

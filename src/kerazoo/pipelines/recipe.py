@@ -94,7 +94,7 @@ def make_recipe(
     """
     values = copy.deepcopy(values)
     for setting in settings:
-        _set(values, setting)
+        override(values, *read_setting(setting))
     defaults = _of_preset(values) if defaults is None else defaults
     if not defaults:
         return _validated(values)
@@ -180,15 +180,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
-def _set(values: dict[str, Any], setting: str) -> None:
+def read_setting(setting: str) -> tuple[str, Any]:
+    """The key and the value of `KEY=VALUE`, whose value is TOML or a bare word. Raises RecipeError."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {setting!r} is not key=value, such as optimizer.learning_rate=0.1")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
-    override(values, key.strip(), value)
+        return key.strip(), text.strip()  # a bare word is a string
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

@@ -119,8 +119,7 @@ def claim(
         if worker is not None:
             raise RunError("several workers train one run, which must have a name; give all of them the same --name")
         return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
-    if name != Path(name).name or not name or name.startswith(".") or len(os.fsencode(name)) > LONGEST:
-        raise RunError(f"run name {name!r} must be a plain folder name, of {LONGEST} bytes at most")
+    check_name(name)
     folder = root / name
     ways = "choose another --name, or take --overwrite to lose it"
     if not folder.exists():
@@ -146,6 +145,12 @@ def claim(
         state = "finished" if run.status == "finished" else "unfinished"
         raise RunError(f"run {folder} is {state}, with another recipe ({keys}); {ways}")
     return folder
+
+
+def check_name(name: str) -> None:
+    """Raise RunError where `name` cannot be the name of a run."""
+    if name != Path(name).name or not name or name.startswith(".") or len(os.fsencode(name)) > LONGEST:
+        raise RunError(f"run name {name!r} must be a plain folder name, of {LONGEST} bytes at most")
 
 
 def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:

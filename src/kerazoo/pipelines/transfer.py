@@ -23,9 +23,9 @@ from kerazoo.models.backbones import Backbone
 from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.registry import Network, find, weight_names
+from kerazoo.models.registry import Network, find
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
-from kerazoo.models.weights import check_source, copy_weights, load_features, shipped, weights_digest
+from kerazoo.models.weights import check_weights, copy_weights, load_features, shipped, weights_digest
 from kerazoo.pipelines.afterwards import best_average, best_temperature, folds_of, reestimate
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches, training_batches
@@ -161,19 +161,6 @@ def finetune(
             run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json(),
             reported=reported,
         )  # fmt: skip
-
-
-def check_weights(entry: Network | Backbone, weights: str) -> None:
-    """Raise WeightsError if `weights` is neither a name that `entry` has nor the path of a weights file or model."""
-    if weights in weight_names(entry):
-        return
-    path = Path(weights).expanduser()
-    if not path.exists():
-        names = ", ".join(weight_names(entry))
-        raise WeightsError(
-            f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
-        )
-    check_source(path)
 
 
 def weights_of(entry: Network | Backbone, weights: str, say: Say) -> Path | None:

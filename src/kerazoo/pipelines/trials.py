@@ -12,8 +12,6 @@ from kerazoo.pipelines.training import Assembled, Say, assemble, compile_model
 
 def try_rates(recipe: Recipe, picture: Path, *, devices: Devices, say: Say) -> RateTrial:
     """The range test of `find_rate` on the network and the data of `recipe`; its curve is drawn to `picture`."""
-    if not picture.absolute().parent.is_dir():
-        raise RecipeError(f"--lr-find {picture}: there is no folder {picture.parent}; make it, or name another file")
     made = _compiled(recipe, devices, say)
     trial = find_rate(made.model, made.batches.at(0, 0))
     marks = [] if trial.suggestion is None else [(trial.suggestion, f"suggestion {trial.suggestion:.2g}")]
