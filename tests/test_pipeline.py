@@ -541,7 +541,7 @@ def test_finetune_from_a_run_keeps_the_frozen_part(run, pictures, tmp_path):
 
 
 def test_finetune_unfreezes_but_never_batch_norm(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *_: True)  # what was tuned is kept, whatever it gained
+    monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)  # what was tuned is kept, whatever it gained
     made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path, say=quiet)
     old, new = (load_model(r.folder)[1] for r in (run, made))
     moved = set()
@@ -564,7 +564,7 @@ def test_the_last_stages_are_unfrozen(monkeypatch):
 
 
 def test_random_weights_train_their_batch_norm(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *_: True)
+    monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)
     made = finetune(transfer_recipe(pictures, "bottleneck_cnn", "none", epochs=1), root=tmp_path, say=quiet)
     norms = [x for x in load_model(made.folder)[1].layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms
