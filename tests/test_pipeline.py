@@ -6,9 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ import tensorflow as tf
 from conftest import make_pictures, plant_modules
 
 import kerazoo
+from kerazoo import cli
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
 from kerazoo.files import read_json, sha256
 from kerazoo.models.heads import feature_extractor
@@ -423,6 +427,26 @@ def test_an_export_onto_a_full_or_read_only_disk_is_one_line(run, tmp_path, opti
     assert re.search("No space left|Read-only file system", str(error.value))
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 1
+
+
+def test_a_terminated_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
+    """SIGTERM while the SavedModel is there and the fresh process works."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kerazoo", "export", str(run.folder)])
+
+    def terminate():
+        while not list(tmp_path.glob("saved_models/.export-*/scratch/questions.json")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    thread.join()
+    said = capsys.readouterr()
+    assert (stop.value.code, said.out, said.err.count("\n")) == (143, "", 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export, tmp_path, monkeypatch):
