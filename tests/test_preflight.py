@@ -296,7 +296,7 @@ def patched(kind, **options):
 )  # fmt: skip
 def test_every_format_is_refused_from_its_header(kind, options):
     decode = Preprocessing(1, 1).decode
-    with pytest.raises(tf.errors.InvalidArgumentError, match="its header announces a size") as error:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="its header announces") as error:
         decode(tf.constant(patched(kind, **options)))
     assert "16383" in str(error.value)
     assert inspect_contents(patched(kind, **options), ".x").bad[0] == "enormous"

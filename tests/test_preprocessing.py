@@ -84,7 +84,7 @@ def test_other_formats_and_modes(kind, mode):
 
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
 def test_bmp_with_a_palette_is_refused(mode):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP pictures with a palette, compression or another"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP images with a palette, compression or another"):
         decode(encode(photo(mode=mode), "BMP"))
 
 

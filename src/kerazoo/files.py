@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RunError
+from kerazoo.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,8 +91,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
+    """Hexadecimal sha256 of a file. Raises OSError, also for what is not a regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,18 +1,25 @@
-"""The graph code that turns encoded bytes into upright pixels; the header is read, and the size capped, first.
-
-A file of some kilobytes can announce a picture of gigabytes, and an animation costs a decoder all of its frames: both
-are refused from the first bytes, in training and in an export alike.
-"""
+"""The graph code that turns encoded bytes into upright pixels; `headers.py` says first what may be decoded."""
 
 import functools
 from collections.abc import Callable
 
 import tensorflow as tf
 
-MAX_PIXELS = 120_000_000  # of one picture: the largest cameras give 102 megapixels; 360 MB when decoded
-KINDS = "JPEG, PNG, GIF, BMP or WebP"
-MAX_SEGMENTS, MAX_BLOCKS = 1_000, 40_000  # of a JPEG and a GIF, walked through at 20 microseconds each
-HEADER = 72  # bytes; every size but JPEG's stands in them
+from kerazoo.models.headers import (
+    LARGE,
+    MAX_SEGMENTS,
+    announced,
+    choose,
+    head_of,
+    jpeg_bytes,
+    occurrences,
+    other_bytes,
+    other_kind_of,
+)
+
+Way = Callable[[tf.Tensor], tf.Tensor]
+BAND = 1 << 20  # pixels that arithmetic takes at once: its whole numbers take ten times the memory of the image
+LOCK = "kerazoo_large_image"  # one in a process
 
 
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -23,8 +30,19 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 @functools.cache
 def _compiled(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once a process: it takes longer than to decode many a folder."""
-    decode = tf.function(lambda contents: _decode(contents, channels), autograph=False)
+    decode = tf.function(lambda contents: decoded(contents, channels), autograph=False)
     return decode.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def announced_bytes(contents: bytes) -> int:
+    """The decoded bytes that an image announces. Raises tf.errors.InvalidArgumentError for what is not decoded."""
+    return int(_compiled_header()(tf.constant(contents)))
+
+
+@functools.cache
+def _compiled_header() -> Callable[[tf.Tensor], tf.Tensor]:
+    function = tf.function(announced, autograph=False)
+    return function.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -38,13 +56,98 @@ def orientation_of(contents: bytes) -> int:
     return int(_compiled_orientation()(tf.constant(contents)))
 
 
-def _decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
-    is_jpeg = tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
-    # walking the segments costs more than decoding a small picture, and few pictures have anything to find there
-    may_turn = tf.strings.regex_full_match(contents, rb"\C*Exif\x00\x00\C*")
-    image = choose(tf.where(is_jpeg, tf.cast(may_turn, tf.int32), 2), [_jpeg, _turned_jpeg, _other], contents)
-    image = tf.ensure_shape(image, (None, None, 3))
-    return luma(image) if channels == 1 else image
+def reason_of(error: Exception) -> str:
+    """Why an image was not decoded, in one line, from what TensorFlow raised."""
+    text = str(getattr(error, "message", error))
+    if "assertion failed: [" in text:
+        text = text.split("assertion failed: [")[1].split("[[")[0]
+        return " ".join(text.replace("]", " ").replace("[", " ").split()).replace(" ;", ";")
+    text = text.split("}}", 1)[1] if text.startswith("{{") else text.split("{{")[0]
+    lines = text.split("[[")[0].split(" [Op:")[0].strip().splitlines() or [""]
+    return (" ".join(lines[-1].split())[:160] or type(error).__name__).removeprefix("{{").strip()
+
+
+def decoded(contents: tf.Tensor, channels: int, fit_large: Way | None = None) -> tf.Tensor:
+    """Scalar string -> (H, W, channels) uint8, in a graph.
+
+    By `fit_large`, an image over LARGE decoded bytes is decoded and fitted while no other one is in this process, so
+    that the memory which large images take does not grow with the number of threads.
+    """
+
+    def finished(way: Way, contents: tf.Tensor) -> tf.Tensor:
+        image = tf.ensure_shape(way(contents), (None, None, 3))
+        return _in_bands(luma, image, 1) if channels == 1 else image
+
+    def alone(way: Way, contents: tf.Tensor) -> tf.Tensor:
+        assert fit_large is not None
+        lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # given back where decoding fails, too
+        with tf.control_dependencies([lock]):
+            contents = tf.identity(contents)
+        fitted = fit_large(finished(way, contents))
+        with tf.control_dependencies([fitted]):
+            done = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+        return _after(done, fitted)
+
+    def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
+        """The index among `ways`, to which, for a large image, `whole` is added."""
+        functions: list[Way] = [functools.partial(finished, way) for way in ways]
+        if fit_large is None:
+            return _after(size, tf.convert_to_tensor(index)), functions
+        return tf.where(size > LARGE, len(ways), index), [*functions, functools.partial(alone, whole)]
+
+    def other(contents: tf.Tensor) -> tf.Tensor:
+        return choose(*by_size(other_bytes(contents), other_kind_of(head_of(contents)), others, any_other), contents)
+
+    def any_other(contents: tf.Tensor) -> tf.Tensor:
+        return choose(other_kind_of(head_of(contents)), others, contents)
+
+    others: list[Way] = [_png, _gif, _bmp, _webp]  # anything else has no size
+    is_jpeg, size = jpeg_bytes(contents)
+    # walking the segments costs more than decoding a small image, and few images have anything to find there
+    may_turn = tf.cast(occurrences(contents, b"Exif\x00\x00", 1), tf.int32)
+    index, ways = by_size(size, may_turn, [_jpeg, _turned_jpeg], _turned_jpeg)
+    index = tf.where(is_jpeg, index, len(ways))
+    shape = (None, None, channels)
+    return tf.ensure_shape(choose(index, [*ways, other], contents), shape)
+
+
+def _after(done: tf.Tensor | tf.Operation, value: tf.Tensor) -> tf.Tensor:
+    with tf.control_dependencies([done]):
+        return tf.identity(value)
+
+
+def _jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _turned_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return upright(_jpeg(contents), exif_orientation(contents))
+
+
+def _png(contents: tf.Tensor) -> tf.Tensor:
+    # byte 25 is the colour type: 3 a palette, 4 and 6 with alpha. Grey of under 8 bits must not be asked for four
+    # channels: TensorFlow fills its alpha with 1 of 255.
+    may_have_alpha = tf.cast(tf.reduce_any(head_of(contents)[25] == [3, 4, 6]), tf.int32)
+    ways: list[Way] = [
+        lambda contents: tf.io.decode_png(contents, channels=3),
+        lambda contents: over_white(tf.io.decode_png(contents, channels=4)),
+    ]
+    return choose(may_have_alpha, ways, contents)
+
+
+def _gif(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+
+def _bmp(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_bmp(contents, channels=0)[..., :3]
+
+
+def _webp(contents: tf.Tensor) -> tf.Tensor:
+    # three channels or four, and it takes no other number than its own
+    image = tf.ensure_shape(tf.io.decode_image(contents, expand_animations=False), (None, None, None))
+    has_alpha = tf.cast(tf.shape(image)[-1] == 4, tf.int32)
+    return choose(has_alpha, [lambda image: image[..., :3], over_white], image)
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:
@@ -54,158 +157,35 @@ def luma(image: tf.Tensor) -> tf.Tensor:
     return tf.cast((total + 32768) // 65536, tf.uint8)
 
 
-def _jpeg(contents: tf.Tensor) -> tf.Tensor:
-    height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
-    with tf.control_dependencies([_of_decent_size(height, width)]):
-        return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def _turned_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    return upright(_jpeg(contents), exif_orientation(contents))
-
-
-def _other(contents: tf.Tensor) -> tf.Tensor:
-    start = tf.strings.join([tf.strings.substr(contents, 0, HEADER), b"\x00" * HEADER])
-    head = tf.ensure_shape(tf.cast(tf.io.decode_raw(start, tf.uint8)[:HEADER], tf.int32), (HEADER,))
-
-    def png() -> tf.Tensor:
-        # byte 25 is the colour type: 3 a palette, 4 and 6 with alpha. Grey of under 8 bits must not be asked for four
-        # channels: TensorFlow fills its alpha with 1 of 255.
-        with tf.control_dependencies([_of_decent_size(_big(head[20:24]), _big(head[16:20]))]):
-            return tf.cond(
-                tf.reduce_any(head[25] == [3, 4, 6]),
-                lambda: over_white(tf.io.decode_png(contents, channels=4)),
-                lambda: tf.io.decode_png(contents, channels=3),
-            )
-
-    def bmp() -> tf.Tensor:
-        # TensorFlow takes palette indices for grey values; a negative height counts rows from the top
-        masks = tf.reduce_all(head[54:66] == [0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0])  # red, green, blue
-        plain = (_little(head[30:34]) == 0) | ((_little(head[30:34]) == 3) & masks)
-        usual = _require(
-            (head[14] >= 40) & (head[28] >= 24) & plain,
-            "BMP pictures with a palette, compression or another order of colours are not supported; save it as PNG",
-        )
-        with tf.control_dependencies([usual]):
-            size = _of_decent_size(_little(head[22:26]), _little(head[18:22]))
-        with tf.control_dependencies([size]):
-            return tf.io.decode_bmp(contents, channels=0)[..., :3]
-
-    def gif() -> tf.Tensor:
-        size = _of_decent_size(_little(head[8:10]), _little(head[6:8]))
-        with tf.control_dependencies(
-            [size, _require(_gif_frames(contents) < 2, "it is animated, or in too many pieces to tell")]
-        ):
-            return tf.io.decode_image(contents, channels=3, expand_animations=False)
-
-    def webp() -> tf.Tensor:
-        still = _require(
-            tf.logical_or(_text(head[12:16]) != b"VP8X", tf.bitwise.bitwise_and(head[20], 2) == 0), "it is animated"
-        )
-        with tf.control_dependencies([still, _of_decent_size(*tf.unstack(_webp_size(head)))]):
-            # three channels or four, and it takes no other number than its own
-            image = tf.io.decode_image(contents, expand_animations=False)
-        return tf.cond(tf.shape(image)[-1] == 4, lambda: over_white(image), lambda: image[..., :3])
-
-    def unknown() -> tf.Tensor:
-        with tf.control_dependencies([_require(tf.constant(False), f"it is not a {KINDS} picture")]):
-            return tf.zeros((0, 0, 3), tf.uint8)
-
-    kinds = [
-        (_text(head[:4]) == b"\x89PNG", png),
-        (_text(head[:2]) == b"BM", bmp),
-        (_text(head[:3]) == b"GIF", gif),
-        (tf.logical_and(_text(head[:4]) == b"RIFF", _text(head[8:12]) == b"WEBP"), webp),
-    ]
-    return tf.case(kinds, default=unknown, exclusive=True)
-
-
-def _text(values: tf.Tensor) -> tf.Tensor:
-    return tf.strings.reduce_join(tf.gather(tf.constant([bytes([i]) for i in range(256)]), values))
-
-
-def _big(values: tf.Tensor) -> tf.Tensor:
-    """(n,) bytes -> int64, the first byte the largest."""
-    return tf.reduce_sum(tf.cast(values, tf.int64) * [256**power for power in reversed(range(values.shape[0]))])
-
-
-def _little(values: tf.Tensor) -> tf.Tensor:
-    """(n,) bytes -> int64, the last byte the largest; four bytes have a sign."""
-    number = _big(values[::-1])
-    return tf.where(number >= 2**31, 2**32 - number, number) if values.shape[0] == 4 else number
-
-
-def _webp_size(head: tf.Tensor) -> tf.Tensor:
-    """Bytes of the header -> (2,) int64 height and width. Source: RFC 9649, sections 2.5 to 2.7."""
-    packed = _little(head[21:25])  # lossless: 14 bits each, less one
-    kind = _text(head[12:16])
-    lossless = tf.stack([tf.bitwise.right_shift(packed, 14) % 16384 + 1, packed % 16384 + 1])
-    lossy = tf.stack([_little(head[28:30]) % 16384, _little(head[26:28]) % 16384])
-    extended = tf.stack([_little(head[27:30]) + 1, _little(head[24:27]) + 1])
-    return tf.where(kind == b"VP8X", extended, tf.where(kind == b"VP8L", lossless, lossy))
-
-
-def _of_decent_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    """The size that a header announces, in whole numbers, must be one that may be allocated."""
-    area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    decent = tf.equal(tf.clip_by_value(area, 1, MAX_PIXELS), area)
-    return _require(
-        decent, f"its header announces a size, width x height, that is 0 or over {MAX_PIXELS} pixels:", width, height
-    )
-
-
-def _require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> tf.Operation:
-    # the bare operation: tf.debugging.Assert wraps it into a branch, which takes longer than to evaluate it
-    return tf.raw_ops.Assert(condition=condition, data=[tf.constant(message), *values])
-
-
-def choose(index: tf.Tensor, functions: list[Callable[[tf.Tensor], tf.Tensor]], value: tf.Tensor) -> tf.Tensor:
-    """`functions[index](value)`, uint8 pixels; what is not chosen costs nothing.
-
-    tf.cond and tf.switch_case are lowered to switches, and every operation of a dead side is still scheduled: more
-    time than a small JPEG takes to decode. The bare Case operation calls one function. It is for graphs:
-    called eagerly, it never returns (TensorFlow 2.21).
-    """
-    value = tf.convert_to_tensor(value)
-    spec = tf.TensorSpec(value.shape, value.dtype)
-    branches = [tf.function(function, autograph=False).get_concrete_function(spec) for function in functions]
-    return tf.raw_ops.Case(branch_index=index, input=[value], Tout=[tf.uint8], branches=branches)[0]
-
-
-def _gif_frames(contents: tf.Tensor) -> tf.Tensor:
-    """How many pictures a GIF holds, int32; 2 for any number over 1. Source: GIF89a, sections 18 to 27."""
-    data = tf.io.decode_raw(tf.strings.join([contents, b"\x3b" * 16]), tf.uint8)  # a cut file ends in trailers
-    length = tf.strings.length(contents)
-
-    def at(position: tf.Tensor) -> tf.Tensor:
-        return tf.cast(data[tf.minimum(position, length)], tf.int32)
-
-    def table(flags: tf.Tensor) -> tf.Tensor:
-        """Bytes of the colour table that packed flags announce."""
-        entries = tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
-        return tf.where(flags >= 128, 3 * entries, 0)
-
-    def step(position: tf.Tensor, in_data: tf.Tensor, frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        value = at(position)
-        is_frame = tf.logical_and(tf.logical_not(in_data), value == 0x2C)
-        to_data = tf.where(is_frame, 11 + table(at(position + 9)), 2)  # an extension has a label only
-        moved = position + tf.where(in_data, value + 1, to_data)
-        return moved, tf.logical_or(tf.logical_not(in_data), value != 0), frames + tf.cast(is_frame, tf.int32)
-
-    def going(position: tf.Tensor, in_data: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        block = tf.reduce_any(at(position) == [0x21, 0x2C])
-        return tf.logical_and(tf.logical_and(position < length, frames < 2), tf.logical_or(in_data, block))
-
-    start = (13 + table(at(tf.constant(10))), tf.constant(False), tf.constant(0))
-    position, in_data, frames = tf.while_loop(going, step, start, maximum_iterations=MAX_BLOCKS)
-    return tf.where(going(position, in_data, frames), 2, frames)
-
-
 def over_white(image: tf.Tensor) -> tf.Tensor:
     """(H, W, 4) uint8 -> (H, W, 3) uint8: laid over white by its alpha; opaque pixels stay as they are."""
-    pixels = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits, in half the memory of int32
-    colour, alpha = pixels[..., :3], pixels[..., 3:]
-    return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    def lay(image: tf.Tensor) -> tf.Tensor:
+        pixels = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits, in half the memory of int32
+        colour, alpha = pixels[..., :3], pixels[..., 3:]
+        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    return _in_bands(lay, image, 3)
+
+
+def _in_bands(function: Way, image: tf.Tensor, channels: int) -> tf.Tensor:
+    """`function(image)`, (H, W, channels): of all pixels at once where the image is small, else of BAND at a time."""
+
+    def banded(image: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(image)
+        flat = tf.reshape(image, (-1, shape[2]))
+        count = (shape[0] * shape[1] - 1) // BAND + 1
+        bands = tf.TensorArray(tf.uint8, size=count, infer_shape=False, element_shape=(None, channels))
+
+        def step(number: tf.Tensor, bands: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            return number + 1, bands.write(number, function(flat[number * BAND : (number + 1) * BAND]))
+
+        _, bands = tf.while_loop(lambda number, _: number < count, step, (0, bands), parallel_iterations=1)
+        return tf.reshape(bands.concat(), (shape[0], shape[1], channels))
+
+    is_large = tf.size(image) // tf.shape(image)[2] > BAND
+    found = choose(tf.cast(is_large, tf.int32), [function, banded], image)
+    return tf.ensure_shape(found, (None, None, channels))
 
 
 def exif_orientation(contents: tf.Tensor) -> tf.Tensor:

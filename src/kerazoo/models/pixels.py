@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kerazoo.errors import ModelError
 from kerazoo.models.channels import spread_over
-from kerazoo.models.decoding import luma
+from kerazoo.models.decoding import decoded, luma
 
 # ImageNet's statistics as keras.applications has them, RGB for "torch", BGR for "caffe"
 TORCH_MEAN, TORCH_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -37,6 +37,19 @@ def affine(scaling: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
         return factor, spread_over(offset[::-1], channels)
     deviation, mean = spread_over(TORCH_STD, channels), spread_over(TORCH_MEAN, channels)
     return 1 / (255 * deviation), mean / deviation
+
+
+def read(contents: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
+    """Scalar string -> `shape`, uint8: decoded and fitted, of large images one at a time in a process."""
+    return _compiled_reading(shape, how, interpolation)(tf.convert_to_tensor(contents, tf.string))
+
+
+@functools.cache
+def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The graph, built once a process. What is fitted already, because it is large, is left as it is."""
+    fit = functools.partial(_fit, shape=shape, how=how, interpolation=interpolation)
+    read = tf.function(lambda contents: fit(decoded(contents, shape[-1], fit_large=fit)), autograph=False)
+    return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
 
 WHOLE = {"_noinline": True}  # of a function that stays one operation in the graph

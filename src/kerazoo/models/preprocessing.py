@@ -78,7 +78,7 @@ class Preprocessing:
 
     def __call__(self, contents: "tf.Tensor") -> "tf.Tensor":
         """Scalar string of encoded bytes -> (height, width, channels) float32: decode, fit, scale."""
-        return self.prepare(self.decode(contents))
+        return self.scale(self.read(contents))
 
     def prepare(self, image: "tf.Tensor") -> "tf.Tensor":
         """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) float32: fit, then scale."""
@@ -91,17 +91,31 @@ class Preprocessing:
         orientation says; PNG, GIF (a still one), BMP (24 or 32 bits) and WebP through TensorFlow. Alpha is laid over
         white, palettes and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma,
         as in Pillow. A colour key (PNG's tRNS without a palette) counts for opaque.
-        Raises tf.errors.InvalidArgumentError for anything else, and, before it decodes, for animations and for what
-        announces more than `decoding.MAX_PIXELS`. Raises ModelError where `channels` is neither 1 nor 3.
+        Raises tf.errors.InvalidArgumentError for anything else, and, before it decodes, for what costs too much
+        (`headers.py`): animations, sizes, scans. Raises ModelError where `channels` is neither 1 nor 3.
         """
+        self._check_encoded()
+        from kerazoo.models import decoding
+
+        return decoding.decode(contents, self.channels)
+
+    def read(self, contents: "tf.Tensor") -> "tf.Tensor":
+        """Scalar string of an encoded picture -> (height, width, channels) uint8: decode, fit.
+
+        Large images are decoded and fitted one at a time in a process, whatever the number of threads. Raises what
+        `decode` does.
+        """
+        self._check_encoded()
+        from kerazoo.models import pixels
+
+        return pixels.read(contents, self.shape, self.fit, self.interpolation)
+
+    def _check_encoded(self) -> None:
         if self.channels not in (1, 3):
             raise ModelError(
                 f"encoded pictures have 1 or 3 channels, and this takes {self.channels}: give it pixels, (H, W, "
                 f"{self.channels}) in an .npz file or an array"
             )
-        from kerazoo.models import decoding
-
-        return decoding.decode(contents, self.channels)
 
     def fit_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
         """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) uint8.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError
+from kerazoo.files import sha256
 from kerazoo.pipelines.recipe import DataPart, data_part
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -272,7 +273,6 @@ def check_contents(examples: Examples, hashes: Sequence[str]) -> None:
 
 def _file_hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; remove it, or `kerazoo check --write`") from error

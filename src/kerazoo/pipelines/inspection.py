@@ -10,8 +10,8 @@ import io
 import json
 import os
 import sqlite3
-import stat
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +23,18 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kerazoo.models.decoding import orientation_of
+from kerazoo.models.decoding import announced_bytes, orientation_of, reason_of
+from kerazoo.models.headers import LARGE
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.caches import cache_folder, in_words
+from kerazoo.pipelines.caches import cache_folder
 from kerazoo.pipelines.examples import Examples
+from kerazoo.regular import TooLarge, read_regular
 
-MAX_BYTES = 512_000_000  # of one file; it would stand in memory whole
 TINY = 16  # px of the shorter side
-DECODER = f"3-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+DECODER = f"4-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
 AT_ONCE = 256  # files between two writes of the cache
 THUMB = 16  # px
+PILLOW_SEES = 1_000_000  # bytes; a header is walked at 3 microseconds a segment
 
 _RGB = Preprocessing(1, 1)
 
@@ -81,22 +83,17 @@ def inspect_all(
 
 def inspect_file(path: str) -> Inspection:
     """Read, decode and describe one file; whatever is wrong with it is found, never raised."""
+    seen: dict[str, Any] = {}
     try:
         status = Path(path).stat()
+        seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        contents, status = read_regular(path)
+    except TooLarge as error:
+        return Inspection(**seen, bad=("enormous", str(error)))
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         kind = "dangling link" if isinstance(error, FileNotFoundError) and Path(path).is_symlink() else "unreadable"
-        return Inspection(bad=(kind, getattr(error, "strerror", None) or str(error)))
-    seen: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    if not stat.S_ISREG(status.st_mode):
-        return Inspection(**seen, bad=("unreadable", "it is no regular file"))
-    if status.st_size > MAX_BYTES:
-        reason = f"the file has {in_words(status.st_size)}; at most {in_words(MAX_BYTES)} are taken"
-        return Inspection(**seen, bad=("enormous", reason))
-    try:
-        contents = Path(path).read_bytes()
-    except OSError as error:
-        return Inspection(**seen, bad=("unreadable", error.strerror or str(error)))
-    return inspect_contents(contents, Path(path).suffix, **seen)
+        return Inspection(**seen, bad=(kind, getattr(error, "strerror", None) or str(error)))
+    return inspect_contents(contents, Path(path).suffix, size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
@@ -104,20 +101,21 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
     values: dict[str, Any] = {"sha256": hashlib.sha256(contents).hexdigest(), **seen}
     if not contents:
         return Inspection(**values, bad=("empty", "it has no bytes"))
-    form, odd, enormous = _header(contents, suffix)
-    if enormous:
-        return Inspection(**values, bad=("enormous", enormous))
     try:
-        pixels = _decode(contents)
+        size = announced_bytes(contents)
+        form, odd = _header(contents, suffix)
+        with _ONE_LARGE if size > LARGE else contextlib.nullcontext():
+            pixels = _decode(contents)
+            looks = _looks(pixels)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         reason = reason_of(error)
         kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
-        if kind == "not a picture" and form:
+        if kind == "not a picture" and (form := _by_signature(contents)):
             kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
         return Inspection(**values, bad=(kind, reason))
     if min(pixels.shape[:2]) < TINY:
         odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
-    return Inspection(**values, odd=odd, **_looks(pixels))
+    return Inspection(**values, odd=odd, **looks)
 
 
 KINDS_OF_FAILURE = (
@@ -125,34 +123,22 @@ KINDS_OF_FAILURE = (
     ("header announces", "enormous"),
     ("it is not a ", "not a picture"),
 )
+_ONE_LARGE = threading.Lock()  # what a large image takes must not be taken once for each thread
 
 
 def _decode(contents: bytes) -> np.ndarray:
     with tf.device("CPU:0"):
-        pixels: np.ndarray = _RGB.decode(tf.constant(contents)).numpy()
-    return pixels
+        return np.asarray(memoryview(_RGB.decode(tf.constant(contents))))  # without a copy
 
 
-def reason_of(error: Exception) -> str:
-    """Why a decoder refused, in the words that it put into TensorFlow's error."""
-    text = str(getattr(error, "message", error))
-    if "assertion failed: [" in text:
-        text = text.split("assertion failed: [")[1].split("[[")[0]
-        return " ".join(text.replace("]", " ").replace("[", " ").split())
-    text = text.split("}}", 1)[1] if text.startswith("{{") else text.split("{{")[0]
-    return " ".join(text.split("[[")[0].split(" [Op:")[0].split())[:160].strip() or type(error).__name__
-
-
-def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    """(format or "", oddities, why it is enormous or ""), read by Pillow from the header alone."""
+def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """(format or "", oddities), read by Pillow from the header alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(contents))
-    except Image.DecompressionBombError:
-        return "", (), "its header announces more pixels than are taken"
+            image = Image.open(io.BytesIO(contents[:PILLOW_SEES]), formats=FORMATS)
     except Exception:  # Pillow raises what its readers raise; the decoder has the word
-        return _by_signature(contents), (), ""
+        return "", ()
     form, mode = str(image.format), image.mode
     odd: list[tuple[str, str]] = []
     if form not in ENDINGS.get(suffix.lower(), ()):
@@ -167,31 +153,39 @@ def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], .
     if form == "PNG" and getattr(image, "is_animated", False):
         odd.append(("animated", "the first picture is taken"))
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        if form == "PNG" and "exif" not in image.info and (at := contents.rfind(b"eXIf")) > 0:
+            length = int.from_bytes(contents[at - 4 : at], "big")
+            image.info["exif"] = contents[at + 4 : at + 4 + length]
+        orientation = Image.Image.getexif(image).get(0x0112, 1)  # PNG's own would decode the image to find it
     except Exception:  # broken EXIF is none
         orientation = 1
     if orientation in range(2, 9):
         turned = form in ("JPEG", "MPO") and orientation_of(contents) == orientation
         odd.append(("EXIF-turned", f"orientation {orientation}, {'turned upright' if turned else 'not turned'}"))
-    return form, tuple(odd), ""
+    return form, tuple(odd)
 
 
 ENDINGS = {
     ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".gif": ("GIF",), ".bmp": ("BMP", "DIB"),
     ".webp": ("WEBP",),
 }  # fmt: skip
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP")  # JPEG opens MPO, too
 
 
 def _by_signature(contents: bytes) -> str:
-    """The name of a known format that Pillow may not read, else ""."""
-    kinds = ((b"ftypavif", "AVIF"), (b"ftypheic", "HEIC"), (b"ftypmif1", "HEIF"))
-    return next((name for mark, name in kinds if contents[4:12] == mark), "")
+    """The name of a known format that is not read, else ""."""
+    kinds = (
+        (4, b"ftypavif", "AVIF"), (4, b"ftypheic", "HEIC"), (4, b"ftypmif1", "HEIF"), (0, b"II*\0", "TIFF"),
+        (0, b"MM\0*", "TIFF"), (0, b"8BPS", "PSD"), (0, b"\0\0\1\0", "ICO"), (0, b"%PDF", "PDF"), (0, b"<svg", "SVG"),
+        (0, b"\xff\x0a", "JPEG XL"), (4, b"JXL ", "JPEG XL"), (4, b"jP  ", "JPEG 2000"),
+    )  # fmt: skip
+    return next((name for at, mark, name in kinds if contents[at : at + len(mark)] == mark), "")
 
 
 def _looks(pixels: np.ndarray) -> dict[str, Any]:
     """Digest and thumbnail of (H, W, C) uint8 pixels; the thumbnail is of three channels only."""
     digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
-    digest.update(pixels.tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
     if pixels.shape[-1] != 3:
         pixels = np.ascontiguousarray(np.take(pixels, [0, 1, 2], axis=-1, mode="clip"))
     thumb = Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BOX)

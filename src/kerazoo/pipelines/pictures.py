@@ -47,7 +47,7 @@ def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[
         )
     if examples.paths is not None:
         paths = tf.constant([os.fsencode(path) for path in examples.paths])
-        return lambda index: preprocessing.fit_pixels(preprocessing.decode(tf.io.read_file(paths[index])))
+        return lambda index: preprocessing.read(tf.io.read_file(paths[index]))
     assert examples.pixels is not None
     rows = rows_from(examples.pixels)
     return lambda index: preprocessing.fit_pixels(rows(index[None])[0])

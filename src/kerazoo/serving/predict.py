@@ -84,7 +84,7 @@ def find_files(targets: list[Path]) -> list[Path]:
             if not found:
                 raise DataError(f"there are no pictures in {target}{undecodable(others)}")
             files += found
-        elif target.is_file():
+        elif target.exists():  # what is no regular file becomes a row that says so
             files.append(target)
         else:
             raise DataError(f"there is no file or folder {target}")

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError, ModelError, RunError
 from kerazoo.files import read_json
+from kerazoo.models.decoding import reason_of
 from kerazoo.models.description import check_names
-from kerazoo.pipelines.inspection import reason_of
+from kerazoo.regular import read_regular
 from kerazoo.serving.passport import PASSPORT, SAVED_MODEL
 
 BATCH = 32  # images that are answered together
@@ -121,6 +122,6 @@ def _answer_one(ask: Callable[[Sequence[bytes]], np.ndarray], contents: bytes) -
 def read_file(path: Path) -> bytes:
     """The bytes of a file. Raises DataError."""
     try:
-        return path.read_bytes()
+        return read_regular(path)[0]
     except OSError as error:
         raise DataError(f"it cannot be read: {error.strerror}") from error

@@ -1,0 +1,65 @@
+"""Hostile images, made on the spot: small files that announce, or unpack to, much."""
+
+import struct
+import zlib
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunk(name, data=b""):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def repeated(row, count):
+    """The zlib stream of `count` rows."""
+    packer = zlib.compressobj(9)
+    at_once = max(1, (1 << 20) // len(row))
+    parts = []
+    while count > 0:
+        parts.append(packer.compress(row * min(count, at_once)))
+        count -= at_once
+    return b"".join([*parts, packer.flush()])
+
+
+def png(width, height, depth=8, colour=2, before=b"", middle=b""):
+    bits = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * depth
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(3)) if colour == 3 else b""
+    data = repeated(bytes(1 + (width * bits + 7) // 8), height)
+    return SIGNATURE + before + header + middle + palette + chunk(b"IDAT", data) + chunk(b"IEND")
+
+
+def texts(count):
+    """Compressed texts of a PNG, each of which unpacks to 8 MB."""
+    data = b"key\0\0" + repeated(bytes(1_000_000), 8)[:-4] + bytes(4)
+    return b"".join(chunk(b"zTXt", data) for _ in range(count))
+
+
+def gif(width, height, screen):
+    """One frame of zeros, whose size may be another than the screen's."""
+    head = b"GIF89a" + struct.pack("<2H3B", *screen, 0x80, 0, 0) + bytes(6)
+    return head + b"\x2c" + struct.pack("<4HB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00\x3b"
+
+
+def segment(marker, data):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def jpeg(width, height, frame=0xC2, scans=1, components=3):
+    """A progressive JPEG of many scans, each of one code that skips 32,767 blocks."""
+    numbers = range(1, components + 1)
+    parts = [b"\xff\xd8", segment(0xDB, b"\0" + bytes([1]) * 64)]
+    layout = b"".join(bytes([number, 0x11, 0]) for number in numbers)
+    parts.append(segment(frame, struct.pack(">B2HB", 8, height, width, components) + layout))
+    parts.append(segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00"))
+    parts.append(segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + (b"\xe0" if frame == 0xC2 else b"\x00")))
+    blocks = max(1, -(-width // 8) * -(-height // 8))
+    chosen = bytes([components]) + b"".join(bytes([number, 0]) for number in numbers)
+    whole = bytes([0, 0 if frame == 0xC2 else 63, 0])
+    parts += [segment(0xDA, chosen + whole), bytes(-(-blocks * components * 2 // 8))]
+    bits = ("0" + "1" * 14) * -(-blocks // 32767)
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
+    for number in range(scans - 1):
+        parts += [segment(0xDA, bytes([1, 1 + number % components, 0, 1, 63, 0x10])), data]
+    return b"".join([*parts, b"\xff\xd9"])

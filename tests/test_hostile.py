@@ -1,0 +1,200 @@
+"""Hostile files: what costs too much is refused from its header, in words; what never ends is not read."""
+
+import io
+import os
+import random
+import re
+import resource
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from bombs import chunk, gif, jpeg, png, texts
+from PIL import Image
+
+from kerazoo.errors import DataError
+from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.inspection import inspect_contents, inspect_file
+from kerazoo.regular import NotRegular, TooLarge, read_regular
+from kerazoo.serving.predict import find_files
+
+SMALL = Preprocessing(8, 8)
+GREY = Preprocessing(8, 8, channels=1)
+SECONDS, BYTES = 2.0, 500_000_000  # what a file below 2 MB may cost
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs():
+    """The graphs are built before anything is timed."""
+    for preprocessing in (SMALL, GREY):
+        preprocessing.read(tf.constant(png(9, 9)))
+    inspect_contents(png(9, 9), ".png")
+
+
+REFUSED = {
+    "GIF frame over its screen": (lambda: gif(20_000, 20_000, (10, 10)), "announces 20000 x 20000 pixels"),
+    "GIF screen": (lambda: gif(10, 10, (20_000, 20_000)), "announces 20000 x 20000 pixels"),
+    "a thousand scans": (lambda: jpeg(64, 64, scans=1000), "the JPEG holds 101 scans, and at its size at most 100"),
+    "16 scans of 40 megapixels": (lambda: jpeg(6400, 6250, scans=16), "the JPEG holds 16 scans, and .* at most 15"),
+    "no height": (lambda: jpeg(64, 0), "announces 64 x 0 pixels|Invalid JPEG data"),
+    "IHDR is not first": (lambda: png(9, 9, before=chunk(b"abCd", b"x" * 30)), "first PNG chunk is not IHDR"),
+    "16-bit RGBA": (lambda: png(4_000, 4_000, 16, 6), "announces 4000 x 4000 pixels; .* 15000000 pixels of its kind"),
+    "too wide": (lambda: png(70_000, 1), "65535 a side"),
+    "texts": (lambda: png(9, 9, middle=texts(9)), "more than 8 texts that may be compressed"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bomb_is_refused_before_it_costs_anything(name):
+    make, words = REFUSED[name]
+    contents = make()
+    start = time.process_time()
+    found = inspect_contents(contents, ".x").bad
+    assert found is not None
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        SMALL.read(tf.constant(contents))
+    assert time.process_time() - start < 1
+    assert re.search(words, found[1]), found
+
+
+def test_large_images_are_decoded_one_at_a_time_and_failures_give_the_turn_back():
+    large = png(5_200, 5_000, 1, 0)  # 26 megapixels
+    damaged = large[:-40]
+    files = tf.data.Dataset.from_tensor_slices([damaged, large, damaged, large])
+    read = files.map(SMALL.read, num_parallel_calls=4).ignore_errors()
+    assert len(list(read)) == 2
+
+
+@pytest.mark.slow  # 19 s: 26 megapixels, four times
+def test_large_images_have_the_same_bits_as_decoding_and_fitting_apart():
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(np.repeat(rng.integers(0, 256, (52, 50, 4)).astype(np.uint8), 100, 0), 100, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    contents = tf.constant(buffer.getvalue())
+    for preprocessing in (SMALL, GREY):
+        apart = preprocessing.fit_pixels(preprocessing.decode(contents))
+        np.testing.assert_array_equal(preprocessing.read(contents), apart)
+    colour = pixels[..., :3].astype(int)
+    alpha = pixels[..., 3:].astype(int)
+    expected = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    np.testing.assert_array_equal(SMALL.decode(contents), expected)
+
+
+def samples():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = [
+        ("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+    ]  # fmt: skip
+    found = []
+    for kind, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        found.append(buffer.getvalue())
+    return [*found, png(20, 24, 16, 6), png(20, 24, 8, 3, middle=texts(1)), jpeg(24, 24, scans=9)]
+
+
+def mutated(contents, draw):
+    data = bytearray(contents)
+    for _ in range(draw.randint(1, 6)):
+        at = draw.randrange(len(data)) if draw.random() < 0.5 else draw.randrange(min(len(data), 64))
+        way = draw.randrange(4)
+        if way == 0:
+            data[at] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
+        elif way == 1:
+            data[at : at + 4] = draw.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\x80\0"))
+        elif way == 2:
+            data[at:at] = data[at : at + draw.randint(1, 40)]
+        else:
+            del data[at : at + draw.randint(1, 40)]
+        data = data or bytearray(b"x")
+    return bytes(data)
+
+
+def fuzz(count):
+    """(seconds, bytes over the start) that the dearest of `count` mutations took."""
+    draw = random.Random(0)
+    whole = samples()
+    for contents in whole:
+        SMALL.read(tf.constant(contents))
+        inspect_contents(contents, ".png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    longest = 0.0
+    for number in range(count):
+        contents = mutated(whole[number % len(whole)], draw)
+        start = time.process_time()
+        found = inspect_contents(contents, ".png").bad
+        try:
+            SMALL.read(tf.constant(contents))
+        except tf.errors.InvalidArgumentError:
+            assert found is not None, number
+        else:
+            assert found is None, (number, found)
+        assert found is None or (found[1] and "File " not in found[1] and "[[" not in found[1]), found
+        longest = max(longest, time.process_time() - start)
+    return longest, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def test_mutations_cost_little_and_are_named():
+    seconds, taken = fuzz(250)
+    assert seconds < 2 * SECONDS
+    assert taken < BYTES
+
+
+@pytest.mark.slow  # minutes
+def test_ten_thousand_mutations_cost_little_and_are_named():
+    seconds, taken = fuzz(10_000)
+    print(f"longest {seconds:.2f} s of both ways, {taken / 1e6:.0f} MB")
+    assert seconds < 2 * SECONDS
+    assert taken < BYTES
+
+
+def in_time(function, seconds=10):
+    """What `function` gives, or raises, where it ends at all."""
+    found = []
+
+    def run():
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert found, "it waits for ever"
+    return found[0]
+
+
+def test_pipes_and_devices_are_named_and_never_waited_for(pictures):
+    os.mkfifo(pictures / "circle" / "pipe.jpg")
+    (pictures / "circle" / "zero.jpg").symlink_to("/dev/zero")
+    (pictures / "circle" / "loop.jpg").symlink_to(pictures / "circle" / "loop.jpg")
+    pipe, zero, loop = (str(pictures / "circle" / f"{name}.jpg") for name in ("pipe", "zero", "loop"))
+    assert in_time(lambda: inspect_file(pipe)).bad == ("unreadable", "it is a named pipe; only regular files are read")
+    assert in_time(lambda: inspect_file(zero)).bad == ("unreadable", "it is a device; only regular files are read")
+    assert in_time(lambda: inspect_file(loop)).bad[0] == "unreadable"
+    for path, error in ((pipe, NotRegular), (zero, NotRegular), (loop, OSError)):
+        assert isinstance(in_time(lambda path=path: read_regular(path)), error)
+    found = in_time(lambda: load_examples(pictures), 30)
+    assert isinstance(found, DataError)
+    assert "cannot be read" in str(found)
+    assert [str(path) for path in find_files([pictures / "circle" / "pipe.jpg"])] == [pipe]
+    for name in ("data.npz", "data.csv"):
+        os.mkfifo(pictures / name)
+        assert isinstance(in_time(lambda name=name: load_examples(pictures / name)), DataError)
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "huge.jpg"
+    with path.open("wb") as file:
+        file.truncate(300_000_000)  # a hole, which takes no disk
+    assert inspect_file(str(path)).bad == ("enormous", "the file has 300.0 MB, and an image may have 256.0 MB")
+    assert isinstance(in_time(lambda: read_regular(path)), TooLarge)
