@@ -16,7 +16,20 @@ from typing import Annotated, Any
 import typer
 
 from kerazoo import __version__, cli_weights
-from kerazoo.cli_runs import batch_size, check_paths, override_flags, run_recipe, train_on, try_first
+from kerazoo.cli_flags import (
+    DATA,
+    BatchSize,
+    DevicesFlag,
+    Epochs,
+    Name,
+    Overwrite,
+    Rate,
+    Seed,
+    Set,
+    Size,
+    override_flags,
+)  # fmt: skip
+from kerazoo.cli_runs import check_paths, run_recipe, train_on, try_first
 from kerazoo.console import Json, print_json, print_text, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
@@ -29,25 +42,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cli_weights.app, name="weights")
 
-Name = Annotated[str | None, typer.Option("--name", help="The name of the run; runs/NAME. [default: numbered]")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimizer.learning_rate=0.1. Repeatable."),
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
-DevicesFlag = Annotated[
-    str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
-DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
-Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate, its peak where it follows a schedule.")]
-BatchSize = Annotated[
-    Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
-]
-Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
 
 
 def _version(wanted: bool) -> None:

@@ -94,28 +94,6 @@ def check_paths(recipe: Any, run: str | None = None) -> None:
         check_weights(find(recipe.model.name), recipe.transfer.weights)
 
 
-def override_flags(values: dict[str, Any], flags: dict[str, Any], settings: list[str] | None) -> None:
-    """Put the flags that were given into `values` of a recipe, by the dotted keys in FLAGS.
-
-    Raises RecipeError where one of `settings` (of --set) gives the same key another value.
-    """
-    from kerazoo.pipelines.recipe import override, read_setting
-
-    known = dict(read_setting(setting) for setting in settings or ())
-    for flag, value in flags.items():
-        if value is None:
-            continue
-        key = FLAGS[flag]
-        if key in known and known[key] != value:
-            raise RecipeError(f"{flag} {value} and --set {key}={known[key]} are two values of one key; leave one out")
-        override(values, key, value)
-
-
-def batch_size(text: str) -> int | str:
-    """What --batch-size takes: a number, or "all"; the recipe refuses what is neither."""
-    return int(text) if text.isdecimal() else text
-
-
 def report(run: Any, as_json: bool) -> None:
     """The last line, or the results as JSON."""
     state = read_json(run.folder / "run.json")
