@@ -27,13 +27,14 @@ from kerazoo import cli
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
 from kerazoo.files import read_json, sha256
 from kerazoo.models.heads import feature_extractor
-from kerazoo.models.stored import load_model, load_spec
+from kerazoo.models.stored import load_model, load_spec, save_model
+from kerazoo.models.weights import load_features
 from kerazoo.pipelines import transfer
 from kerazoo.pipelines.evaluation import Evaluation, answers_of, evaluate, recorded_evaluation
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.optimizers import make_optimizer
 from kerazoo.pipelines.recipe import make_recipe, read_recipe
-from kerazoo.pipelines.runs import open_run
+from kerazoo.pipelines.runs import claim, open_run, unfinished
 from kerazoo.pipelines.training import momentum_for, train
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run, write_saved_model
@@ -144,6 +145,21 @@ def test_evaluate_gives_what_training_recorded(run, pictures, tmp_path):
         pytest.raises(GateError, match="does not answer its val pictures as it did when it was trained"),
     ):
         evaluate(run)
+
+
+def test_folders_and_files_are_taken_as_text(run, export, pictures, tmp_path):
+    spec, model = load_model(str(run.folder))
+    save_model(str(tmp_path), spec, model)
+    assert load_spec(str(tmp_path)) == spec
+    load_features(model, str(run.folder))
+    assert read_recipe(f"{run.folder}/recipe.toml")["model"]["name"] == spec.name
+    assert claim(run.recipe(), "new", name="new", root=str(tmp_path)) == tmp_path / "new"
+    for place in (str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(RunError, match="there is no run"):
+            unfinished(place)
+    assert len(predict(str(export), [str(pictures / "circle" / "00.png")])) == 1
+    with pytest.raises(RunError, match="must be a plain folder name"):
+        export_run(run, name="../up", root=str(tmp_path))
 
 
 def test_metrics_by_hand():

@@ -60,16 +60,16 @@ class ModelSpec:
         }
 
 
-def save_model(folder: Path, spec: ModelSpec, model: "keras.Model") -> str:
+def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str:
     """Write both files into `folder`, weights first, each whole or not at all; the sha256 of the weights.
 
     Raises OSError, on a full disk for one.
     """
     content = weights_file(model)
     digest = hashlib.sha256(content).hexdigest()
-    write_whole(folder / WEIGHTS, content)
+    write_whole(Path(folder) / WEIGHTS, content)
     _WRITTEN.add(digest)
-    write_json(folder / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
+    write_json(Path(folder) / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
     return digest
 
 
@@ -88,9 +88,9 @@ def weights_file(model: "keras.Model") -> bytes:
     return buffer.getvalue()
 
 
-def load_spec(folder: Path) -> ModelSpec:
+def load_spec(folder: str | Path) -> ModelSpec:
     """The spec stored in `folder`, checked by `description.py`. Raises RunError where there is none, or a bad one."""
-    path = folder / DESCRIPTION
+    path = Path(folder) / DESCRIPTION
     values = read_json(path)
     try:
         if missing := {"name", "arguments", "preprocessing", "class_names", "head"} - set(values):
@@ -109,8 +109,9 @@ def load_spec(folder: Path) -> ModelSpec:
     return spec
 
 
-def load_model(folder: Path) -> tuple[ModelSpec, "keras.Model"]:
+def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
     """The spec and the network stored in `folder`. Raises RunError, or WeightsError where the sha256 differs."""
+    folder = Path(folder)
     spec = load_spec(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():

@@ -34,7 +34,7 @@ def shipped(name: str, weights: str) -> Path:
     return folder
 
 
-def load_features(model: "keras.Model", source: Path, *, scaling: str | None = None) -> None:
+def load_features(model: "keras.Model", source: str | Path, *, scaling: str | None = None) -> None:
     """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
 
     `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
@@ -47,6 +47,7 @@ def load_features(model: "keras.Model", source: Path, *, scaling: str | None = N
     from kerazoo.models.heads import feature_extractor
 
     features = feature_extractor(model)
+    source = Path(source)
     if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
         source = source.parent  # the file of a run: its folder says what it is
     check_source(source)

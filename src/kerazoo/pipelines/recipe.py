@@ -170,10 +170,10 @@ def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
     return here or [place for key in difflib.get_close_matches(last, places, n=1, cutoff=0.75) for place in places[key]]
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: str | Path) -> dict[str, Any]:
     """The values in a TOML recipe. Raises RecipeError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -103,7 +103,7 @@ def claim(
     stem: str,
     *,
     name: str | None,
-    root: Path = RUNS,
+    root: str | Path = RUNS,
     overwrite: bool = False,
     worker: int | None = None,
 ) -> Path:
@@ -115,6 +115,7 @@ def claim(
     claims. Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe,
     or is being trained at this moment.
     """
+    root = Path(root)
     if name is None:
         if worker is not None:
             raise RunError("several workers train one run, which must have a name; give all of them the same --name")
@@ -315,8 +316,9 @@ def _make(
     return Run(folder)
 
 
-def unfinished(folder: Path) -> Run:
+def unfinished(folder: str | Path) -> Run:
     """The run at `folder`, which did not finish. Raises RunError."""
+    folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise RunError(f"there is no run {folder} to go on with")
     run = Run(folder)

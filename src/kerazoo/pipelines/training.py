@@ -42,7 +42,7 @@ EVALUATED = 64  # examples in a batch of validation
 
 
 def train(
-    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
+    recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, say: Say = print, reported: bool = True,
 ) -> Run:  # fmt: skip
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.

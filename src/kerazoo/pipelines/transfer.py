@@ -67,7 +67,7 @@ REESTIMATED = 100  # batches that batch norm's statistics are taken from, at mos
 
 
 def finetune(
-    recipe: Recipe, *, name: str | None = None, root: Path = RUNS, overwrite: bool = False,
+    recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, say: Say = print, reported: bool = True,
 ) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.

@@ -31,12 +31,15 @@ TOP_K = 5
 ENCODED = (1, 3)  # channels that encoded pictures are decoded to
 
 
-def export_run(run: Run, *, name: str | None = None, new_version: bool = False, root: Path = SAVED_MODELS) -> Path:
+def export_run(
+    run: Run, *, name: str | None = None, new_version: bool = False, root: str | Path = SAVED_MODELS
+) -> Path:
     """`root/name/version` with a SavedModel of `run`, after it passed the gate.
 
     `name` is the run's by default. Raises RunError where the name exists and `new_version` is not asked for, GateError
     where the export does not answer as the evaluated model did; nothing is left behind then.
     """
+    root = Path(root)
     target = _target(root, name or run.name, new_version)
     if keras.config.backend() != "tensorflow":
         raise KerazooError(

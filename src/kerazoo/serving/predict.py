@@ -41,7 +41,7 @@ class Prediction:
         return f"{one_line(str(self.path))}  {said}"
 
 
-def predict(model: str | Path, targets: list[Path], *, top: int = 5) -> list[Prediction]:
+def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
     """The `top` likeliest classes for every image in `targets` (files, or folders read through).
 
     `model` is an export (answered by TensorFlow alone), the newest version of one (saved_models/NAME), or a run. A file
@@ -75,10 +75,10 @@ def find_export(model: str | Path) -> Path | None:
     return folder
 
 
-def find_files(targets: list[Path]) -> list[Path]:
+def find_files(targets: Sequence[str | Path]) -> list[Path]:
     """Files as given, and the pictures below folders. Raises DataError for what is missing or empty."""
     files: list[Path] = []
-    for target in targets:
+    for target in map(Path, targets):
         if target.is_dir():
             found, others = picture_files(target)
             if not found:

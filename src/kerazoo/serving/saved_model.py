@@ -20,7 +20,8 @@ BATCH = 32  # images that are answered together
 class ExportedModel:
     """An export loaded for answering. `passport` says what it is; `class_names` is the order of probabilities."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
         if not (folder / SAVED_MODEL).is_file() or not (folder / PASSPORT).is_file():
             raise RunError(f"{folder} is not an export: it holds no {SAVED_MODEL} with a {PASSPORT}")
         self.folder = folder
