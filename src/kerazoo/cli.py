@@ -5,12 +5,8 @@ bad input; 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM. TensorFlow is i
 """
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +30,7 @@ from kerazoo.console import Json, print_json, print_text, say
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models import registry
 from kerazoo.quiet import start_tensorflow
+from kerazoo.signals import stoppable
 
 app = typer.Typer(
     help="A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline.",
@@ -387,23 +384,6 @@ def main() -> None:
         if error.code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
             say("kerazoo: stopped; the same command goes on with a run that did not finish")
         raise
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Within, SIGTERM ends the command as an error would: what is half-written goes, a run is marked interrupted.
-
-    Training puts its own handler in the place of this one. Without any, the first process of a container ignores it.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
