@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import make_pictures
@@ -20,6 +21,7 @@ from kerazoo.pipelines.run_locks import remove_left
 from kerazoo.pipelines.runs import Run, begun, claim, unfinished
 from kerazoo.pipelines.training import StopOnNaN, train
 from kerazoo.pipelines.transfer import finetune
+from kerazoo.signals import stoppable
 
 NOBODY = 2**22 + 1  # above the largest number of a process
 
@@ -214,6 +216,24 @@ def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, wher
             finetune(recipe, name="one", root=tmp_path, say=quiet)
     assert Run(tmp_path / "one").status == "interrupted"
     assert finetune(recipe, name="one", root=tmp_path, say=quiet).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_that_a_destructor_swallows_comes_again(number, ends):
+    """TensorFlow's destructors run at any moment, and Python prints and forgets what is raised in one."""
+
+    class Swallows:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    def work():
+        Swallows()
+        time.sleep(10)
+
+    with pytest.raises(ends), stoppable():
+        work()
 
 
 PULL = [sys.executable, "-m", "kerazoo", "weights", "fetch", "mobilenet_025"]
