@@ -333,7 +333,12 @@ WRONG = [
     (["predict", "nosuch", "data"], "there is no run nosuch"),
     (["predict", "run", "nosuch.jpg"], "there is no file or folder nosuch.jpg"),
     (["export", "nosuch"], "there is no run nosuch"),
+    (["export", "run", "--name", "../up"], "export name '../up' must be a plain folder name"),
     (["check", "nosuch"], "there is no folder or file nosuch"),
+    (["check", "empty"], "the folder empty is empty; name one that holds a folder of images for each class"),
+    (["check", "data", "--policy", "wild"], "recipe key augmentation.policy"),
+    (["train", "mlp", "--data", "data", "--set", "augmentation.policy=wild"], "recipe key augmentation.policy"),
+    (["finetune", "empty"], "the folder empty is empty"),
     (["weights", "fetch", "nosuch"], "no model is called 'nosuch'"),
     (["weights", "unbundle", "nosuch.tar"], "there is no bundle nosuch.tar"),
 ]
@@ -343,6 +348,7 @@ def test_wrong_names_and_paths_are_told_before_tensorflow_starts(here):
     """Which takes seconds; a module that may not be imported says so better than a clock."""
     make_pictures(here / "data", count=2)
     (here / "typo.toml").write_text("[model]\nname = 'mlp'\n[trainin]\nepochs = 1\n")
+    (here / "empty").mkdir()
     (here / "runs" / "run").mkdir(parents=True)
     (here / "runs" / "run" / "run.json").write_text('{"status": "finished"}')
     (here / "runs" / "run" / "model.json").write_text("{}")
@@ -433,7 +439,7 @@ def test_check_draws_what_training_sees(here, monkeypatch, capsys):
     assert sorted(p.name for p in here.iterdir()) == ["data", "grid.png"]
     code, _, err = call(monkeypatch, capsys, "check", data, "--show-augmented", "grid.png", "--policy", "wild")
     assert (code, err.count("\n")) == (2, 1)
-    assert "augmentation.policy='wild' is not one of none, light, standard, strong" in err
+    assert "augmentation.policy: input should be 'none', 'light', 'standard' or 'strong', not 'wild'" in err
 
 
 @pytest.mark.parametrize(

@@ -347,9 +347,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a run as a SavedModel that takes encoded pictures; it is kept only if it answers as the run did."""
-    from kerazoo.pipelines.runs import open_run
+    from kerazoo.pipelines.runs import check_name, open_run
 
     opened = open_run(run)
+    if name is not None:
+        check_name(name, "export")
     start_tensorflow()
     from kerazoo.serving.export import export_run
 

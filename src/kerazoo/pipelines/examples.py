@@ -5,8 +5,10 @@ Sources: an image folder (`image_folder.py`), a CSV, TSV or Parquet table (`imag
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -191,7 +193,14 @@ def read_examples(part: DataPart) -> Examples:
 def check_source(part: DataPart) -> None:
     """Raise DataError where `part` names nothing that could be read; nothing is read yet."""
     path = Path(part.path).expanduser()
-    if part.path.startswith(TFDS) or path.is_dir():
+    if part.path.startswith(TFDS):
+        return
+    if path.is_dir():
+        with suppress(PermissionError), os.scandir(path) as entries:  # what cannot be listed is said by who reads it
+            if next(entries, None) is None:
+                raise DataError(
+                    f"the folder {part.path} is empty; name one that holds a folder of images for each class"
+                )
         return
     if not path.exists():
         raise DataError(f"there is no folder or file {part.path}")

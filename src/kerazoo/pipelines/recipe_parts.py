@@ -158,7 +158,7 @@ class OptimizerPart(Part):
 class AugmentationPart(Part):
     """Augmentation in training: a named policy, and parts of it set otherwise; see `augmentation.Augmentation`."""
 
-    policy: str = "none"
+    policy: Literal["none", "light", "standard", "strong"] = "none"
     shift: float | None = None
     rotate: float | None = None
     zoom: float | None = None

@@ -148,10 +148,10 @@ def claim(
     return folder
 
 
-def check_name(name: str) -> None:
-    """Raise RunError where `name` cannot be the name of a run."""
-    if name != Path(name).name or not name or name.startswith(".") or len(os.fsencode(name)) > LONGEST:
-        raise RunError(f"run name {name!r} must be a plain folder name, of {LONGEST} bytes at most")
+def check_name(name: str, what: str = "run") -> None:
+    """Raise RunError if `name` cannot be the folder of a run, or of another `what`."""
+    if not name or name != Path(name).name or name.startswith(".") or "\0" in name or len(os.fsencode(name)) > LONGEST:
+        raise RunError(f"{what} name {name!r:.60} must be a plain folder name, of {LONGEST} bytes at most")
 
 
 def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:

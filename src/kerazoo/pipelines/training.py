@@ -276,10 +276,7 @@ def make_loss(recipe: Recipe, head: str, name: str) -> keras.losses.Loss:
 def augmentation_of(recipe: Recipe) -> Augmentation:
     """The named policy, with the parts that the recipe sets otherwise. Raises RecipeError."""
     parts = recipe.augmentation.model_dump(exclude_none=True)
-    policy = parts.pop("policy")
-    if policy not in POLICIES:
-        raise RecipeError(f"augmentation.policy={policy!r} is not one of {', '.join(POLICIES)}")
-    return replace(POLICIES[policy], **parts)
+    return replace(POLICIES[parts.pop("policy")], **parts)
 
 
 def batches_of(

@@ -5,7 +5,6 @@ evaluated the run. Weights are stored once: the module tracks the variables, the
 which also loads in the C++ loader of TensorFlow Serving.
 """
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from kerazoo.pipelines.digests import DATA, check_digests
 from kerazoo.pipelines.environment import environment
 from kerazoo.pipelines.evaluation import Evaluation, check_unchanged, recorded_evaluation
 from kerazoo.pipelines.examples import check_class_names, load_examples
-from kerazoo.pipelines.runs import LONGEST, Run
+from kerazoo.pipelines.runs import Run, check_name
 from kerazoo.serving.gate import check_export
 from kerazoo.serving.passport import PASSPORT, is_version
 from kerazoo.serving.workplace import workplace
@@ -85,8 +84,7 @@ def _put(made: Path, target: Path) -> None:
 
 
 def _target(root: Path, name: str, new_version: bool) -> Path:
-    if not name or name != Path(name).name or name.startswith(".") or "\0" in name or len(os.fsencode(name)) > LONGEST:
-        raise RunError(f"export name {name!r:.60} must be a plain folder name, of {LONGEST} bytes at most")
+    check_name(name, "export")
     folder = root / name
     for place in (root, folder):
         if place.exists() and not place.is_dir():
