@@ -10,19 +10,6 @@ from kerazoo.console import print_json, say
 from kerazoo.errors import RecipeError
 from kerazoo.files import read_json
 
-FLAGS = {  # key of the recipe by the flag that sets it
-    "--data": "data.path",
-    "--manifest": "data.manifest",
-    "--group": "data.group",
-    "--validation": "data.validation",
-    "--size": "data.size",
-    "--epochs": "training.epochs",
-    "--batch-size": "training.batch_size",
-    "--lr": "optimizer.learning_rate",
-    "--seed": "seed",
-    "--devices": "devices",
-}
-
 
 def train_on(path: Path, as_json: bool) -> None:
     """Go on with the unfinished run at `path`, or at runs/path."""

@@ -25,6 +25,7 @@ LARGEST_NUMBER = 1e6  # of any other number, such as a penalty
 LONGEST = 1_000  # characters of a name
 TEMPERATURES = (1e-3, 1e3)
 BYTES = 4  # of a stored float32
+WAITING = "uninitialized_variables"  # Keras's list of variables that were made in a scope without values
 
 
 def check_description(spec: "ModelSpec") -> None:
@@ -141,11 +142,13 @@ def _parameters(spec: "ModelSpec") -> int:
     import keras
     from keras.src.backend.common import global_state
 
-    # building draws seeds, and leaves its variables in a list that the next scope would make real
-    state, left = random.getstate(), global_state.get_global_attribute("uninitialized_variables", [])
+    # building draws seeds, and puts its variables into a list; the next scope would make those, gigabytes at worst
+    state = random.getstate()
+    waiting = global_state.get_global_attribute(WAITING)
+    global_state.set_global_attribute(WAITING, [])
     try:
         with keras.StatelessScope(initialize_variables=False):
             return int(build(spec.name, **spec.arguments).count_params())
     finally:
         random.setstate(state)
-        global_state.set_global_attribute("uninitialized_variables", left)
+        global_state.set_global_attribute(WAITING, waiting or [])
