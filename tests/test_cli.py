@@ -198,7 +198,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         assert re.fullmatch(r".*/half.png  it cannot be decoded: .+", half)
         assert odd.endswith(good.split("png")[-1])
         assert r"odd \x1b[31m\n\udcff\x9b.png" in odd
-        assert script.endswith("test_cli.py  it cannot be decoded: it is not a JPEG, PNG, GIF, BMP or WebP picture")
+        assert script.endswith("test_cli.py  it cannot be decoded: it is not a JPEG, PNG, GIF, BMP or WebP image")
         assert err == "kerazoo: 2 of 4 files could not be answered for; each says why\n"
         code, out, _ = call(monkeypatch, capsys, "predict", model, *files, "--top", "1", "--json")
         rows = json.loads(out)["predictions"]

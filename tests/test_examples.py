@@ -135,7 +135,7 @@ def test_preflight_names_every_bad_picture(pictures):
         check_pictures(examples)
     assert all(name in str(error.value) for name in bad)
     assert "empty.png (empty: it has no bytes)" in str(error.value)
-    assert "page.jpg (not a picture: it is not a JPEG, PNG, GIF, BMP or WebP picture)" in str(error.value)
+    assert "page.jpg (not a picture: it is not a JPEG, PNG, GIF, BMP or WebP image)" in str(error.value)
     assert f"leave them out by `kerazoo check {pictures} --write`" in str(error.value)
     assert "00.png" not in str(error.value)
     assert "\n" not in str(error.value)
