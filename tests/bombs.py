@@ -11,14 +11,17 @@ def chunk(name, data=b""):
 
 
 def repeated(row, count):
-    """The zlib stream of `count` rows."""
-    packer = zlib.compressobj(9)
+    """The zlib stream of `count` rows: one block of them, packed once, again and again."""
     at_once = max(1, (1 << 20) // len(row))
-    parts = []
-    while count > 0:
-        parts.append(packer.compress(row * min(count, at_once)))
-        count -= at_once
-    return b"".join([*parts, packer.flush()])
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(row * at_once) + packer.flush(zlib.Z_FULL_FLUSH)
+    blocks, left = divmod(count, at_once)
+    rest = packer.compress(row * left) + packer.flush()
+    check = 1
+    for _ in range(blocks):
+        check = zlib.adler32(row * at_once, check)
+    check = zlib.adler32(row * left, check)
+    return b"\x78\xda" + block * blocks + rest + struct.pack(">I", check)
 
 
 def png(width, height, depth=8, colour=2, before=b"", middle=b""):
@@ -35,10 +38,36 @@ def texts(count):
     return b"".join(chunk(b"zTXt", data) for _ in range(count))
 
 
-def gif(width, height, screen):
-    """One frame of zeros, whose size may be another than the screen's."""
+def gif(width, height, screen, interlaced=False):
+    """One frame of zeros, whose size may be another than the screen's. Each code stands for one zero more."""
+    codes = []
+    left = width * height
+    while left > 0:
+        codes += [(4, 12 if codes else 3), (0, 3)]  # 4 begins the table anew
+        left -= 1
+        size = 3
+        for code in range(6, 4096):
+            if left <= 0:
+                break
+            codes.append((code, size))
+            left -= code - 4
+            if code + 1 == 1 << size and size < 12:
+                size += 1
+    codes.append((5, size))
+    number = 0
+    data = bytearray()
+    filled = 0
+    for code, size in codes:
+        number |= code << filled
+        filled += size
+        while filled >= 8:
+            data.append(number & 255)
+            number >>= 8
+            filled -= 8
+    data.append(number)
+    blocks = b"".join(bytes([len(data[at : at + 255])]) + data[at : at + 255] for at in range(0, len(data), 255))
     head = b"GIF89a" + struct.pack("<2H3B", *screen, 0x80, 0, 0) + bytes(6)
-    return head + b"\x2c" + struct.pack("<4HB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00\x3b"
+    return head + b"\x2c" + struct.pack("<4HB", 0, 0, width, height, 0x40 * interlaced) + b"\x02" + blocks + b"\0\x3b"
 
 
 def segment(marker, data):

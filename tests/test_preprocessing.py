@@ -168,6 +168,20 @@ def test_crop_keeps_the_centre_and_pad_keeps_all(rows, columns):
     assert (padded == 77).all(axis=-1).mean() == pytest.approx(share, abs=0.03)
 
 
+def test_pad_keeps_a_pixel_of_a_thin_image_and_is_tensorflows_for_all_others():
+    for rows, columns in ((1, 65_535), (65_535, 1), (500, 1)):
+        padded = Preprocessing(24, 20, fit="pad").fit_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
+        assert padded.any(axis=-1).sum() == (20 if columns > rows else 24)
+        assert padded.max() == 77
+    rng = np.random.default_rng(0)
+    for rows, columns in ((24, 20), (25, 20), (7, 9), (200, 31), (31, 200), (480, 60), (333, 500)):
+        image = rng.integers(0, 256, (rows, columns, 3)).astype(np.uint8)
+        antialias = rows > 24 or columns > 20
+        expected = tf.image.resize_with_pad(image, 24, 20, antialias=antialias)
+        expected = np.rint(expected).clip(0, 255).astype(np.uint8)
+        np.testing.assert_array_equal(Preprocessing(24, 20, fit="pad").fit_pixels(image), expected)
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_a_picture_of_the_right_size_is_left_as_it_is(fit):
     image = np.array(photo(32, 32))
