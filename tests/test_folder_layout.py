@@ -70,6 +70,12 @@ REFUSED = {
     "wrapped split": (["train/train/a", "train/train/b", "test/a"], "wraps a, b; put them straight into .*/train"),
     "wrapped test": (["train/a", "train/b", "test/test/a", "test/test/b"], "class 'test' is in .*test but not in"),
     "one class": (["daisy"], "has one class only .'daisy'."),
+    "images straight in train": (["train", "test1"], "train has images but no folders; put the images of each class"),
+    "named like splits, without classes": (
+        ["train_images", "Test-images"],
+        "folders Test-images, train_images are named like splits; name them train, val and test, with a folder for",
+    ),
+    "named like splits, one without classes": (["train2017/a", "train2017/b", "val2017"], "are named like splits"),
 }
 
 
@@ -85,7 +91,7 @@ def test_what_is_not_understood_is_refused_by_check_and_training_alike(tmp_path,
     assert "\n" not in str(trained.value)
 
 
-@pytest.mark.parametrize("beside", ["test", "dev", "Train", "valid"])
+@pytest.mark.parametrize("beside", ["val", "dev", "Train", "valid"])
 def test_a_class_named_like_a_split_beside_other_classes_stays_one_and_is_told(tmp_path, beside):
     images(tmp_path, beside, "bus", "car", count=4)
     examples = load_examples(tmp_path)
@@ -114,6 +120,30 @@ def test_images_without_labels_are_a_test_set_that_predict_takes(tmp_path, test)
     report = check(data_part({"path": str(tmp_path)}))
     assert not report.spoiled
     assert [(f.kind, f.key) for f in report.findings] == [("left out", folder.name)]
+
+
+@pytest.mark.parametrize("test", ["test", "Test1", "eval"])
+def test_images_in_test_beside_classes_are_a_test_set_without_labels(tmp_path, test):
+    images(tmp_path, "cat", "dog", test, count=4)
+    examples = load_examples(tmp_path)
+    assert examples.class_names == ("cat", "dog")
+    assert examples.left_out.keys() == {test}
+    assert "a test set without labels, 4 images" in summary(examples)
+    report = check(data_part({"path": str(tmp_path)}))
+    assert not report.spoiled
+    assert [(f.kind, f.key) for f in report.findings] == [("left out", test)]
+
+
+def test_test_beside_one_folder_is_a_class(tmp_path):
+    images(tmp_path, "control", "test", count=4)
+    examples = load_examples(tmp_path)
+    assert examples.class_names == ("control", "test")
+    assert "; test, named like a split, is taken as a class" in summary(examples)
+
+
+def test_folders_of_like_names_in_classes_of_named_splits_are_no_splits(tmp_path):
+    images(tmp_path, *(f"{split}/{name}/{side}" for split in ("train", "val") for name in "ab" for side in ("l", "r")))
+    assert sizes(load_examples(tmp_path)) == {"train": 12, "val": 12}
 
 
 def test_check_refuses_what_holding_out_leaves_too_small(tmp_path):

@@ -1,9 +1,11 @@
 """The layout of an image folder: which of its folders are splits, and which are classes.
 
 Names of splits (`examples.SPLITS`) are recognized in any case. Whether a folder of such a name is a split is seen from
-what it holds: a split holds a folder for each class, a class holds images. What could be read in two ways is refused.
+what it holds: a split holds a folder for each class, a class holds images. Images straight in `test`, beside splits or
+beside two classes, are a test set without labels. What could be read in two ways is refused.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -15,15 +17,12 @@ NAMES = "train, val and test"
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split below `root`; all is train where `root` holds classes.
+    """The folder of each split below `root`; train is `root` itself where that holds the classes.
 
     Raises DataError, with what to do, where there are no folders, where splits and classes are mixed, where two folders
     are one split, and where folders look like splits but are not named so.
     """
-    top = folders(root)
-    if not top:
-        found = "has images but no folders" if _holds_images(root) else "has no folders in it"
-        raise DataError(f"{root} {found}; put the images of each class into a folder of its name")
+    top = _some_folders(root)
     named = [p for p in top if p.name.lower() in SPLITS]
     parted = [p for p in named if _with_images(p)]
     others = ", ".join(p.name for p in top if p not in named)
@@ -35,8 +34,10 @@ def split_folders(root: Path) -> dict[str, Path]:
             f"they are all classes, name each image and its class in a table (path,label)"
         )
     if others or not named:
-        check_classes_below(root)
-        return {"train": root}
+        _refuse_wrapped(root, "name {inner} instead")
+        _refuse_unnamed_splits(root, top)
+        tests = [p for p in named if SPLITS[p.name.lower()] == "test" and _holds_images(p)]
+        return {"train": root, "test": tests[0]} if len(tests) == 1 and len(top) > 2 else {"train": root}
     if not has_train:
         names = ", ".join(p.name for p in named)
         raise DataError(
@@ -48,28 +49,43 @@ def split_folders(root: Path) -> dict[str, Path]:
         if split in parts:
             raise DataError(f"{root} has two folders for {split}: {parts[split].name} and {folder.name}; keep one")
         parts[split] = folder
-    check_classes_below(parts["train"], wrapped="put them straight into {root}")
+    classes = _some_folders(parts["train"])
+    _refuse_wrapped(parts["train"], "put them straight into {root}")
+    labelled = {p.name for split, folder in parts.items() if split != "train" for p in _with_images(folder)}
+    if labelled.isdisjoint(p.name for p in classes):  # else another split has the same classes
+        _refuse_unnamed_splits(parts["train"], classes)
     return parts
 
 
-def check_classes_below(root: Path, wrapped: str = "name {inner} instead") -> None:
-    """Raise DataError where the folders below `root` are not classes: one that wraps the classes, or splits.
+def _some_folders(root: Path) -> list[Path]:
+    """The folders in `root`. Raises DataError, with what to do, where there are none."""
+    found = folders(root)
+    if not found:
+        what = "has images but no folders" if _holds_images(root) else "has no folders in it"
+        raise DataError(f"{root} {what}; put the images of each class into a folder of its name")
+    return found
 
-    `wrapped` is the advice where one folder wraps the classes.
-    """
+
+def _refuse_wrapped(root: Path, advice: str) -> None:
+    """Raise DataError, with `advice`, where the one folder in `root` is no class but wraps the classes."""
     top = folders(root)
-    if len(top) == 1 and (inner := _unwrapped(root)) != root:
-        names = ", ".join(p.name for p in _with_images(inner)[:5])
-        if names:
-            raise DataError(
-                f"{root} has one folder only, {top[0].name}, which is no class: it wraps {names}; "
-                + wrapped.format(root=root, inner=inner)
-            )
-    _refuse_unnamed_splits(root, top)
+    inner = _unwrapped(root)
+    if len(top) > 1 or inner == root:
+        return
+    names = ", ".join(p.name for p in _with_images(inner)[:5])
+    if names:
+        raise DataError(
+            f"{root} has one folder only, {top[0].name}, which is no class: it wraps {names}; "
+            + advice.format(root=root, inner=inner)
+        )
 
 
 def _refuse_unnamed_splits(root: Path, top: list[Path]) -> None:
-    """Raise DataError where folders hold the same folders of images, or those of the classes beside them."""
+    """Raise DataError where folders look like splits, though none is named so.
+
+    They do where they hold the same folders of images, or those of the classes beside them, or where each has the name
+    of a split in its own, such as train_images or val2017.
+    """
     names = {p.name for p in top}
     inside = {p.name: {child.name for child in _with_images(_unwrapped(p))} for p in top if not _holds_images(p)}
     inside = {name: children for name, children in inside.items() if children}
@@ -94,6 +110,12 @@ def _refuse_unnamed_splits(root: Path, top: list[Path]) -> None:
         raise DataError(
             f"{root}: the folders {name} and {other} look like {look}, because both hold {', '.join(both[:5])}; "
             f"{advice}, or, if they are classes, name each image and its class in a table (path,label)"
+        )
+    meant = [{SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS} for name in names]
+    if all(meant) and len(set().union(*meant)) > 1 and {"train"} in meant:
+        raise DataError(
+            f"{root}: the folders {', '.join(sorted(names))} are named like splits; name them {NAMES}, with a folder "
+            "for each class in each, or, if they are classes, name each image and its class in a table (path,label)"
         )
 
 

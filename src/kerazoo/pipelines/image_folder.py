@@ -13,7 +13,7 @@ from kerazoo.pipelines.folder_layout import folders, split_folders, unlabelled
 def read(root: Path) -> Examples:
     """The pictures below `root`, in order of name. Raises DataError that names the folder which is wrong."""
     parts = split_folders(root)
-    class_names = tuple(p.name for p in folders(parts["train"]))
+    class_names = tuple(p.name for p in folders(parts["train"]) if p not in parts.values())
     rows: list[tuple[str, int, str, str]] = []
     left_out: dict[str, str] = {}
     for split, folder in parts.items():
@@ -29,6 +29,8 @@ def read(root: Path) -> Examples:
         }
         before = len(rows)
         for child in folders(folder):
+            if child in parts.values():
+                continue
             if child.name not in class_names:
                 raise DataError(f"class {child.name!r} is in {folder} but not in {parts['train']}")
             pictures, strange = picture_files(child)
