@@ -27,7 +27,7 @@ from kerazoo.cli_flags import (
 )  # fmt: skip
 from kerazoo.cli_runs import check_paths, run_recipe, train_on, try_first
 from kerazoo.console import Json, print_json, print_text, say
-from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.errors import KerazooError, RecipeError, is_out_of_memory
 from kerazoo.models import registry
 from kerazoo.quiet import start_tensorflow
 from kerazoo.signals import stoppable
@@ -381,6 +381,11 @@ def main() -> None:
         if "--traceback" in arguments:
             raise
         say(f"kerazoo: {error}")
+        sys.exit(1)
+    except Exception as error:
+        if "--traceback" in arguments or not is_out_of_memory(error):
+            raise
+        say("kerazoo: out of memory; lower --batch-size or --size, or close other programs")
         sys.exit(1)
     except SystemExit as error:
         if error.code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`

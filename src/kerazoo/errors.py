@@ -43,3 +43,12 @@ class Interrupted(KerazooError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, in the words of Python, TensorFlow or JAX; imports none of them."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or str(error).startswith("RESOURCE_EXHAUSTED")
+    )

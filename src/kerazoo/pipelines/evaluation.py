@@ -182,7 +182,7 @@ def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, fold
 
 def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
     """What `model` answers for `examples`, in inference mode. Raises KerazooError where an answer is not finite."""
-    with true_causes(examples, spec.preprocessing):
+    with true_causes(None, examples, spec.preprocessing):
         logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
     if not np.isfinite(logits).all():
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]

@@ -118,7 +118,7 @@ class FeaturePass:
     ) -> Iterator[np.ndarray]:
         """(BATCH, F) for batch after batch; the last one is filled up by its last picture."""
         inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
-        with true_causes(examples, self.preprocessing):
+        with true_causes(None, examples, self.preprocessing):
             for batch in inputs.as_numpy_iterator():
                 whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
                 if self._run is None:

@@ -129,7 +129,7 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     try:
         # not through a memory map: a full disk would kill the process
-        with true_causes(examples, preprocessing):
+        with true_causes(None, examples, preprocessing):
             write_whole(path, chain([header.getvalue()], _blocks(examples, preprocessing)))
     except OSError as error:
         raise KerazooError(

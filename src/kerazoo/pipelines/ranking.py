@@ -15,6 +15,7 @@ from kerazoo.models.download import cached
 from kerazoo.models.published import published
 from kerazoo.models.registry import find, weight_names
 from kerazoo.models.stored import ModelSpec
+from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
 from kerazoo.pipelines.preflight import check_pictures
@@ -101,9 +102,14 @@ def rank(
     for (name, weights), source in zip(candidates, sources, strict=True):
         one, spec = _planned(recipe, name, weights, source, examples, devices)
         if weights not in weight_names(find(name)):
-            build_with(spec, source, (one.transfer or TransferPart()).scaling)  # a file of one's own may not fit
+            with true_causes(one):
+                build_with(spec, source, (one.transfer or TransferPart()).scaling)  # a file of one's own may not fit
         made.append((one, spec, source))
-    return sorted((_one(*parts, examples, say) for parts in made), key=_order)
+    ranked = []
+    for one, spec, source in made:
+        with true_causes(one, examples, spec.preprocessing):
+            ranked.append(_one(one, spec, source, examples, say))
+    return sorted(ranked, key=_order)
 
 
 def _order(row: Ranked) -> tuple[float, float]:

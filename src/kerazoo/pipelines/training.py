@@ -62,11 +62,12 @@ def train(
     folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
     if finished(folder) and not overwrite:
         return Run(folder)
-    made = assemble(recipe, devices, say)
+    with true_causes(recipe):
+        made = assemble(recipe, devices, say)
     recipe, spec, examples = made.recipe, made.spec, made.examples
     writes, on = devices.is_chief, devices.describe()
     with (
-        true_causes(examples, spec.preprocessing, recipe),
+        true_causes(recipe, examples, spec.preprocessing),
         begun(
             folder, recipe, examples, say=say, writes=writes, overwrite=overwrite, numbered=name is None, devices=on
         ) as run,

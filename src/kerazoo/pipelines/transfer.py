@@ -110,9 +110,10 @@ def finetune(
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
     preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
-    single = build_with(spec, source, transfer.scaling)  # on one device, in float32: as the run is evaluated
-    with devices.scope(), precision(recipe):
-        model = spec.build()
+    with true_causes(recipe):
+        single = build_with(spec, source, transfer.scaling)  # on one device, in float32: as the run is evaluated
+        with devices.scope(), precision(recipe):
+            model = spec.build()
     if epochs:
         unfreeze(model, entry, transfer, pretrained=source is not None)
         devices.check_batch_norm(model)
@@ -123,7 +124,7 @@ def finetune(
 
     digest, on = weights_digest(feature_extractor(single)), devices.describe()
     with (
-        true_causes(examples, spec.preprocessing, recipe),
+        true_causes(recipe, examples, spec.preprocessing),
         begun(
             folder, recipe, examples, say=say, overwrite=overwrite, numbered=name is None, start_weights=digest,
             devices=on,
@@ -216,7 +217,7 @@ def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: 
         return
     train = examples.split("train")
     plain = training_batches(train, spec.preprocessing, batch_size=BATCH, seed=seed, augmentation=Augmentation())
-    with true_causes(train, spec.preprocessing):
+    with true_causes(None, train, spec.preprocessing):
         reestimate(model, plain.at(0, 0).take(REESTIMATED))
 
 
