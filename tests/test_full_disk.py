@@ -3,18 +3,21 @@
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from conftest import make_pictures
 
 from kerazoo.callbacks import MetricsWriter, Resume, RunWriter
-from kerazoo.errors import KerazooError
+from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.files import read_json
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec, save_model
+from kerazoo.models.weights_file import copy_of
 from kerazoo.pipelines import runs, training
 from kerazoo.pipelines.recipe import make_recipe
 
@@ -111,6 +114,16 @@ def test_a_model_is_written_whole_or_not_at_all(small):
     other = line(rate=0.2)
     other.load_weights(small / "model.weights.h5")
     assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), model.get_weights(), strict=True))
+
+
+def test_a_copy_of_weights_that_found_no_room_is_no_damaged_file(small, tmp_path, monkeypatch):
+    """A compressed file takes less room than its copy."""
+    path = tmp_path / "zeros.weights.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/dense/vars/0", data=np.zeros((1000, 1000), np.float32), compression="gzip")
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    with pytest.raises(WeightsError, match="make room, or name another folder by TMPDIR"), copy_of(path, 10**6):
+        pass
 
 
 RECIPE = {"model": {"name": "bottleneck_cnn"}, "training": {"epochs": 2, "batch_size": 8}}

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -677,3 +678,20 @@ def test_colours_of_a_bmp_in_another_order_are_refused():
     kind, reason = inspect_contents(bmp, ".bmp").bad
     assert kind == "undecodable"
     assert "order of colours" in reason
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "found = substr(found, 1, 20)", "found = '[]'", "found = '{}'", "found = replace(found, 'sha256', 'sha')",
+        "found = replace(found, '\"odd\": []', '\"odd\": [1]')", "thumb = x'00'", "thumb = 7",
+    ],
+)  # fmt: skip
+def test_a_damaged_memory_of_an_earlier_check_is_made_anew(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "caches"))
+    examples = load_examples(make_pictures(tmp_path / "data", count=2))
+    found = inspect_all(examples)
+    (base,) = (tmp_path / "caches" / "checks").glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(base)) as opened, opened:
+        assert opened.execute(f"UPDATE seen SET {damage}").rowcount == 4
+    assert inspect_all(examples) == found

@@ -606,6 +606,8 @@ def test_damage_after_it_came_is_found_without_a_published_hash_too(shared, home
     assert what_is_wrong(path, entry) == ""
     assert re.match("its sha256 is .* as when it came", download.damage(path, entry))
     assert cached(entry) is None
+    path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\n")  # no UTF-8
+    assert "as when it came" in download.damage(path, entry)
 
 
 # -- the real file, end to end ------------------------------------------------------------------------------------

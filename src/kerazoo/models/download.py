@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
+from kerazoo.files import write_whole
 from kerazoo.models.download_bar import download_bar
 from kerazoo.models.published import CHUNK, Published, file_hash, published, what_is_wrong
 from kerazoo.models.resumable import PAUSE, TIMEOUT, Progress, Unreachable, check_room, download, forget, no_room
@@ -76,7 +77,8 @@ def damage(path: Path, entry: Published) -> str:
     wrong = what_is_wrong(path, entry)
     if wrong or entry.checked_by != "structure" or not (record := _record(path)).is_file():
         return wrong
-    kept, found = record.read_text(encoding="utf-8").split(" ")[0], file_hash(path, "sha256")
+    kept = record.read_text(encoding="utf-8", errors="replace").split(" ")[0][:64]
+    found = file_hash(path, "sha256")
     return "" if kept == found else f"its sha256 is {found}, not {kept} as when it came"
 
 
@@ -84,7 +86,7 @@ def put_in_place(part: Path, entry: Published) -> Path:
     """Give the checked `part` its own name in the cache; the path. The caller holds the lock."""
     path = places(entry)[0]
     if entry.checked_by == "structure":
-        _record(path).write_text(f"{file_hash(part, 'sha256')}  {entry.file}\n", encoding="utf-8")
+        write_whole(_record(path), f"{file_hash(part, 'sha256')}  {entry.file}\n")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

@@ -4,7 +4,6 @@ A part goes on only where the server says that the file is still the one it was 
 Last-Modified); else it starts anew. `FILE.part.json` beside `FILE.part` keeps the address and that answer.
 """
 
-import errno
 import http.client
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 
 from kerazoo.caches import in_words
 from kerazoo.errors import KerazooError, WeightsError
-from kerazoo.files import read_json, write_json
+from kerazoo.files import FULL, read_json, write_json
 from kerazoo.models.connections import LEAST, RedirectError, Watch
 
 Progress = Callable[[int, int | None], None]  # bytes there, and of how many where the server says
@@ -27,7 +26,6 @@ PAUSE = 1.0  # seconds before the second attempt, twice as long before each next
 RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 BLOCK = 1 << 20  # bytes read at a time
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that may be another in a moment
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Unreachable(Exception):

@@ -30,6 +30,7 @@ PATIENCE = 30.0  # seconds for a file of no size
 RATE = 10_000_000  # bytes that a slow disk gives in a second more
 MEMORY = 256_000_000  # bytes beside two copies of the arrays
 WIDEST = 8  # bytes of a number
+LEFT = 1_000_000  # bytes; a disk with fewer may have been too full for a copy
 SPARE = 100_000  # numbers beside the weights: seeds, and a first convolution of other channels
 
 Shape = tuple[int, ...]
@@ -74,14 +75,24 @@ def copy_of(path: Path, numbers: int) -> Iterator[WeightsFile]:
     Raises DamagedError; WeightsError where there is no room for the copy.
     """
     with tempfile.TemporaryDirectory(prefix="kerazoo-weights-", ignore_cleanup_errors=True) as folder:
-        free = shutil.disk_usage(folder).free
         size = min(path.stat().st_size, numbers * WIDEST)
-        if size > free:
-            raise WeightsError(
-                f"a copy of {path} takes {in_words(size)}, and {tempfile.gettempdir()} has {in_words(free)} free; "
-                "make room, or name another folder by TMPDIR"
-            )
-        yield _read(path, Path(folder) / "copy", numbers)
+        _check_room(folder, path, size)
+        try:
+            file = _read(path, Path(folder) / "copy", numbers)
+        except DamagedError:
+            _check_room(folder, path, max(size, LEFT))  # a compressed file takes more, and others write there, too
+            raise
+        yield file
+
+
+def _check_room(folder: str, path: Path, size: int) -> None:
+    """Raise WeightsError where `folder` has no room for `size` bytes, of a copy of `path`."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise WeightsError(
+            f"a copy of {path} takes {in_words(size)} at least, and {tempfile.gettempdir()} has {in_words(free)} free; "
+            "make room, or name another folder by TMPDIR"
+        )
 
 
 def load_whole(model: "keras.Model", path: Path) -> None:

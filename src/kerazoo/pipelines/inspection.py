@@ -234,16 +234,12 @@ class Inspections:
             return None
         if row is None:
             return None
-        values = json.loads(row[0])
         try:
+            known = _known(*row)
             status = Path(path).stat()
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError):  # the file is gone, or what is known of it is damaged
             return None
-        if (status.st_size, status.st_mtime_ns) != (values["size"], values["mtime_ns"]):
-            return None
-        values["bad"] = None if values["bad"] is None else tuple(values["bad"])
-        values["odd"] = tuple(tuple(pair) for pair in values["odd"])
-        return Inspection(**values, thumb=row[1])
+        return known if (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns) else None
 
     def keep(self, rows: Sequence[tuple[str, Inspection]]) -> None:
         """Keep what was found, but for what a second look may find otherwise: files that could not be read."""
@@ -253,6 +249,17 @@ class Inspections:
             self._base.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(p, found) for p, found in rows if found.sha256)
             )
+
+
+def _known(text: str, thumb: bytes) -> Inspection:
+    """The opposite of `_row`. Raises ValueError, KeyError or TypeError for what `_row` did not make."""
+    values = json.loads(text)
+    bad = None if values["bad"] is None else tuple(values["bad"])
+    odd = tuple((str(kind), str(detail)) for kind, detail in values["odd"])
+    found = Inspection(**{**values, "bad": bad, "odd": odd}, thumb=thumb)
+    if len(thumb) != (0 if found.bad else 3 * THUMB**2) or len(bad or ("", "")) != 2:
+        raise ValueError("it is damaged")
+    return found
 
 
 def _row(path: str, found: Inspection) -> tuple[bytes, str, bytes]:
