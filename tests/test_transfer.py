@@ -333,6 +333,17 @@ def test_what_contradicts_a_preset_is_refused(tmp_path, preset, setting, reason)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("parts", [{}, {"transfer": {}}, {"transfer": {"unfreeze": 2}, "training": {"epochs": 3}}])
+def test_fine_tuning_without_a_preset_takes_a_learning_rate_of_its_own(tmp_path, parts):
+    """The default rate is for random weights: pretrained ones come to nothing by it."""
+    values = {"model": {"name": "mobilenet_025"}, "data": {"path": "x"}, **parts}
+    with pytest.raises(RecipeError, match=r"transfer.preset must be set, or optimizer.learning_rate: 0.01, the rate"):
+        finetune(make_recipe(values), root=tmp_path / "runs", say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+    for setting in ("optimizer.learning_rate=0.001", "optimizer.learning_rate=0.01", "training.epochs=0"):
+        check_preset(make_recipe({**values, "transfer": {}}, [setting]))
+
+
 @pytest.mark.parametrize(
     ("preset", "settings"),
     [

@@ -78,10 +78,21 @@ OF_TUNING: dict[str, tuple[str, ...] | None] = {
 def check_preset(recipe: "Recipe") -> None:
     """Raise RecipeError where `recipe` asks for what its preset is not, or for another optimizer at the preset's rate.
 
+    Pretrained weights without a preset take a learning rate that was asked for.
+
     A value that is the default one counts as not asked for: the resolved recipe of a run has all of them.
     """
     transfer, optimizer = recipe.transfer, recipe.optimizer
-    if transfer is None or transfer.preset is None:
+    if transfer is None:
+        return
+    if transfer.preset is None:
+        trained = transfer.weights != "none" and recipe.training.epochs
+        if trained and "learning_rate" not in optimizer.model_fields_set:
+            raise RecipeError(
+                f"transfer.preset must be set, or optimizer.learning_rate: {optimizer.learning_rate}, the rate for "
+                "random weights, destroys pretrained ones; use the preset light, full or bit, or training.epochs=0 "
+                "to stop at the probe"
+            )
         return
     preset, asked = f"transfer.preset={transfer.preset!r}", _asked(recipe)
     if transfer.preset == "linear":

@@ -85,8 +85,9 @@ def finetune(
     devices = devices or open_devices(recipe.devices, say)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
-    check_preset(recipe)
     transfer = recipe.transfer or TransferPart()
+    recipe = recipe.model_copy(update={"transfer": transfer})
+    check_preset(recipe)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     check_weights(entry, transfer.weights)
     examples = load_examples(recipe.data)
