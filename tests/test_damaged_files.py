@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_pictures
 
 from kerazoo.arrays import read_answers
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
@@ -332,6 +333,19 @@ def test_manifest(made, tmp_path, amount):
     path = tmp_path / "data.npz.kerazoo-manifest.json"
     contents = [*damages(path.read_bytes(), amount), *swapped(json.loads(path.read_text()), amount)]
     assert survives(path, contents, lambda: load_examples(data), named="data.npz")
+
+
+@pytest.mark.parametrize("digest", ["not hex", "", "A" * 64, 7, None])
+def test_a_manifest_with_a_hash_that_is_none_is_refused(tmp_path, digest):
+    """Features are kept by these hashes, and their seeds follow from them."""
+    data = make_pictures(tmp_path / "data", count=2)
+    check(data_part({"path": str(data)}), write=True)
+    path = data / "kerazoo-manifest.json"
+    values = json.loads(path.read_text())
+    next(iter(values["files"].values()))[0] = digest
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="kerazoo-manifest.json is no manifest: .*; write it anew by"):
+        load_examples(data)
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)

@@ -8,6 +8,7 @@ picture. Leaks are leaks between splits, so that training takes the splits that 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from kerazoo.pipelines.recipe import DataPart
 
 NAME = "kerazoo-manifest.json"
 IGNORED = "none"
+HASH = re.compile("[0-9a-f]{64}")
 KEPT_SPLITS = ("train", "val", "test")
 
 
@@ -107,13 +109,14 @@ def _read(path: Path) -> dict[str, Any]:
         values = read_json(path)
         parts = ("files", "excluded", "splits", "split_by", "labels")
         files, excluded, splits, split_by, _ = (values[part] for part in parts)
-        if not all(len(stamp) == 3 and isinstance(stamp[0], str) for stamp in files.values()):
-            raise TypeError("files must hold [sha256, bytes, time]")
         if not isinstance(split_by, dict):
             raise TypeError("split_by must be an object")
+        for key, (digest, _, _) in files.items():
+            if not HASH.fullmatch(digest) and (digest or key not in excluded):  # what could not be read has none
+                raise TypeError(f"files must hold [sha256, bytes, time], and sha256 64 digits, got {digest[:70]!r}")
         if not isinstance(excluded, dict) or not set(splits.values()) <= set(KEPT_SPLITS):
             raise TypeError(f"excluded must be an object, splits must be {', '.join(KEPT_SPLITS)}")
-    except (RunError, KeyError, TypeError, AttributeError) as error:
+    except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is no manifest: {error}; write it anew by `kerazoo check --write`") from error
     return values
 
