@@ -15,6 +15,7 @@ from pathlib import Path
 from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
 from kerazoo.files import write_whole
+from kerazoo.locks import lock
 from kerazoo.models.download_bar import download_bar
 from kerazoo.models.published import CHUNK, Published, file_hash, published, what_is_wrong
 from kerazoo.models.resumable import PAUSE, TIMEOUT, Progress, Unreachable, check_room, download, forget, no_room
@@ -97,20 +98,13 @@ def put_in_place(part: Path, entry: Published) -> Path:
 def alone(folder: Path, entry: Published, say: Say) -> Iterator[None]:
     """Only one process at a time brings the file of `entry`; the lock goes with the process, however it ends."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    try:
         opened = (folder / f"{entry.file}.lock").open("w")
     except OSError as error:
         raise no_room(error, folder / f"{entry.file}.lock") from error
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file.fileno()):
             say(f"{entry.file} is being fetched by another process; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno(), wait=True)
         yield
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kerazoo.errors import RunError
+from kerazoo.locks import lock
 
 LOCK = ".lock"
 LEFT = re.compile(r"\..+-(?:new|old)-(\d+)")  # see `beside`
@@ -21,7 +22,7 @@ class TakenError(RunError):
 def held(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the lock goes with the process, however it ends. Raises TakenError if held."""
     with (folder / LOCK).open("w") as file:
-        if not _lock(file.fileno()):
+        if not lock(file.fileno()):
             raise TakenError(f"run {folder} is being trained by another process; wait for it or choose another --name")
         yield
 
@@ -30,7 +31,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process is training there."""
     try:
         with (folder / LOCK).open("r+") as file:
-            return not _lock(file.fileno())
+            return not lock(file.fileno())
     except FileNotFoundError:
         return False
 
@@ -58,16 +59,4 @@ def _is_alive(process: int) -> bool:
         return False
     except PermissionError:
         pass
-    return True
-
-
-def _lock(file: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True

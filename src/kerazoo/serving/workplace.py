@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kerazoo.errors import KerazooError, RunError
+from kerazoo.locks import lock
 
 PREFIX, ENDING = ".export-", ".tmp"
 
@@ -25,7 +26,7 @@ def workplace(root: Path) -> Iterator[Path]:
         with _locked(root):  # no other export may sweep before the folder has its own lock
             _sweep(root)
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=ENDING, dir=root))
-            lock = _lock(folder)
+            own = _lock(folder)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(f"exports cannot go into {root}: it must be a folder, not a file or below one") from error
     except OSError as error:
@@ -34,8 +35,8 @@ def workplace(root: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        if own is not None:
+            os.close(own)
         if made:
             with suppress(OSError):  # an export is in it
                 root.rmdir()
@@ -45,32 +46,29 @@ def _sweep(root: Path) -> None:
     """Remove the folders of exports whose process is gone; those of others are locked."""
     for left in root.glob(f"{PREFIX}*{ENDING}"):
         with suppress(OSError):
-            lock = _lock(left)
-            if lock is not None:
+            taken = _lock(left)
+            if taken is not None:
                 shutil.rmtree(left, ignore_errors=True)
-                os.close(lock)
+                os.close(taken)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    lock = _lock(folder, wait=True)
+    taken = _lock(folder, wait=True)
     try:
         yield
     finally:
-        if lock is not None:
-            os.close(lock)
+        if taken is not None:
+            os.close(taken)
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
     """A descriptor that holds `folder` until it is closed or the process ends; None where another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name == "nt":  # folders cannot be opened there
         return None
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # held, or on a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    with suppress(OSError):  # on a file system without locks
+        if lock(descriptor, wait=wait):
+            return descriptor
+    os.close(descriptor)
+    return None
