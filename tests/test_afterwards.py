@@ -41,7 +41,7 @@ def test_where_all_are_right_no_temperature_is_kept():
         assert best.value == RANGE[0]
         assert not best.helps
         assert not stage.kept
-        assert "dropped: the best lies at the end of the range that is searched, 0.05" in line
+        assert "dropped: the best value is at the end of the searched range, 0.05" in line
     alike, _, _ = judged(np.zeros((30, 3)), np.arange(30) % 3)  # any temperature does as well
     assert not alike.helps
 

@@ -66,7 +66,7 @@ SMALL = ["--set", "data.size=24"]
     ("make", "options", "message"),
     [
         (lambda f: f, [], r"there is no folder or file .*data"),
-        (empty_folder, [], r"data has no folders in it"),
+        (empty_folder, [], r"data is empty; name one"),
         (one_class, [], r"data has one class only \('alone'\)"),
         (lonely_picture, [], r"class 'third' in .*data has one picture to train on"),
         (corrupt_picture, SMALL, r"1 picture cannot be decoded: .*circle/03.png"),
@@ -199,7 +199,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         assert odd.endswith(good.split("png")[-1])
         assert r"odd \x1b[31m\n\udcff\x9b.png" in odd
         assert script.endswith("test_cli.py  it cannot be decoded: it is not a JPEG, PNG, GIF, BMP or WebP image")
-        assert err == "kerazoo: 2 of 4 files could not be answered for; each says why\n"
+        assert err == "kerazoo: 2 of 4 files have no answer; each line says why\n"
         code, out, _ = call(monkeypatch, capsys, "predict", model, *files, "--top", "1", "--json")
         rows = json.loads(out)["predictions"]
         assert code == 1
@@ -237,7 +237,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
             ["train", "mlp", "--data", data, "--lr-find", "a.svg", "--overfit-one-batch"],
             "leave --overfit-one-batch out",
         ),
-        (["train", "mlp", "--data", data, "--lr-find", "a.svg", "--name", "new"], "keeps no run; leave --name out"),
+        (["train", "mlp", "--data", data, "--lr-find", "a.svg", "--name", "new"], "create no run; leave --name out"),
         (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name, of 200 bytes at most"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices='both' is none of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),

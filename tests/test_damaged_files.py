@@ -181,7 +181,7 @@ def test_environment_json_keeps_no_run_from_going_on(run, amount):
         changes(recorded(path, said.append), now)
         assert isinstance(read_json(path), dict)
     assert "environment.json cannot be used: " in said[0]
-    assert "begun anew" in said[0]
+    assert "a new one begins" in said[0]
     path.unlink()
     path.mkdir()
     changes(recorded(path, said.append), now)

@@ -83,7 +83,7 @@ def test_bad_folders_are_named(tmp_path, pictures):
         load_examples(tmp_path / "parts")
     (tmp_path / "parts" / "extra").mkdir()
     with pytest.raises(
-        DataError, match="has train, val, which look like splits, and beside them extra; take out what is no split"
+        DataError, match="has train, val, which look like splits, and beside them extra; remove what is not a split"
     ):
         load_examples(tmp_path / "parts")
     flat = make_pictures(tmp_path / "flat" / "train").parent

@@ -64,10 +64,13 @@ REFUSED = {
     "classes in a class": (["a", "b", "more/a", "more/b"], "the folder more holds a, b, which are classes beside it"),
     "one wrapping folder": (
         ["flowers/daisy", "flowers/rose"],
-        "no class: it wraps daisy, rose; name .*/flowers instead",
+        "not a class: it contains the classes daisy, rose; name .*/flowers instead",
     ),
-    "wrapped twice": (["x/y/daisy", "x/y/rose"], "wraps daisy, rose; name .*/x/y instead"),
-    "wrapped split": (["train/train/a", "train/train/b", "test/a"], "wraps a, b; put them straight into .*/train"),
+    "wrapped twice": (["x/y/daisy", "x/y/rose"], "contains the classes daisy, rose; name .*/x/y instead"),
+    "wrapped split": (
+        ["train/train/a", "train/train/b", "test/a"],
+        "contains the classes a, b; put them straight into .*/train",
+    ),
     "wrapped test": (["train/a", "train/b", "test/test/a", "test/test/b"], "class 'test' is in .*test but not in"),
     "one class": (["daisy"], "has one class only .'daisy'."),
     "images straight in train": (["train", "test1"], "train has images but no folders; put the images of each class"),

@@ -347,9 +347,7 @@ def test_the_manifest_says_what_was_found(written):
 def test_a_folder_that_changed_since_is_noticed(written):
     extra = written / "circle" / "later.png"
     shutil.copy(written / "circle" / "00.png", extra)
-    with pytest.raises(
-        DataError, match=rf"is not as it was when {NAME} was written: 1 came \(circle/later.png\); check"
-    ):
+    with pytest.raises(DataError, match=rf"has changed since {NAME} was written: 1 came \(circle/later.png\); check"):
         load_examples(written)
     extra.unlink()
     load_examples(written)
@@ -375,7 +373,7 @@ def test_a_manifest_can_be_edited_and_a_broken_one_is_named(written, tmp_path):
     (written / NAME).write_text(json.dumps(values))
     assert load_examples(written).manifest != before.manifest
     (written / NAME).write_text("{")
-    with pytest.raises(DataError, match=rf"{NAME} is no manifest: .*; write it anew by `kerazoo check --write`"):
+    with pytest.raises(DataError, match=rf"{NAME} is not a manifest: .*; write it again with `kerazoo check --write`"):
         load_examples(written)
     with pytest.raises(DataError, match=r"there is no manifest .*elsewhere.json; write it by `kerazoo check"):
         load_examples(written, manifest=str(tmp_path / "elsewhere.json"))

@@ -290,7 +290,7 @@ def test_a_file_comes_once_and_is_then_taken_from_the_cache(server, home):
     path.write_bytes(DATA[:-1] + b"x")
     path, said = fetch(server)
     assert path.read_bytes() == DATA
-    assert "made.h5 is left aside: its md5 is" in said[0]
+    assert "made.h5 is not used: its md5 is" in said[0]
     assert len(server.asked) == 2
 
 
@@ -682,8 +682,8 @@ def test_a_damaged_bundle_puts_nothing_in_place(shared, tmp_path, home):
     flipped[1_000_000] ^= 1
     index = whole.index(b'"sha256": "') + 11
     cases = {
-        bytes(flipped): "has sha256", whole[:1_000_000]: "no whole bundle|cut", b"": "no whole bundle",
-        b"<html>": "no whole bundle", whole[:index] + b"0" + whole[index + 1 :]: "has sha256",
+        bytes(flipped): "has sha256", whole[:1_000_000]: "not a complete|cut", b"": "not a complete weights bundle",
+        b"<html>": "not a complete weights bundle", whole[:index] + b"0" + whole[index + 1 :]: "has sha256",
         whole.replace(b"mobilenet_025", b"mobilenet_026", 1): "not published for 'mobilenet_026'",
         whole.replace(b'"kerazoo_weights": 1', b'"kerazoo_weights": 2', 1): "is of version 2",
     }  # fmt: skip

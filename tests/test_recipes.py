@@ -64,7 +64,7 @@ BAD = {
     "optimizer.schedule=plateau training.epochs=5": "optimizer.patience=5 is as long as the whole run of "
     "training.epochs=5: .* take a smaller one",
     # contradictions
-    "optimizer.nesterov=true": "optimizer.nesterov=true is of sgd, not of adamw; leave it out",
+    "optimizer.nesterov=true": "optimizer.nesterov=true applies only to sgd, not adamw; remove it",
     "optimizer.name=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer.nesterov=true needs momentum, which",
     "optimizer.name=adam optimizer.weight_decay=0.1": "optimizer.weight_decay=0.1 has no part in adam; take name='ada",
     "optimizer.milestones=[0.5]": r"optimizer.milestones=\[0.5\] goes with schedule='step', not with 'cosine'",

@@ -86,7 +86,9 @@ def _row(entry: Any) -> dict[str, Any]:
 @app.command()
 def check(
     data: Annotated[str, typer.Argument(help=DATA)],
-    write: Annotated[bool, typer.Option("--write", help="Keep what was found; training leaves out the bad.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write a manifest; training leaves out what it excludes.")
+    ] = False,
     manifest: Annotated[
         str | None, typer.Option(help="Where the manifest is kept. [default: kerazoo-manifest.json with the data]")
     ] = None,
@@ -101,7 +103,7 @@ def check(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Look at every picture with the decoder of training; exit code 1 where something would spoil a result."""
+    """Look at every picture with the decoder of training; exit code 1 if something would spoil a result."""
     from kerazoo.pipelines.recipe import make_recipe
 
     values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
@@ -168,7 +170,7 @@ def train(
             "--overwrite": overwrite or None,
         }  # fmt: skip
         if other := [flag for flag, value in given.items() if value is not None]:
-            raise RecipeError(f"--resume goes on by the run's own recipe; leave {other[0]} out")
+            raise RecipeError(f"--resume uses the run's own recipe; leave {other[0]} out")
         train_on(resume, as_json)
         return
     if model is None:
@@ -189,7 +191,7 @@ def train(
             "--overwrite": overwrite,
         }  # fmt: skip
         if other := [flag for flag, present in given.items() if present]:
-            raise RecipeError(f"a trial is one thing and keeps no run; leave {other[0]} out")
+            raise RecipeError(f"--lr-find and --overfit-one-batch create no run; leave {other[0]} out")
         try_first(recipe, lr_find, as_json)
         return
     run_recipe(recipe, as_json, name=name, overwrite=overwrite)
@@ -223,7 +225,7 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network on your pictures: features, a probe on them, then the network from there on.
 
-    Each stage says what it gained on validation, and is kept only where it helps.
+    Each phase says what it gained on validation, and is kept only if it helps.
     """
     from kerazoo.pipelines.recipe import make_recipe
 
@@ -335,7 +337,7 @@ def predict(
     for prediction in () if as_json else predictions:
         print_text(prediction.line())
     if bad:
-        say(f"kerazoo: {bad:,} of {len(predictions):,} files could not be answered for; each says why")
+        say(f"kerazoo: {bad:,} of {len(predictions):,} files have no answer; each line says why")
         raise typer.Exit(1)
 
 

@@ -104,7 +104,7 @@ def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
     path.rename(aside)
-    say(f"{path} cannot be used: {why}; it is now {aside.name}, and begun anew")
+    say(f"{path} cannot be used: {why}; it was renamed {aside.name}, and a new one begins")
 
 
 def remove_temporary(folder: Path) -> None:

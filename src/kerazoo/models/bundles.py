@@ -86,9 +86,7 @@ def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
                 if wrong := what_is_wrong(part, entry):
                     raise WeightsError(f"{bundle}: {entry.file} is not the published file: {wrong}; nothing was kept")
         except tarfile.TarError as error:
-            raise WeightsError(
-                f"{bundle} is no whole bundle of `kerazoo weights bundle` ({error}); copy it again"
-            ) from error
+            raise WeightsError(f"{bundle} is not a complete weights bundle ({error}); copy it again") from error
         except OSError as error:
             raise WeightsError(f"{bundle} cannot be unpacked into {folder}: {error.strerror}; make room") from error
         if missing := sorted(rows.keys() - {entry.file for entry, _ in parts}):

@@ -66,7 +66,7 @@ def cached(entry: Published, say: Say | None = None) -> Path | None:
             if not wrong:
                 return path
             if say is not None:
-                say(f"{path} is left aside: {wrong}")
+                say(f"{path} is not used: {wrong}")
     return None
 
 
@@ -139,7 +139,7 @@ def _source(entry: Published, mirror: str | None) -> str | Path:
     if scheme == "file":
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(mirror).path)) / entry.file
     if "://" in mirror:
-        raise WeightsError(f"the mirror {mirror!r} is none of http://, https://, file:// and a folder")
+        raise WeightsError(f"the mirror {mirror!r} must be a folder or begin with http://, https:// or file://")
     return Path(mirror).expanduser() / entry.file
 
 

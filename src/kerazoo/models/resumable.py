@@ -128,7 +128,7 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(f"{url} ended the connection ({error!r})") from error
     except ValueError as error:
-        raise Unreachable(f"{url} is no address ({error})") from error
+        raise Unreachable(f"{url} is not an address ({error})") from error
     with answer:
         total = _length(answer)
         if have and answer.status == 206:

@@ -101,7 +101,7 @@ def check_source(source: Path) -> None:
     inside = [*runs, *files]
     hint = f"; it holds {', '.join(inside[:3])}{' and others' if len(inside) > 3 else ''}: name one" if inside else ""
     raise WeightsError(
-        f"{source} is no folder of a run: it has no {DESCRIPTION}{hint or '; name a weights file (.h5) or a run'}"
+        f"{source} is not the folder of a run: it has no {DESCRIPTION}{hint or '; name a weights file (.h5) or a run'}"
     )
 
 

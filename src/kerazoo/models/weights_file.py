@@ -142,9 +142,9 @@ def _read(path: Path, copy: Path, numbers: int) -> WeightsFile:
             env=os.environ | surroundings, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise DamagedError(f"HDF5 does not come to an end with it in {limit:.0f} s") from error
+        raise DamagedError(f"HDF5 did not finish reading it within {limit:.0f} s") from error
     if done.returncode < 0:
-        raise DamagedError(f"HDF5 ends by {signal.Signals(-done.returncode).name} in reading it")
+        raise DamagedError(f"HDF5 crashed ({signal.Signals(-done.returncode).name}) while reading it")
     try:
         values: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:

@@ -30,7 +30,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     if others and (parted or (has_train and len(named) > 1)):
         names = ", ".join(p.name for p in named)
         raise DataError(
-            f"{root} has {names}, which look like splits, and beside them {others}; take out what is no split, or, if "
+            f"{root} has {names}, which look like splits, and beside them {others}; remove what is not a split, or, if "
             f"they are all classes, name each image and its class in a table (path,label)"
         )
     if others or not named:
@@ -75,7 +75,7 @@ def _refuse_wrapped(root: Path, advice: str) -> None:
     names = ", ".join(p.name for p in _with_images(inner)[:5])
     if names:
         raise DataError(
-            f"{root} has one folder only, {top[0].name}, which is no class: it wraps {names}; "
+            f"{root} has one folder only, {top[0].name}, which is not a class: it contains the classes {names}; "
             + advice.format(root=root, inner=inner)
         )
 
@@ -97,7 +97,7 @@ def _refuse_unnamed_splits(root: Path, top: list[Path]) -> None:
         if beside := sorted(children & names - {name}):
             raise DataError(
                 f"{root}: the folder {name} holds {', '.join(beside[:5])}, which are classes beside it, so that it "
-                f"looks like a split; name the splits {NAMES}, with a folder for each class in each, or take it out"
+                f"looks like a split; name the splits {NAMES}, with a folder for each class in each, or remove it"
             )
         shared = Counter(other for child in children for other in where[child] - {name})
         other, count = shared.most_common(1)[0] if shared else ("", 0)

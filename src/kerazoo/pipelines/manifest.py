@@ -117,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(excluded, dict) or not set(splits.values()) <= set(KEPT_SPLITS):
             raise TypeError(f"excluded must be an object, splits must be {', '.join(KEPT_SPLITS)}")
     except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no manifest: {error}; write it anew by `kerazoo check --write`") from error
+        raise DataError(f"{path} is not a manifest: {error}; write it again with `kerazoo check --write`") from error
     return values
 
 
@@ -160,7 +160,7 @@ def _check_unchanged(examples: Examples, files: Mapping[str, Sequence[Any]], man
     if any(changed.values()):
         words = "; ".join(f"{len(keys)} {what} ({one_line(keys[0])})" for what, keys in changed.items() if keys)
         raise DataError(
-            f"{examples.source} is not as it was when {manifest.name} was written: {words}; "
+            f"{examples.source} has changed since {manifest.name} was written: {words}; "
             f"check it again by `kerazoo check {examples.source} --write`"
         )
 

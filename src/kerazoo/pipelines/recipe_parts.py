@@ -114,7 +114,7 @@ class OptimizerPart(Part):
     def _whole(self) -> "OptimizerPart":
         """Refuse what contradicts itself, then resolve what was left out."""
         if self.nesterov is not None and self.name != "sgd":
-            refuse(f"nesterov={_toml(self.nesterov)} is of sgd, not of {self.name}; leave it out")
+            refuse(f"nesterov={_toml(self.nesterov)} applies only to sgd, not {self.name}; remove it")
         if self.nesterov and not self.momentum:
             refuse("nesterov=true needs momentum, which is 0; set momentum in (0, 1), or nesterov=false")
         if self.name == "adam" and self.weight_decay:

@@ -1,11 +1,13 @@
 """A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
 
 runs/NAME/run.json             status (running, interrupted, finished), results, whether they were reported; the recipe
-                               it was begun with and its digest; digest of the weights it started from
+                               it was begun with and its digest; digest of the weights it started from, and of the
+                               files that must not change once it is finished (see digests.py)
           recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
           environment.json     versions, hardware, command, commit
           data.json            source, digest, classes, counts
           model.json, model.weights.h5
+          stages.json          of a fine-tuning: what each phase cost and gained; the penalties that the probe tried
           history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
           checkpoints/         the newest state of training; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
@@ -235,7 +237,7 @@ def _opened(
     remove_temporary(folder)
     before, now = read_json(folder / "run.json").get("resumed", []), environment()
     if changed := ", ".join(changes(recorded(folder / "environment.json", say), now)):
-        say(f"not as it began: {changed}; the last bits may not be those of a run that never stopped")
+        say(f"the environment has changed ({changed}); results may differ in the last bits from an uninterrupted run")
     run.set_status("running", resumed=[*before, now])
     return run
 

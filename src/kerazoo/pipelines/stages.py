@@ -99,8 +99,8 @@ class Stages:
         if temperature.at_end:
             self.leave_out(
                 "temperature",
-                f"the best lies at the end of the range that is searched, {temperature.value:g}: such answers say "
-                "nothing about it, as where all are right",
+                f"the best value is at the end of the searched range, {temperature.value:g}; these answers do not "
+                "determine one (as when all are right)",
                 seconds, ece_before=before,
             )  # fmt: skip
             return False
@@ -127,7 +127,7 @@ class Stages:
         if kept:
             why = "kept"
         elif not np.isfinite(loss):
-            why = f"dropped: its loss on {pictures} is no finite number"
+            why = f"dropped: its loss on {pictures} is not finite"
         elif gained.mean < 0:
             why = f"dropped: it is worse on {pictures}"
         elif saved.mean < 0:

@@ -191,8 +191,8 @@ def input_and_arguments(
     if wanted != values["channels"]:
         if isinstance(entry, Network) or values["channels"] != 3:
             raise RecipeError(
-                f"{wanted} channels (data.channels={recipe.data.channels}): the weights in {source} take "
-                f"{values['channels']}; only a backbone's of 3 go over to others"
+                f"the images have {wanted} channels (data.channels={recipe.data.channels}), but the weights in "
+                f"{source} expect {values['channels']}; only backbone weights of 3 channels can be adapted"
             )
         values |= {"channels": wanted, "scaling": entry.scaling_of(wanted)}
     values |= {"fit": recipe.data.fit or values["fit"]}
