@@ -344,7 +344,7 @@ def test_a_manifest_with_a_hash_that_is_none_is_refused(tmp_path, digest):
     values = json.loads(path.read_text())
     next(iter(values["files"].values()))[0] = digest
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match="kerazoo-manifest.json is no manifest: .*; write it anew by"):
+    with pytest.raises(DataError, match="kerazoo-manifest.json is not a manifest: .*; write it again with"):
         load_examples(data)
 
 

@@ -63,7 +63,7 @@ def test_bad_folders_are_named(tmp_path, pictures):
         load_examples(tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="empty has no folders in it"):
+    with pytest.raises(DataError, match="empty is empty; name one"):
         load_examples(empty)
     (empty / "only").mkdir()
     with pytest.raises(DataError, match="empty has no pictures"):
