@@ -1,7 +1,10 @@
 """Hostile images, made on the spot: small files that announce, or unpack to, much."""
 
+import io
 import struct
 import zlib
+
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -24,12 +27,34 @@ def repeated(row, count):
     return b"\x78\xda" + block * blocks + rest + struct.pack(">I", check)
 
 
-def png(width, height, depth=8, colour=2, before=b"", middle=b""):
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def png(width, height, depth=8, colour=2, before=b"", middle=b"", interlaced=False, filtered=0):
+    """Black, or transparent, throughout; each row is filtered by `filtered`."""
     bits = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * depth
-    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, interlaced))
     palette = chunk(b"PLTE", bytes(3)) if colour == 3 else b""
-    data = repeated(bytes(1 + (width * bits + 7) // 8), height)
+    if interlaced:
+        sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in PASSES]
+        data = repeated(b"\0", sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes))
+    else:
+        data = repeated(bytes([filtered]) + bytes((width * bits + 7) // 8), height)
     return SIGNATURE + before + header + middle + palette + chunk(b"IDAT", data) + chunk(b"IEND")
+
+
+def webp(width, height, alpha=False, lossless=False):
+    buffer = io.BytesIO()
+    colour = (1, 2, 3, 128) if alpha else (1, 2, 3)
+    image = Image.new("RGBA" if alpha else "RGB", (width, height), colour)
+    image.save(buffer, "WEBP", lossless=lossless, quality=0, method=0)
+    return buffer.getvalue()
+
+
+def bmp(width, height):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "BMP")
+    return buffer.getvalue()
 
 
 def texts(count):
@@ -74,10 +99,16 @@ def segment(marker, data):
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
 
 
-def jpeg(width, height, frame=0xC2, scans=1, components=3):
+def turned(orientation):
+    """The EXIF segment of a JPEG that is turned."""
+    tag = struct.pack(">2HI2H", 0x0112, 3, 1, orientation, 0)
+    return segment(0xE1, b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + tag + bytes(4))
+
+
+def jpeg(width, height, frame=0xC2, scans=1, components=3, before=b""):
     """A progressive JPEG of many scans, each of one code that skips 32,767 blocks."""
     numbers = range(1, components + 1)
-    parts = [b"\xff\xd8", segment(0xDB, b"\0" + bytes([1]) * 64)]
+    parts = [b"\xff\xd8", before, segment(0xDB, b"\0" + bytes([1]) * 64)]
     layout = b"".join(bytes([number, 0x11, 0]) for number in numbers)
     parts.append(segment(frame, struct.pack(">B2HB", 8, height, width, components) + layout))
     parts.append(segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00"))

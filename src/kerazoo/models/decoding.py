@@ -242,5 +242,6 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     across = tf.reduce_any(orientation == [2, 3, 6, 7])
     down = tf.reduce_any(orientation == [3, 4, 7, 8])
-    image = tf.cond(across, lambda: image[:, ::-1], lambda: image)
-    return tf.cond(down, lambda: image[::-1], lambda: image)
+    # the plain image[::-1] takes 3 to 10 times as long
+    image = tf.cond(across, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(down, lambda: tf.gather(image, tf.range(tf.shape(image)[0] - 1, -1, -1)), lambda: image)

@@ -21,7 +21,7 @@ MAX_SIDE = 65_535  # pixels: the largest side of a JPEG; resizing takes memory i
 LARGE = 75_000_000  # decoded bytes, 25 megapixels of RGB; larger images are decoded one at a time
 
 MAX_SCANS = 100  # of a JPEG; progressive ones have about 10
-SCANS_AT_LARGEST = 15  # of a JPEG of as many decoded bytes as its file may announce; smaller images may have more
+SCANS_AT_LARGEST = 12  # of a JPEG of as many decoded bytes as its file may announce; smaller images may have more
 MAX_TEXTS = 8  # compressed texts of a PNG, each of which unpacks to 8 MB
 MAX_SEGMENTS, MAX_BLOCKS = 1_000, 40_000  # of a JPEG and a GIF, walked through at 20 microseconds each
 HEADER = 72  # bytes; every size but JPEG's and GIF's is in them
@@ -88,7 +88,7 @@ def png_bytes(contents: tf.Tensor) -> tf.Tensor:
     head = head_of(contents)
     is_first = tf.reduce_all(head[8:16] == [0, 0, 0, 13, *b"IHDR"])
     texts = occurrences(contents, b"zTXt", MAX_TEXTS + 1) + occurrences(contents, b"iTXt", MAX_TEXTS + 1)
-    samples = tf.gather(tf.constant([1, 1, 3, 3, 4, 1, 4, 1]), tf.bitwise.bitwise_and(head[25], 7))
+    samples = tf.gather(tf.constant([1, 1, 3, 4, 4, 1, 4, 1]), tf.bitwise.bitwise_and(head[25], 7))
     bytes_each = tf.maximum(samples * tf.where(head[24] == 16, 2, 1), 3)
     height = _big(head[20:24])
     width = _big(head[16:20])
