@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +15,7 @@ import tensorflow as tf
 from kerazoo.errors import DataError, KerazooError, is_out_of_memory
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.pipelines.examples import Examples, check_contents
+from kerazoo.regular import read_regular
 
 LONGEST = 300  # characters of TensorFlow's own words
 # what reading and decoding of an image give; others are never an image's fault
@@ -76,7 +76,7 @@ def _check_images(examples: Examples, preprocessing: Preprocessing) -> None:
         if examples.known_hashes is not None or "hashes" in vars(examples):
             check_contents(one, [examples.hashes[index]])
         try:
-            preprocessing.decode(tf.constant(Path(path).read_bytes()))
+            preprocessing.decode(tf.constant(read_regular(path)[0]))
         except (OSError, *OF_IMAGES) as error:
             raise DataError(
                 f"{key} in {examples.source} cannot be read or decoded: {_first_line(error)}; look at it by "

@@ -23,6 +23,7 @@ from kerazoo.pipelines.recipe_parts import (
     TransferPart,
     refuse,
 )
+from kerazoo.regular import open_regular
 
 OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
 
@@ -173,7 +174,8 @@ def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The values in a TOML recipe. Raises RecipeError where it cannot be read."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:  # a pipe would be waited for
+            return tomllib.load(file)
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}") from error
     except (OSError, ValueError, RecursionError) as error:
