@@ -1,6 +1,7 @@
 """The command line as a person meets it: one clear line for bad input, exit codes, quiet start, quick help."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -188,6 +189,8 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     assert json.loads(out)["export"] == "saved_models/shapes/1"
     (tmp_path / "half.png").write_bytes((data / "circle" / "00.png").read_bytes()[:90])
     (tmp_path / "odd \x1b[31m\n\udcff\x9b.png").write_bytes((data / "circle" / "00.png").read_bytes())
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
     for model in ("one", "saved_models/shapes/1", "saved_models/shapes"):
         # a bad file among others is a row with its reason, and names are printed harmlessly
         files = [data / "circle" / "00.png", *sorted(tmp_path.glob("*.png")), __file__]
@@ -213,6 +216,11 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         code, out, _ = call(monkeypatch, capsys, "predict", model, data / "circle", "--json", "--top", "1")
         assert code == 0
         assert [len(p["top"]) for p in json.loads(out)["predictions"]] == [1] * 12
+        code, out, _ = call(monkeypatch, capsys, "predict", model, data / "circle" / "00.png", pipe)
+        assert code == 1
+        assert out.splitlines()[1].endswith(
+            "pipe.jpg  it cannot be read: it is a named pipe; only regular files are read"
+        )
 
     code, out, _ = call(monkeypatch, capsys, "train", "mlp", "--data", data, "--lr-find", "rates.svg", "--json")
     assert (here / "rates.svg").read_text().startswith("<")
