@@ -166,7 +166,8 @@ SLOW = pytest.mark.slow  # each is a training and a half
 @pytest.mark.parametrize(
     "when",
     [
-        "second epoch", "evaluation", pytest.param("begin", marks=SLOW), pytest.param("model", marks=SLOW),
+        "second epoch", pytest.param("evaluation", marks=SLOW), pytest.param("begin", marks=SLOW),
+        pytest.param("model", marks=SLOW),
         pytest.param("end", marks=SLOW),
     ],
 )  # fmt: skip

@@ -247,9 +247,10 @@ def test_a_passport_that_was_changed_is_refused(export, pictures, tmp_path):
             predict(tmp_path, [pictures])
 
 
-@pytest.mark.parametrize(
-    "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
-)
+DAMAGED = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
+
+
+@pytest.mark.parametrize("name", [DAMAGED[2], *(pytest.param(name, marks=pytest.mark.slow) for name in DAMAGED[:2])])
 def test_a_damaged_export_is_one_line(export, pictures, tmp_path, name):
     shutil.copytree(export, tmp_path / "1")
     (path,) = (tmp_path / "1").glob(name)

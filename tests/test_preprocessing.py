@@ -240,7 +240,7 @@ def test_real_photos_are_bit_identical_to_pillow(shared):
             np.testing.assert_array_equal(decode(encode(image, "PNG")), np.array(image))
 
 
-@pytest.mark.parametrize("size", [224, 96])
+@pytest.mark.parametrize("size", [96, pytest.param(224, marks=pytest.mark.slow)])  # hundreds of photos each
 def test_real_photos_are_fitted_as_pillow_fits_them(shared, size):
     """Mean difference from Pillow's antialiased bilinear, over a picture: at most half of 1/255."""
     stretch, crop = Preprocessing(size, size, fit="stretch"), Preprocessing(size, size)

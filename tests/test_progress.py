@@ -173,7 +173,7 @@ model.fit(x, x[:, :1], epochs=9, verbose=0, callbacks=[Progress(print, 4000), sl
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])  # one more start
 def test_ctrl_c_leaves_the_terminal_as_it_was(backend):
     """Without a context even; losses come in while the epoch runs on both backends; standard output stays clean."""
     shown = Terminal()

@@ -479,7 +479,7 @@ def test_a_closed_network_names_the_three_ways(monkeypatch, capsys):
         "`kerazoo weights unbundle weights.tar`", "KERAZOO_WEIGHTS_MIRROR", "--weights PATH",
     ):  # fmt: skip
         assert part in err
-    with pytest.raises(WeightsError, match="the mirror 'ftp://there' is none of"):
+    with pytest.raises(WeightsError, match="the mirror 'ftp://there' must be a folder or begin with"):
         published_path("vgg16", mirror="ftp://there", entry=ENTRY)
 
 

@@ -159,13 +159,16 @@ def undisturbed(request, data, tmp_path_factory):
     return rate, everything(model, history, folder)
 
 
+SLOW = pytest.mark.slow  # trainings of several epochs like those beside it
+
+
 @pytest.mark.parametrize(
     ("undisturbed", "cuts"),
     [
-        ("plateau", [("train_batch", 0, 1)]),
+        pytest.param("plateau", [("train_batch", 0, 1)], marks=SLOW),
         ("plateau", [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)]),
         ("plateau", [("test_batch", 1, 1), ("epoch_end", 1)]),
-        ("plateau", [("train_end", EPOCHS)]),
+        pytest.param("plateau", [("train_end", EPOCHS)], marks=SLOW),
         ("cosine", [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)]),
     ],
     indirect=["undisturbed"],
@@ -257,7 +260,9 @@ def test_what_resume_cannot_put_right_it_refuses(tmp_path):
         fit(keras.Sequential([keras.layers.Dense(3)]))
 
 
-@pytest.mark.parametrize("harm", ["cut short", "bit", "missing", "empty"])
+@pytest.mark.parametrize(
+    "harm", [*(pytest.param(harm, marks=SLOW) for harm in ("bit", "missing")), "cut short", "empty"]
+)
 def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm):
     rate, wanted = undisturbed
     with pytest.raises(Cut):

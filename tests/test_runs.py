@@ -189,8 +189,12 @@ def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, mo
     assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
 
 
-# the slow one is a fine-tuning and a half like the others
-@pytest.mark.parametrize("where", ["features", "evaluation", pytest.param("probe", marks=pytest.mark.slow)])
+SLOW = pytest.mark.slow  # fine-tunings and a half like the first
+
+
+@pytest.mark.parametrize(
+    "where", ["features", pytest.param("evaluation", marks=SLOW), pytest.param("probe", marks=SLOW)]
+)
 def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, where):
     from kerazoo.pipelines import transfer
 
@@ -232,8 +236,12 @@ def test_a_signal_that_a_destructor_swallows_comes_again(number, ends):
         Swallows()
         time.sleep(10)
 
-    with pytest.raises(ends), stoppable():
-        work()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the processes of pytest-xdist ignore it
+    try:
+        with pytest.raises(ends), stoppable():
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 PULL = [sys.executable, "-m", "kerazoo", "weights", "fetch", "mobilenet_025"]

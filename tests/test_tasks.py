@@ -136,7 +136,10 @@ def classes(pictures):
     return pictures / "classes.csv"
 
 
-@pytest.mark.parametrize(("balance", "policy"), [("none", "strong"), ("sampling", "none"), ("weights", "strong")])
+@pytest.mark.parametrize(
+    ("balance", "policy"),
+    [pytest.param("none", "strong", marks=pytest.mark.slow), ("sampling", "none"), ("weights", "strong")],
+)
 def test_mixed_and_balanced_labels_train(classes, tmp_path, balance, policy):
     made = recipe(
         classes, augmentation={"policy": policy}, training={"balance": balance, "epochs": 3, "drop_last": False}

@@ -155,7 +155,7 @@ def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatc
     assert json.loads((folder / "assets.extra/passport.json").read_text())["temperature"] == spec.temperature
 
 
-@pytest.mark.parametrize("count", [30, 5])
+@pytest.mark.parametrize("count", [30, pytest.param(5, marks=pytest.mark.slow)])  # a whole fine-tuning each
 def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
     """Labels by lot: of 60 pictures, and of 10."""
     draw = np.random.default_rng(count)
@@ -528,6 +528,7 @@ def test_random_features_are_normed_by_the_data_before_the_probe(data, tmp_path)
     assert tuned["loss"] < 10
 
 
+@pytest.mark.slow  # two fine-tunings
 def test_in_16_bits_the_probe_is_measured_as_it_is_served(data, tmp_path):
     exact = finetune(asked(data), name="exact", root=tmp_path, say=lambda line: None)
     mixed = asked(data, "training.precision=mixed_bfloat16", epochs=1)
