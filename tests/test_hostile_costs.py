@@ -1,0 +1,210 @@
+"""What the dearest files below 2 MB cost: bombs, and what is still decoded, of every kind, by each of the ways.
+
+Each way has a process of its own, which goes through all files. Before each its memory is given back and its peak begun
+anew; what a file takes counts from the start, when TensorFlow was imported and the graphs were built. TensorFlow keeps
+some of what earlier files took, so whatever comes near a limit there is measured by itself, in a new process.
+"""
+
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from bombs import bmp, chunk, gif, jpeg, png, texts, turned, webp
+from conftest import make_pictures
+
+SECONDS = 2.0  # of processor time
+MEGABYTES = 500
+NEAR = 0.8  # of a limit
+FILE = 2_000_000  # bytes
+WAYS = ("check", "training crop", "training pad", "predict", "SavedModel")
+
+BOMBS = {
+    "GIF frame over its screen": lambda: gif(13_000, 13_000, (10, 10)),
+    "GIF screen": lambda: gif(10, 10, (20_000, 20_000)),
+    "JPEG, 5,000 scans": lambda: jpeg(64, 64, scans=5_000),
+    "JPEG, 13 scans of 40 MP": lambda: jpeg(6400, 6250, scans=13),
+    "JPEG of 49 MP": lambda: jpeg(7000, 7000, frame=0xC0),
+    "PNG, IHDR not first": lambda: png(12_000, 12_000, before=chunk(b"abCd", b"\0\0\0\1" * 2)),
+    "PNG, 16-bit RGBA of 100 MP": lambda: png(10_000, 10_000, 16, 6),
+    "PNG, 100 texts": lambda: png(9, 9, middle=texts(100)),
+    "PNG, too wide": lambda: png(400_000, 100),
+    "WebP of 100 MP": lambda: webp(10_000, 10_000),
+    "WebP lossless of 100 MP": lambda: webp(10_000, 10_000, lossless=True),
+    "BMP announces 100 MP": lambda: bmp(9, 9).replace(b"\x09\0\0\0\x09\0\0\0", b"\x10\x27\0\0\x10\x27\0\0"),
+}
+DEAREST = {
+    "JPEG baseline, 40 MP": lambda: jpeg(6400, 6250, frame=0xC0),
+    "JPEG turned, 40 MP": lambda: jpeg(6400, 6250, frame=0xC0, before=turned(6)),
+    "JPEG turned by 180 degrees, 40 MP": lambda: jpeg(6400, 6250, frame=0xC0, before=turned(3)),
+    "JPEG, 12 scans of 40 MP": lambda: jpeg(6400, 6250, scans=12),
+    "JPEG turned, 12 scans of 40 MP": lambda: jpeg(6400, 6250, scans=12, before=turned(7)),
+    "JPEG, 80 scans of 6 MP": lambda: jpeg(2440, 2440, scans=80),
+    "JPEG CMYK, 40 MP": lambda: jpeg(6400, 6250, frame=0xC0, components=4),
+    "JPEG CMYK, 12 scans of 40 MP": lambda: jpeg(6400, 6250, scans=12, components=4),
+    "JPEG grey, 12 scans of 40 MP": lambda: jpeg(6400, 6250, scans=12, components=1),
+    "JPEG arithmetic, 40 MP": lambda: jpeg(6400, 6250, frame=0xC9),
+    "JPEG thin, 65,535 x 610": lambda: jpeg(65_500, 610, frame=0xC0),
+    "PNG RGB, 40 MP": lambda: png(6400, 6250),
+    "PNG RGB filtered, 40 MP": lambda: png(6400, 6250, filtered=4),
+    "PNG RGB interlaced, 40 MP": lambda: png(6400, 6250, interlaced=True),
+    "PNG palette, 30 MP": lambda: png(6000, 5000, 8, 3),
+    "PNG black and white, 40 MP": lambda: png(6400, 6250, 1, 0),
+    "PNG RGBA, 30 MP": lambda: png(6000, 5000, 8, 6),
+    "PNG RGBA interlaced, 30 MP": lambda: png(6000, 5000, 8, 6, interlaced=True),
+    "PNG 16-bit RGB, 20 MP": lambda: png(5000, 4000, 16, 2),
+    "PNG 16-bit RGBA, 15 MP": lambda: png(5000, 3000, 16, 6),
+    "PNG 16-bit RGBA interlaced, 15 MP": lambda: png(5000, 3000, 16, 6, interlaced=True),
+    "PNG grey and alpha, 30 MP": lambda: png(6000, 5000, 8, 4),
+    "PNG, 8 texts": lambda: png(9, 9, middle=texts(8)),
+    "PNG thin, 65,535 x 610": lambda: png(65_535, 610),
+    "PNG high, 610 x 65,535": lambda: png(610, 65_535),
+    "GIF, 30 MP": lambda: gif(6000, 5000, (6000, 5000)),
+    "GIF interlaced, 30 MP": lambda: gif(6000, 5000, (6000, 5000), interlaced=True),
+    "WebP, 40 MP": lambda: webp(6400, 6250),
+    "WebP with alpha, 15 MP": lambda: webp(5000, 3000, alpha=True),
+    "WebP lossless, 15 MP": lambda: webp(5000, 3000, lossless=True),
+    "BMP, 0.6 MP": lambda: bmp(800, 800),
+}
+
+
+def tried(way, folder, only=""):
+    """{name: [seconds, megabytes, what came of it]} of the files in `folder`, one `way`; runs in its own process."""
+    from kerazoo.quiet import start_tensorflow
+
+    start_tensorflow()
+    import tensorflow as tf
+
+    files = [path for path in sorted(folder.glob("*.image")) if only in ("", path.stem)]
+    ask = asking(way, folder, files)
+    tiny = folder / "tiny.png"
+    ask(tiny)
+    ask(tiny)
+    start = memory("VmRSS")
+    rows = {}
+    for path in files:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = time.process_time()
+        try:
+            said = ask(path)
+        except tf.errors.OpError as error:
+            said = error.message.split("[[")[0].strip()
+        seconds = time.process_time() - before
+        rows[path.stem] = [seconds, (memory("VmHWM") - start) / 1e6, str(said)[-160:]]
+    return rows
+
+
+def memory(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def asking(way, folder, files):
+    """What a file is given to; it says in words what came of it, or raises."""
+    if way == "predict":
+        return predicting(folder, files)
+    return {"check": checking, "SavedModel": serving}.get(way, training)(way, folder)
+
+
+def checking(way, folder):
+    from kerazoo.pipelines.inspection import inspect_file
+
+    return lambda path: inspect_file(str(path)).bad or "decoded"
+
+
+def training(way, folder):
+    """An epoch of one image, whose file is another each time."""
+    import numpy as np
+
+    from kerazoo.models.preprocessing import Preprocessing
+    from kerazoo.pipelines.augmentation import Augmentation
+    from kerazoo.pipelines.batches import training_batches
+    from kerazoo.pipelines.examples import Examples
+
+    link = folder / f"{way}.link"
+    examples = Examples(
+        source="one image", keys=("one",), labels=np.zeros(1, np.int64), splits=np.array(["train"]),
+        class_names=("a", "b"), paths=(str(link),),
+    )  # fmt: skip
+    preprocessing = Preprocessing(224, 224, fit=way.split()[1])
+    batches = training_batches(examples, preprocessing, batch_size=1, seed=0, augmentation=Augmentation())
+
+    def ask(path):
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        return [images.shape for images, _ in batches.dataset]
+
+    return ask
+
+
+def predicting(folder, files):
+    """`kerazoo predict RUN` of all `files`, each with 31 tiny ones in its batch; the network is loaded once."""
+    from kerazoo.serving.predict import _from_run
+    from kerazoo.serving.saved_model import BATCH
+
+    tiny = folder / "tiny.png"
+    asked = [one for file in [tiny, tiny, *files] for one in [file] + [tiny] * (BATCH - 1)]
+    answers, _, _ = _from_run(folder / "run", asked)
+
+    def ask(path):
+        found = [next(answers) for _ in range(BATCH)]
+        assert found[0][0] == path
+        assert not any(isinstance(answer, Exception) for _, answer in found[1:])
+        return found[0][1]
+
+    return ask
+
+
+def serving(way, folder):
+    """A session of the graph, which is what TensorFlow Serving runs."""
+    import tensorflow as tf
+
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder / "saved_models" / "run" / "1"))
+    signature = loaded.signature_def["serving_default"]
+    output = signature.outputs["probabilities"].name
+    return lambda path: session.run(output, {signature.inputs["image_bytes"].name: [path.read_bytes()]}).shape
+
+
+@pytest.mark.slow  # minutes: 45 files of up to 40 megapixels, by five ways
+def test_no_file_below_two_megabytes_costs_more_than_two_seconds_or_500_megabytes(tmp_path):
+    made = {**BOMBS, **DEAREST}
+    for name, make in made.items():
+        contents = make()
+        assert len(contents) < FILE, (name, len(contents))
+        (tmp_path / f"{name}.image").write_bytes(contents)
+    (tmp_path / "tiny.png").write_bytes(png(9, 9))
+    make_pictures(tmp_path / "data")
+    kerazoo = Path(sys.executable).with_name("kerazoo")
+    for command in ("train mlp --data data --epochs 1 --size 64 --name run", "export run"):
+        subprocess.run([kerazoo, *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "run").symlink_to(tmp_path / "runs" / "run")
+    with ThreadPoolExecutor(2) as pool:
+        costs = dict(zip(WAYS, pool.map(lambda way: child(way, tmp_path), WAYS), strict=True))
+        cells = {(name, way): costs[way][name] for name in made for way in WAYS}
+        near = [cell for cell, cost in cells.items() if cost[0] > NEAR * SECONDS or cost[1] > NEAR * MEGABYTES]
+        again = pool.map(lambda cell: child(cell[1], tmp_path, cell[0])[cell[0]], near)
+        cells |= dict(zip(near, again, strict=True))
+    print(f"\n{'seconds, MB (* in a process of its own)':40}" + "".join(f"{way:>18}" for way in WAYS))
+    for name in made:
+        row = [(*cells[name, way][:2], "*" if (name, way) in near else " ") for way in WAYS]
+        print(f"{name:40}" + "".join(f"{seconds:9.2f} {taken:7.0f}{star}" for seconds, taken, star in row))
+    assert not {cell: cost for cell, cost in cells.items() if cost[0] > SECONDS or cost[1] > MEGABYTES}
+    for name in made:
+        told = {cells[name, way][2] for way in WAYS}
+        assert ("decoded" in told) == (name in DEAREST), (name, told)
+
+
+def child(*arguments):
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(tried(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])))
