@@ -106,8 +106,9 @@ def test_without_a_terminal_there_are_lines_and_nothing_else(capfd, monkeypatch)
 def test_on_a_terminal_there_is_a_bar_and_the_same_lines(terminal):
     terminal.show()
     stderr = sys.stderr
+    slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.05))  # for it to be drawn
     with Progress(say, 96) as bar:
-        train(bar)
+        train(bar, slow)
     assert sys.stderr is stderr
     say("after")
     time.sleep(0.2)
