@@ -3,8 +3,10 @@
 import atexit
 import os
 import shutil
+import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The command line's `main` leaves SIGTERM and Ctrl-C ignored, since its process ends with it."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 def make_pictures(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:

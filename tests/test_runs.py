@@ -244,6 +244,49 @@ def test_a_signal_that_a_destructor_swallows_comes_again(number, ends):
         signal.signal(signal.SIGINT, before)
 
 
+AT_THE_END = """
+import atexit, os, signal, sys
+from kerazoo import cli
+
+number, when = int(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+sys.argv[1:] = ["models", "--filter", "mlp"]
+
+def stop(*arguments, kill=os.kill, me=os.getpid(), **options):
+    kill(me, number)
+
+class Last:
+    __del__ = stop  # when modules go, after Python has put its handlers away
+
+def app(usual=cli.app, **options):
+    try:
+        usual(**options)
+    finally:
+        stop()
+
+if when == "command": cli.app = app
+if when == "atexit": atexit.register(stop)
+if when == "modules": last = Last()
+try:
+    cli.main()
+finally:
+    if when == "main": stop()
+"""
+
+
+@pytest.mark.parametrize("when", ["command", "main", "atexit", "modules"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_at_the_very_end_changes_no_exit_code(number, when):
+    """It ended the process by -15 or with a traceback, after the work was done."""
+    command = [sys.executable, "-c", AT_THE_END, str(int(number)), when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("mlp ")
+    if when == "command":  # asked to stop before the exit code was settled
+        assert (done.returncode, done.stderr) == (128 + number, f"{cli.STOPPED}\n")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 PULL = [sys.executable, "-m", "kerazoo", "weights", "fetch", "mobilenet_025"]
 
 
@@ -273,5 +316,5 @@ def test_sigterm_ends_a_download_in_one_line(tmp_path, first):
             os.kill(target, signal.SIGTERM)
             said = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 143
-    assert said[-1] == "kerazoo: stopped; the same command goes on with a run that did not finish"
+    assert said[-1] == cli.STOPPED
     assert "Traceback" not in "".join(said)

@@ -41,6 +41,7 @@ app.add_typer(cli_weights.app, name="weights")
 
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
+STOPPED = "kerazoo: stopped; the same command goes on with a run that did not finish"
 
 
 def _version(wanted: bool) -> None:
@@ -372,7 +373,7 @@ def main() -> None:
     """The console script: one clear line for an error, and the exit code that belongs to it."""
     arguments = sys.argv[1:]
     try:
-        with stoppable():
+        with stoppable(at_the_end=True):
             app(standalone_mode=True)
     except KerazooError as error:
         if "--traceback" in arguments:
@@ -391,8 +392,11 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as error:
         if error.code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
-            say("kerazoo: stopped; the same command goes on with a run that did not finish")
+            say(STOPPED)
         raise
+    except KeyboardInterrupt:  # after typer had done its part
+        say(STOPPED)
+        sys.exit(CTRL_C)
 
 
 if __name__ == "__main__":

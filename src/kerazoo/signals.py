@@ -17,8 +17,12 @@ class Terminated(SystemExit):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(*, at_the_end: bool = False) -> Iterator[None]:
     """Within, SIGTERM ends the command as an error would: what is half-written goes, a run is marked interrupted.
+
+    `at_the_end` says that the process ends after this: SIGTERM and Ctrl-C are ignored from then on, since the work is
+    done or undone and the exit code is settled. (Python puts its handlers away before the process has ended; what is
+    ignored stays so.) Otherwise the handlers are put back.
 
     Training puts its own handler in the place of this one. Without any, the first process of a container ignores it.
     Python swallows what is raised inside a destructor, and TensorFlow has many: a SIGTERM or Ctrl-C that falls into one
@@ -42,4 +46,16 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
+        if at_the_end:
+            _ignore_stops()
+        else:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _ignore_stops() -> None:
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    except (Terminated, KeyboardInterrupt):  # one came just before
+        _ignore_stops()
+        raise
