@@ -4,11 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerazoo import cli
-from kerazoo.errors import KerazooError
+from kerazoo.errors import DataError, KerazooError
+from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.causes import true_causes
+from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.ranking import rank
 from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.training import train
@@ -59,6 +62,53 @@ def test_memory_that_tensorflow_does_not_get_is_said_so(pictures, tmp_path):
         train(recipe_for(pictures, 4000), root=tmp_path / "runs", say=quiet)
     assert "[Op:" not in str(caught.value)
     assert not list(tmp_path.glob("runs/*"))
+
+
+FITTED = Preprocessing(16, 16)
+
+
+def failing_op():
+    """An error of the kind that a damaged image gives."""
+    tf.io.decode_png(b"\x89PNG\r\n\x1a\n no more")
+
+
+def test_a_full_disk_is_no_memory(pictures):
+    """TensorFlow has one error for both."""
+    examples = load_examples(pictures)
+    said = "^the disk failed: .*No space left on device; make room"
+    with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED):
+        tf.io.write_file("/dev/full", b"x" * 1_000_000)
+    assert isinstance(caught.value.__cause__, tf.errors.ResourceExhaustedError)
+    assert caught.value.exit_code == 1
+
+
+def test_a_device_that_fails_is_no_image(pictures):
+    examples = load_examples(pictures)
+    said = r"^TensorFlow failed: InvalidArgumentError: .*device.*; all images are as they were when they were checked$"
+    nowhere = tf.device("/job:localhost/task:7/device:GPU:9")
+    with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED), nowhere:
+        tf.raw_ops.Placeholder(dtype=tf.float32)
+    assert not isinstance(caught.value, DataError)
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_an_image_that_changed_is_named_with_what_is_wrong(pictures, hashed):
+    examples = load_examples(pictures)
+    assert not hashed or examples.hashes
+    (pictures / "square" / "03.png").write_bytes(b"no image")
+    said = "is not the image that it was" if hashed else "cannot be read or decoded: .*; look at it by `kerazoo check"
+    with pytest.raises(DataError, match=f"^square/03.png in .*{said}"), true_causes(None, examples, FITTED):
+        failing_op()
+
+
+def test_other_errors_of_tensorflow_blame_no_image(pictures):
+    """Even where one is damaged, which may have nothing to do with it."""
+    examples = load_examples(pictures)
+    (pictures / "square" / "03.png").write_bytes(b"no image")
+    said = "^TensorFlow failed: AbortedError: the connection is gone$"
+    with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED):
+        raise tf.errors.AbortedError(None, None, "the connection is gone")
+    assert not isinstance(caught.value, DataError)
 
 
 def test_errors_of_jax_are_named():

@@ -144,6 +144,9 @@ def test_the_manifest_says_what_a_person_must_know():
 # -- the network --------------------------------------------------------------------------------------------------
 
 
+ENDLESS = 60  # MB of an endless answer, after which it breaks off: a test that fails does not fill the disk
+
+
 class Server(ThreadingHTTPServer):
     """Serves bytes by path, and ill where it is told to. `asked` holds (path, Range or None, bytes sent)."""
 
@@ -203,7 +206,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 200 OK\r\n")
             if server.dripped != "headers":
                 self.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n")
-            while not server.stop.is_set() and len(server.asked) < 40:
+            for _ in range(ENDLESS if server.endless else 10**6):
+                if server.stop.is_set() or len(server.asked) > 40:
+                    break
                 if server.endless:
                     self.wfile.write(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
                 else:
@@ -328,6 +333,9 @@ def test_what_is_longer_than_the_file_can_be_is_not_fetched(server, home, size, 
     with pytest.raises(WeightsError, match=f"made.h5 is not the published file: it is longer than {most:,} bytes"):
         fetch(server, entry)
     assert len(server.asked) == 1
+    server.lengths = "9" * 15  # refused for that, not because the disk has no room for it
+    with pytest.raises(WeightsError, match=f"made.h5 is not the published file: it is longer than {most:,} bytes"):
+        fetch(server, entry)
     server.endless = True
     with pytest.raises(WeightsError, match=f"made.h5 is not the published file: it is longer than {most:,} bytes"):
         fetch(server, entry)
