@@ -144,7 +144,7 @@ def test_the_manifest_says_what_a_person_must_know():
 # -- the network --------------------------------------------------------------------------------------------------
 
 
-ENDLESS = 60  # MB of an endless answer, after which it breaks off: a test that fails does not fill the disk
+PIECES = 60  # of an endless or dripping answer, after which it breaks off: a test that fails ends, and fills no disk
 
 
 class Server(ThreadingHTTPServer):
@@ -206,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 200 OK\r\n")
             if server.dripped != "headers":
                 self.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n")
-            for _ in range(ENDLESS if server.endless else 10**6):
+            for _ in range(PIECES):
                 if server.stop.is_set() or len(server.asked) > 40:
                     break
                 if server.endless:
