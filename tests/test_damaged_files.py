@@ -219,8 +219,12 @@ def test_lines_of_watchers_are_kept_where_they_are_whole(tmp_path, amount):
         MetricsWriter(tmp_path, 10, history=[{"epoch": 1.0, "loss": 0.5}]).settle()
     (tmp_path / "watch.jsonl").unlink()
     (tmp_path / "watch.jsonl").mkdir()
-    RunWriter(tmp_path, say=said.append).close()
+    (tmp_path / "tensorboard").write_text("no folder")
+    with RunWriter(tmp_path, say=said.append) as writer:
+        writer.scalar("norm", 0.5, 1)
     assert "watch.jsonl cannot be used: it is no regular file" in said[0]
+    assert "tensorboard cannot be used: it is no folder" in said[1]
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
