@@ -15,6 +15,7 @@ from kerazoo.models.headers import (
     occurrences,
     other_bytes,
     other_kind_of,
+    traced,
 )
 
 Way = Callable[[tf.Tensor], tf.Tensor]
@@ -74,38 +75,44 @@ def decoded(contents: tf.Tensor, channels: int, fit_large: Way | None = None) ->
     that the memory which large images take does not grow with the number of threads.
     """
 
-    def finished(way: Way, contents: tf.Tensor) -> tf.Tensor:
-        image = tf.ensure_shape(way(contents), (None, None, 3))
-        return _in_bands(luma, image, 1) if channels == 1 else image
+    def finished(way: Way) -> Way:
+        """`way`, and its grey where that is asked for: one function of the graph, wherever it is called."""
 
-    def alone(way: Way, contents: tf.Tensor) -> tf.Tensor:
+        def finish(contents: tf.Tensor) -> tf.Tensor:
+            image = tf.ensure_shape(way(contents), (None, None, 3))
+            return _in_bands(luma, image, 1) if channels == 1 else image
+
+        return traced(finish, contents)  # type: ignore[no-any-return]
+
+    def alone(whole: Way, contents: tf.Tensor) -> tf.Tensor:
         assert fit_large is not None
         lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # given back where decoding fails, too
         with tf.control_dependencies([lock]):
             contents = tf.identity(contents)
-        fitted = fit_large(finished(way, contents))
+        fitted = fit_large(whole(contents))
         with tf.control_dependencies([fitted]):
             done = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
         return _after(done, fitted)
 
     def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
         """The index among `ways`, to which, for a large image, `whole` is added."""
-        functions: list[Way] = [functools.partial(finished, way) for way in ways]
         if fit_large is None:
-            return _after(size, tf.convert_to_tensor(index)), functions
-        return tf.where(size > LARGE, len(ways), index), [*functions, functools.partial(alone, whole)]
+            return _after(size, tf.convert_to_tensor(index)), ways
+        return tf.where(size > LARGE, len(ways), index), [*ways, functools.partial(alone, whole)]
 
     def other(contents: tf.Tensor) -> tf.Tensor:
         return choose(*by_size(other_bytes(contents), other_kind_of(head_of(contents)), others, any_other), contents)
 
     def any_other(contents: tf.Tensor) -> tf.Tensor:
-        return choose(other_kind_of(head_of(contents)), others, contents)
+        image = choose(other_kind_of(head_of(contents)), others, contents)
+        return tf.ensure_shape(image, (None, None, channels))
 
-    others: list[Way] = [_png, _gif, _bmp, _webp]  # anything else has no size
+    others = [finished(way) for way in (_png, _gif, _bmp, _webp)]  # anything else has no size
+    jpegs = [finished(way) for way in (_jpeg, _turned_jpeg)]
     is_jpeg, size = jpeg_bytes(contents)
     # walking the segments costs more than decoding a small image, and few images have anything to find there
     may_turn = tf.cast(occurrences(contents, b"Exif\x00\x00", 1), tf.int32)
-    index, ways = by_size(size, may_turn, [_jpeg, _turned_jpeg], _turned_jpeg)
+    index, ways = by_size(size, may_turn, jpegs, jpegs[1])
     index = tf.where(is_jpeg, index, len(ways))
     shape = (None, None, channels)
     return tf.ensure_shape(choose(index, [*ways, other], contents), shape)

@@ -8,6 +8,7 @@ docs/decisions/0011-hostile-images.md.
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.types.experimental import ConcreteFunction
 
 KINDS = "JPEG, PNG, GIF, BMP or WebP"
 # the header of a JPEG of one pixel: what stands for a file that is no JPEG
@@ -252,6 +253,12 @@ def choose(
     called eagerly, it never returns (TensorFlow 2.21).
     """
     value = tf.convert_to_tensor(value)
-    spec = tf.TensorSpec(value.shape, value.dtype)
-    branches = [tf.function(function, autograph=False).get_concrete_function(spec) for function in functions]
+    branches = [traced(function, value) for function in functions]
     return tf.raw_ops.Case(branch_index=index, input=[value], Tout=[kind], branches=branches)[0]
+
+
+def traced(function: Callable[[tf.Tensor], tf.Tensor], value: tf.Tensor) -> ConcreteFunction:
+    """`function` of such a value as one function of the graph; what is one already stays as it is."""
+    if isinstance(function, ConcreteFunction):
+        return function
+    return tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(value.shape, value.dtype))

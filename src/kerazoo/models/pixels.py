@@ -47,7 +47,7 @@ def read(contents: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
 @functools.cache
 def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once a process. What is fitted already, because it is large, is left as it is."""
-    fit = functools.partial(_fit, shape=shape, how=how, interpolation=interpolation)
+    fit = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
     read = tf.function(lambda contents: fit(decoded(contents, shape[-1], fit_large=fit)), autograph=False)
     return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
