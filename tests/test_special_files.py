@@ -8,6 +8,9 @@ import pytest
 from conftest import make_pictures
 from test_cli import call
 
+from kerazoo.errors import RunError
+from kerazoo.files import read_json
+
 SECONDS = 20  # of a command that waits for nobody
 
 
@@ -48,6 +51,13 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path, monkeypatch, capsys, name):
     code, out, err = call(monkeypatch, capsys, *given)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert name in err
+
+
+@pytest.mark.parametrize("name", ["run.json", "data.json", "model.json"])
+def test_a_pipe_in_the_place_of_a_file_of_a_run(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match=rf"{name} cannot be read: it is a named pipe; only regular files are read; rest"):
+        read_json(tmp_path / name)
 
 
 def test_a_table_that_names_a_pipe(tmp_path, monkeypatch, capsys):

@@ -72,12 +72,18 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RunError if it is missing or broken, or a known key holds another type."""
+    """The object in a JSON file. Raises RunError if it is missing or broken, or a known key holds another type.
+
+    Pipes and devices, which have no end, are refused before they are opened.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            values = json.loads(file.read().decode("utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}; {WAY_OUT}") from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
     if not isinstance(values, dict):
         raise RunError(f"{path} does not hold a JSON object; {WAY_OUT}")
