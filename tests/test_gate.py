@@ -76,6 +76,37 @@ def test_labels_and_their_probabilities_are_those_of_the_answers(task, name, val
         asked({**outputs_of(ANSWERS, task), "top_labels": [["a", "b", "z"]] * 3}, task)
 
 
+@pytest.mark.parametrize(
+    ("row", "labels", "count"),
+    [
+        (0, ["b", "a", "c"], 3),  # the first two exchanged, in `label`, too
+        (0, ["a", "c", "b"], 3),  # the last two
+        (2, ["b", "a", "a"], 3),  # one name for two classes that have the same probability
+        (0, ["a", "c"], 2),  # with the probabilities of these classes, which are not the two best
+    ],
+)
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_names_that_agree_with_each_other_are_still_those_of_the_answers(task, row, labels, count):
+    outputs = outputs_of(ANSWERS, task)
+    outputs["top_labels"] = [names[:count] for names in outputs["top_labels"]]
+    outputs["top_probabilities"] = outputs["top_probabilities"][:, :count].copy()
+    assert asked(outputs, task)[0].all()
+    outputs["label"][row] = labels[0]
+    outputs["top_labels"][row] = labels
+    if count == 2:
+        outputs["top_probabilities"][row] = [ANSWERS[row, NAMES.index(name)] for name in labels]
+    assert asked(outputs, task)[0].tolist() == [number != row for number in range(3)]
+
+
+def test_the_label_is_the_recorded_one_where_two_classes_are_nearly_alike():
+    recorded = np.array([[0.400001, 0.399999, 0.2]] * 2, np.float32)
+    outputs = outputs_of(recorded, "multiclass")
+    outputs["label"][1] = "b"
+    outputs["top_labels"][1] = ["b", "a", "c"]
+    question = Question(["0", "1"], ["0", "1"], recorded, is_bytes=True)
+    assert compare(outputs, question, NAMES, "multiclass")[0].tolist() == [True, False]
+
+
 def test_synthetic_images_are_of_every_format_and_of_other_shapes():
     images = encoded_images()
     assert len(images) == len(KINDS)

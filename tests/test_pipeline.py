@@ -37,7 +37,7 @@ from kerazoo.pipelines.recipe import make_recipe, read_recipe
 from kerazoo.pipelines.runs import claim, open_run, unfinished
 from kerazoo.pipelines.training import momentum_for, train
 from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import export_run, write_saved_model
+from kerazoo.serving.export import _passport, export_run, write_saved_model
 from kerazoo.serving.passport import PASSPORT
 from kerazoo.serving.predict import find_export, predict
 from kerazoo.serving.saved_model import ExportedModel
@@ -410,7 +410,10 @@ def test_names_are_those_of_the_data_even_where_the_digest_was_changed_too(run, 
 def test_metrics_are_those_of_the_recorded_answers_whatever_run_json_says(run):
     results = read_json(run.folder / "run.json")["results"]
     spec, examples = load_spec(run.folder), load_examples(run.recipe().data)
-    found = recorded_evaluation(run, spec, examples, "val").summary()
+    evaluation = recorded_evaluation(run, spec, examples, "val")
+    found = evaluation.summary()
+    with changed(run, "run.json", put_in("results", val_accuracy=0.125, val_loss=0.125), sealed=False):
+        assert _passport(run, spec, [evaluation])["metrics"] == found
     assert found.pop("val_loss") == pytest.approx(results.pop("val_loss"), rel=1e-5)
     assert found == results
 

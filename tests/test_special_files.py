@@ -56,7 +56,9 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path, monkeypatch, capsys, name):
 @pytest.mark.parametrize("name", ["run.json", "data.json", "model.json"])
 def test_a_pipe_in_the_place_of_a_file_of_a_run(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(RunError, match=rf"{name} cannot be read: it is a named pipe; only regular files are read; rest"):
+    with pytest.raises(
+        RunError, match=rf"{name} cannot be read: it is a named pipe; only regular files are read; rest"
+    ):
         read_json(tmp_path / name)
 
 

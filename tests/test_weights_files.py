@@ -4,6 +4,7 @@ import os
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,13 @@ def test_a_file_that_holds_hdf5_for_ever_is_given_up(saved, mlp, monkeypatch, tm
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the processor time of a process is limited on Linux only")
+def test_the_process_that_reads_ends_even_if_nobody_waits_for_it():
+    code = "import h5_copy; h5_copy.limit(1 << 30, 1)\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", code], cwd=weights_file.READER.parent, check=False, timeout=60)
+    assert done.returncode == -signal.SIGXCPU
+
+
 def zeros(path, shape, name="layers/dense/vars/0"):
     """A small file with an array of zeros of any size."""
     with h5py.File(path, "w") as file:
@@ -128,6 +136,11 @@ def test_links_text_and_arrays_elsewhere_are_refused(tmp_path, saved):
     def elsewhere(file):
         file.create_dataset("a", (3,), "u1", external=[("/etc/hostname", 0, 3)])
 
+    def virtual(file):
+        layout = h5py.VirtualLayout((3,), "f4")
+        layout[:] = h5py.VirtualSource(str(saved), "layers/dense/vars/0", (3,))
+        file.create_virtual_dataset("a", layout)
+
     def text(file):
         file["a"] = "text"
 
@@ -142,8 +155,8 @@ def test_links_text_and_arrays_elsewhere_are_refused(tmp_path, saved):
             file.attrs[f"a{number}"] = 1
 
     expected = {
-        soft: "is a link", external: "is a link", elsewhere: "in another file", text: "no numbers",
-        deep: "more than 32 deep", round_in_circles: "more than 32 deep", many: "more than 1,000 attributes",
+        soft: "is a link", external: "is a link", elsewhere: "in another file", virtual: "in another file",
+        text: "no numbers", deep: "more than 32 deep", round_in_circles: "more than 32 deep", many: "more than 1,000 attributes",
     }  # fmt: skip
     for build, message in expected.items():
         path = tmp_path / f"{build.__name__}.h5"
