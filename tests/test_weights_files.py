@@ -156,7 +156,8 @@ def test_links_text_and_arrays_elsewhere_are_refused(tmp_path, saved):
 
     expected = {
         soft: "is a link", external: "is a link", elsewhere: "in another file", virtual: "in another file",
-        text: "no numbers", deep: "more than 32 deep", round_in_circles: "more than 32 deep", many: "more than 1,000 attributes",
+        text: "no numbers", deep: "more than 32 deep", round_in_circles: "more than 32 deep",
+        many: "more than 1,000 attributes",
     }  # fmt: skip
     for build, message in expected.items():
         path = tmp_path / f"{build.__name__}.h5"
