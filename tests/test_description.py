@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import kerazoo.models.stored as stored_module
-from kerazoo.errors import RunError
+from kerazoo.errors import ModelError, RunError
 from kerazoo.files import read_json
-from kerazoo.models.description import check_size
+from kerazoo.models.backbones import BACKBONES
+from kerazoo.models.description import check_arguments, check_size
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import NETWORKS, describe
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_model, load_spec, save_model
@@ -59,6 +60,7 @@ BAD = [
     ("arguments.units", [True], "arguments.units must be a list"),
     ("arguments.dropout", float("nan"), "arguments.dropout must be a number from 0 to 1,000,000, got nan"),
     ("arguments.l1", float("inf"), "arguments.l1 must be a number from 0"),
+    ("arguments.l2", 10**400, "arguments.l2 must be a number from 0 to 1,000,000, got 1000"),
     ("arguments.l2", -1, "arguments.l2 must be a number from 0"),
     ("arguments.l2", "1", "arguments.l2 must be a number from 0"),
     ("arguments.activation", ["relu"], "arguments.activation must be a word"),
@@ -71,6 +73,8 @@ BAD = [
     ("preprocessing", [], "preprocessing must be an object"),
     ("preprocessing.height", 10**9, "height x width x channels must be at most 67,108,864 values, got 1,000,000,0"),
     ("preprocessing.height", 16, "arguments.input_shape must be .16, 8, 3., as in preprocessing"),
+    ("arguments.num_classes", 10**400, f"arguments.num_classes must be {COUNT}, got 1000"),
+    ("arguments.units", [10**400], "arguments.units must be a list"),
     ("preprocessing.width", "8", "preprocessing: width='8' must be a whole number of at least 1"),
     ("preprocessing.width", 8.0, "preprocessing: width=8.0 must be a whole number"),
     ("preprocessing.width", True, "preprocessing: width=True must be a whole number"),
@@ -93,6 +97,7 @@ BAD = [
     ("head", ["multiclass"], "head must be one of"),
     ("temperature", 0, "temperature must be a number from 0.001 to 1000, got 0"),
     ("temperature", float("nan"), "temperature must be a number"),
+    ("temperature", 10**400, "temperature must be a number"),
     ("temperature", "1", "temperature must be a number"),
     ("temperature", [1], "temperature must be a number"),
 ]  # fmt: skip
@@ -113,6 +118,14 @@ def test_a_bad_description_is_one_line_that_names_file_key_and_value(stored, key
     assert "\n" not in line
     assert len(line) < 600
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "imagenet", None])
+def test_no_network_takes_weights_from_its_description(value):
+    """A builder would read the file, or fetch it."""
+    for entry in (*NETWORKS, *BACKBONES):
+        with pytest.raises(ModelError, match=f"arguments.weights is none of {entry.name}'s: "):
+            check_arguments(entry.name, {"weights": value})
 
 
 def test_what_is_whole_still_loads(stored):

@@ -4,7 +4,6 @@ A model folder may come from anyone. Only arguments in the builder's own signatu
 default and within limits that no honest model reaches.
 """
 
-import math
 import random
 import reprlib
 from collections import Counter
@@ -118,7 +117,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:
