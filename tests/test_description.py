@@ -120,6 +120,18 @@ def test_a_bad_description_is_one_line_that_names_file_key_and_value(stored, key
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+def test_a_regression_has_no_temperature(stored):
+    kept = (stored / DESCRIPTION).read_bytes()
+    try:
+        edit(stored, "head", "regression")
+        assert load_spec(stored).head == "regression"
+        edit(stored, "temperature", 2.0)
+        with pytest.raises(RunError, match=r"temperature must be 1 for a regression, got 2.0"):
+            load_spec(stored)
+    finally:
+        (stored / DESCRIPTION).write_bytes(kept)
+
+
 @pytest.mark.parametrize("value", ["/etc/passwd", "imagenet", None])
 def test_no_network_takes_weights_from_its_description(value):
     """A builder would read the file, or fetch it."""
