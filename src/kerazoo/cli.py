@@ -375,16 +375,11 @@ def main() -> None:
     try:
         with stoppable(at_the_end=True):
             app(standalone_mode=True)
-    except KerazooError as error:
+    except (KerazooError, OSError) as error:
         if "--traceback" in arguments:
             raise
         say(f"kerazoo: {error}")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if "--traceback" in arguments:
-            raise
-        say(f"kerazoo: {error}")
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, KerazooError) else 1)
     except Exception as error:
         if "--traceback" in arguments or not is_out_of_memory(error):
             raise
