@@ -11,10 +11,11 @@ from kerazoo.errors import DataError, KerazooError
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.stored import ModelSpec
 from kerazoo.pipelines.causes import true_causes
+from kerazoo.pipelines.evaluation import answers_of
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.ranking import rank
 from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import train
+from kerazoo.pipelines.training import StopOnNaN, train
 from kerazoo.pipelines.transfer import finetune
 
 LOWER = r"; lower training.batch_size \(now 8\) or data.size"
@@ -99,6 +100,32 @@ def test_an_image_that_changed_is_named_with_what_is_wrong(pictures, hashed):
     said = "is not the image that it was" if hashed else "cannot be read or decoded: .*; look at it by `kerazoo check"
     with pytest.raises(DataError, match=f"^square/03.png in .*{said}"), true_causes(None, examples, FITTED):
         failing_op()
+
+
+def damage(pictures):
+    for path in pictures.glob("square/*.png"):
+        path.write_bytes(b"no image")
+
+
+@pytest.mark.slow  # a training
+def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(pictures, tmp_path, monkeypatch):
+    recipe = make_recipe(
+        {
+            "model": {"name": "perceptron"}, "data": {"path": str(pictures), "size": 16, "cache": "never"},
+            "training": {"epochs": 2, "batch_size": 8}, "watch": False,
+        }, [],
+    )  # fmt: skip
+    monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(pictures))
+    with pytest.raises(DataError, match=r"^square/\d\d.png in .* is not the image that it was"):
+        train(recipe, root=tmp_path / "runs", say=quiet)
+
+
+def test_an_image_that_is_damaged_before_an_evaluation_is_named(pictures):
+    spec = ModelSpec("perceptron", {"input_shape": (16, 16, 3), "num_classes": 2}, FITTED, ("circle", "square"))
+    examples = load_examples(pictures).take([15])
+    damage(pictures)
+    with pytest.raises(DataError, match=r"^square/03.png in .* cannot be read or decoded"):
+        answers_of(spec.build(), spec, examples, "train")
 
 
 def test_other_errors_of_tensorflow_blame_no_image(pictures):

@@ -15,6 +15,8 @@ from conftest import make_pictures
 from PIL import Image
 
 from kerazoo import cli
+from kerazoo.console import print_json, print_text
+from kerazoo.serving.predict import Prediction
 
 KERAZOO = Path(sys.executable).with_name("kerazoo")
 
@@ -166,6 +168,23 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "kerazoo: stopped; the same command goes on with a run that did not finish"
     assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_odd_names_are_printed_harmlessly(here, monkeypatch, capsys):
+    """In lines of answers and in messages; escape codes, line breaks, bytes that are no UTF-8."""
+    name = "odd \x1b[31m\n\udcff.jpg"
+    written = r"odd \x1b[31m\n\udcff.jpg"
+    assert call(monkeypatch, capsys, "predict", "one", name) == (
+        2, "", f"kerazoo: there is no file or folder {written}\n",
+    )  # fmt: skip
+    answer = Prediction(Path(name), (("a\x1bclass", 0.5),)).line()
+    assert answer == rf"'{written}'  'a\x1bclass' 0.5000"
+    print_text(f"{name} 0.5")
+    print_json({"file": name})
+    text, values = capsys.readouterr().out.splitlines()
+    assert text == f"{written} 0.5"
+    assert values.isprintable()
+    assert json.loads(values) == {"file": name}
 
 
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
