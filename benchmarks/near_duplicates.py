@@ -2,7 +2,7 @@
 
     python benchmarks/near_duplicates.py [--counts 10000 30000 100000] [--photos flowers240] [--innocent mnist.npz ...]
 
-- cost: seconds and peak memory for N images, 4 N^2 comparisons. The thumbnails are made at random, with one in a
+- cost: seconds and peak memory for N images, 8 N^2 comparisons. The thumbnails are made at random, with one in a
   hundred planted as a look-alike of another: what they look like does not change the cost of comparing every pair.
 - copies: of 300 photos of an image folder, each copied in one way and compared with its own copy.
 - named: images of a data set that are named as look-alikes of another. In data without copies they are innocent.

@@ -11,6 +11,9 @@ The true logits s of 5 classes give the labels (a share `noise` of which is then
 - fine-tuning: the probe answers 0.7 s + errors; the tuned network s or 3 s + errors ("sure"), or as the probe ("same"),
   or the best on the validation set of 8 such epochs ("epochs").
 - average: the mean of these logits by the share that is chosen, over the one of the two that was kept.
+- regression: fine-tuning and the average where answers and labels are numbers and the loss is the squared error. Labels
+  are s + errors of size `noise`, normal ones or such that some are far larger ("tails", Student's t of 3 degrees); the
+  probe answers s + errors of size 0.5, the tuned network s + smaller errors ("better"), 1.5 s ("wide"), or as above.
 
 `kept` is the share of repetitions in which the phase is kept; `harm` that in which it is kept and the loss on the
 population is higher with it; `bound` the upper end of harm's 95 % interval (Clopper-Pearson); `before` and `after` are
@@ -35,6 +38,8 @@ POPULATION = 10_000
 CLASSES = 5
 LABELS = 10
 EPOCHS = 8
+PHASES = ("temperature", "average", "regression")
+LABEL_ERRORS = (0.1, 0.5, 1.5)  # of numbers whose standard deviation is 1
 MARGINS = {0.99: 8.0, 0.9: 4.3, 0.6: 1.7}  # of the true class, by the accuracy that it gives
 FIELDS = ("phase", "state", "accuracy", "noise", "size", "repetitions", "kept", "harm", "bound", "before", "after")
 
@@ -87,13 +92,30 @@ def two_models(draw, state, accuracy, noise):
     return labels, probe, [tuned[state]]
 
 
-def model_cells(draw, state, accuracy, noise, size, repetitions):
+def two_regressions(draw, state, noise):
+    """The same of numbers, (P, 1) each."""
+    truth = draw.normal(size=(POPULATION, 1))
+    spread = draw.standard_t(3, truth.shape) / np.sqrt(3) if state == "tails" else draw.normal(size=truth.shape)
+    labels = truth + noise * spread
+
+    def answers(size):
+        return truth + draw.normal(0, size, truth.shape)
+
+    probe = answers(0.5)
+    if state == "epochs":
+        return labels, probe, [answers(0.5) for _ in range(EPOCHS)]
+    if state == "wide":
+        return labels, probe, [1.5 * truth]
+    return labels, probe, [answers(0.3 if state == "better" else 0.5)]
+
+
+def model_cells(draw, models, task, size, repetitions):
     """(kept, loss before, loss after) of each repetition, for fine-tuning and for the average."""
-    labels, probe, epochs = two_models(draw, state, accuracy, noise)
-    whole = [losses_of(logits, labels, "multiclass") for logits in epochs]
-    loss_of_probe = losses_of(probe, labels, "multiclass").mean()
+    labels, probe, epochs = models
+    whole = [losses_of(logits, labels, task) for logits in epochs]
+    loss_of_probe = losses_of(probe, labels, task).mean()
     expected = [
-        {share: losses_of((1 - share) * probe + share * logits, labels, "multiclass").mean() for share in SHARES}
+        {share: losses_of((1 - share) * probe + share * logits, labels, task).mean() for share in SHARES}
         for logits in epochs
     ]
     tuning, averaging = [], []
@@ -101,7 +123,7 @@ def model_cells(draw, state, accuracy, noise, size, repetitions):
         rows = draw.choice(POPULATION, size, replace=False)
 
         def measure(logits, rows=rows):
-            return Measured.of(logits[rows], labels[rows], "multiclass")
+            return Measured.of(logits[rows], labels[rows], task)
 
         best = int(np.argmin([losses[rows].mean() for losses in whole]))
         before, after = measure(probe), measure(epochs[best])
@@ -109,10 +131,10 @@ def model_cells(draw, state, accuracy, noise, size, repetitions):
         now = whole[best].mean() if kept else loss_of_probe
         tuning.append((kept, loss_of_probe, now))
 
-        folds = folds_of(labels[rows], "multiclass")
+        folds = folds_of(labels[rows], task)
         found = best_average(
             [probe[rows]], [epochs[best][rows]],
-            lambda weights, rows=rows: Measured.of(weights[0], labels[rows], "multiclass"),
+            lambda weights, rows=rows: Measured.of(weights[0], labels[rows], task),
             after if kept else before, folds,
         )  # fmt: skip
         kept_too = found.helps_over(after if kept else before)
@@ -136,7 +158,7 @@ def row_of(phase, state, accuracy, noise, size, outcomes):
     }  # fmt: skip
 
 
-def simulate(*, sizes, repetitions, accuracies=tuple(MARGINS), noises=(0.0, 0.05), phases=("temperature", "average")):
+def simulate(*, sizes, repetitions, accuracies=tuple(MARGINS), noises=(0.0, 0.05), phases=PHASES):
     """The rows of all cells, one by one."""
     for accuracy in accuracies:
         for noise in noises:
@@ -148,9 +170,17 @@ def simulate(*, sizes, repetitions, accuracies=tuple(MARGINS), noises=(0.0, 0.05
                         yield row_of("temperature", state, accuracy, noise, size, outcomes)
                 if "average" in phases:
                     for state in ("better", "sure", "same", "epochs"):
-                        cells = model_cells(draw, state, accuracy, noise, size, repetitions)
+                        models = two_models(draw, state, accuracy, noise)
+                        cells = model_cells(draw, models, "multiclass", size, repetitions)
                         for phase, outcomes in cells.items():
                             yield row_of(phase, state, accuracy, noise, size, outcomes)
+    for noise in LABEL_ERRORS if "regression" in phases else ():
+        for size in sizes:
+            draw = np.random.default_rng([int(1000 * noise), size])
+            for state in ("better", "wide", "same", "epochs", "tails"):
+                models = two_regressions(draw, state, noise)
+                for phase, outcomes in model_cells(draw, models, "regression", size, repetitions).items():
+                    yield row_of(phase, f"regression, {state}", "", noise, size, outcomes)
 
 
 def main():
@@ -158,14 +188,14 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 50, 100, 400, 1000])
     parser.add_argument("--accuracies", type=float, nargs="+", choices=list(MARGINS), default=list(MARGINS))
     parser.add_argument("--repetitions", type=int, default=400)
-    parser.add_argument("--phases", nargs="+", default=["temperature", "average"])
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     rows = []
     settings = {name: getattr(arguments, name) for name in ("sizes", "repetitions", "accuracies", "phases")}
     for row in simulate(**settings):
         rows.append({**row, "numpy": np.__version__, "python": platform.python_version()})
-        print(*(f"{row[field]!s:>11}" for field in FIELDS), flush=True)
+        print(*(f"{row[field]!s:>18}" for field in FIELDS), flush=True)
     with arguments.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*FIELDS, "numpy", "python"], lineterminator="\n")
         writer.writeheader()

@@ -153,11 +153,13 @@ def test_no_phase_is_kept_that_makes_the_expected_loss_worse():
     simulate = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "phase_selection.py"))["simulate"]
     found = {}
     for row in simulate(sizes=(20, 100), repetitions=25, accuracies=(0.99, 0.9), noises=(0.0,)):
-        cell = found.setdefault((row["phase"], row["size"]), [0, 0, 0])
+        kind = "regression" if row["state"].startswith("regression") else "classes or labels"
+        cell = found.setdefault((row["phase"], kind, row["size"]), [0, 0, 0])
         for index, field in enumerate(("repetitions", "harm", "kept")):
             cell[index] += 1 if field == "repetitions" else float(row[field])
-    assert len(found) == 6
+    assert len(found) == 10
     for cell, (rows, harm, _) in found.items():
         assert harm / rows <= 0.05, cell
-    assert found["temperature", 100][2] > 1  # and what helps is found
-    assert found["average", 100][2] > 1
+    assert found["temperature", "classes or labels", 100][2] > 1  # and what helps is found
+    assert found["average", "classes or labels", 100][2] > 1
+    assert found["average", "regression", 100][2] > 1

@@ -187,6 +187,16 @@ def test_odd_names_are_printed_harmlessly(here, monkeypatch, capsys):
     assert json.loads(values) == {"file": name}
 
 
+def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch, capsys):
+    def asked(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kerazoo.pipelines.preflight.inspect_all", asked)
+    code, out, err = call(monkeypatch, capsys, "check", make_pictures(tmp_path / "data"))
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "kerazoo: stopped"
+
+
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     """train, evaluate, export, predict, with --json on standard output alone; then names that are taken."""
     data = make_pictures(tmp_path / "data")

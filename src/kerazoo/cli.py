@@ -41,7 +41,8 @@ app.add_typer(cli_weights.app, name="weights")
 
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
-STOPPED = "kerazoo: stopped; the same command goes on with a run that did not finish"
+STOPPED = "kerazoo: stopped"
+GOES_ON = "; the same command goes on with a run that did not finish"  # of commands that keep one
 
 
 def _version(wanted: bool) -> None:
@@ -385,13 +386,11 @@ def main() -> None:
             raise
         say("kerazoo: out of memory; lower --batch-size or --size, or close other programs")
         sys.exit(1)
-    except SystemExit as error:
-        if error.code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
-            say(STOPPED)
-        raise
-    except KeyboardInterrupt:  # after typer had done its part
-        say(STOPPED)
-        sys.exit(CTRL_C)
+    except (SystemExit, KeyboardInterrupt) as error:  # an interrupt once typer had done its part
+        code = error.code if isinstance(error, SystemExit) else CTRL_C
+        if code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
+            say(STOPPED + (GOES_ON if arguments[:1] in (["train"], ["finetune"]) else ""))
+        sys.exit(code)
 
 
 if __name__ == "__main__":

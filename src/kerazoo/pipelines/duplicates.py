@@ -1,12 +1,8 @@
-"""Duplicates: images whose pixels are the same, and images that look the same, also turned or mirrored.
+"""Duplicates: images whose pixels are the same, and images that look the same, also turned, mirrored or cropped.
 
-Every pair is looked at, in 8 orientations: 64-bit perceptual hashes are compared by their Hamming distance, and what is
-near is compared by thumbnails, in colors and in grey. The cost is that of 4 N^2 operations on whole numbers, whatever
-the images look like (`benchmarks/near_duplicates.py`).
-
-The hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of the thumbnail's luma
-(pHash: Zauner 2010, section 3.2.1). Turning an image exchanges its rows' and columns' frequencies, or changes their
-signs, so that the hashes of all orientations come from one transform.
+Every pair is looked at, in 8 orientations, and each image beside 4 crops of every other: 64-bit perceptual hashes are
+compared by their Hamming distance, and what is near is compared by thumbnails, in colors and in grey. The cost is that
+of 8 N^2 operations on whole numbers, whatever the images look like (`benchmarks/near_duplicates.py`).
 """
 
 from collections.abc import Sequence
@@ -17,11 +13,20 @@ from threading import Lock
 
 import numpy as np
 
+from kerazoo.pipelines.frequencies import (
+    AT_ONCE,
+    LUMA,
+    TURNS,
+    hashes_of_corners,
+    hashes_of_turns,
+    likeness_of_crops,
+)
 from kerazoo.pipelines.inspection import THUMB, Inspection, chunks
 
 DISTANCE = 10  # bits of 63
 LIKENESS = 0.945  # correlation of thumbnails: of what may be cropped and recolored
 TURNED = 0.98  # the same, of what is turned or mirrored besides: chance has seven tries at each pair
+CROPPED = 0.983  # correlation of the lowest frequencies of a crop: chance has 18 tries
 # An image whose hash is near to those of more than CROWD others that do not look like it is one of many that are alike
 # by nature, such as the digit 1: what looks like it is named only where it is not turned and as like as SAME.
 CROWD = 3
@@ -29,23 +34,6 @@ SAME = 0.99
 FLAT = 2  # standard deviation of a thumbnail that is too flat to be told from others
 ROWS, COLUMNS = 64, 4096  # hashes compared at once: 2 MB of whole numbers, which stay in a processor's cache
 MAX_PAIRS = 200_000  # pairs with near hashes that are compared by thumbnails
-AT_ONCE = 4096  # thumbnails
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-# rows of the discrete cosine transform (II) of 16 samples, frequencies 0 to 7
-_COSINES = np.cos(np.pi / THUMB * (np.arange(THUMB) + 0.5) * np.arange(8)[:, None]).astype(np.float32)
-_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # what a mirror does to frequencies
-# (rows and columns exchanged, rows reversed, columns reversed): what it makes of an image
-TURNS = {
-    (False, False, False): "",
-    (False, False, True): "mirrored",
-    (False, True, True): "turned by 180 degrees",
-    (True, False, True): "turned by 90 degrees",
-    (True, True, False): "turned by 270 degrees",
-    (False, True, False): "mirrored and turned by 180 degrees",
-    (True, False, False): "mirrored and turned by 270 degrees",
-    (True, True, True): "mirrored and turned by 90 degrees",
-}
 
 
 @dataclass(frozen=True)
@@ -64,12 +52,13 @@ class LookAlikes:
 
     `crowded` counts the images that are one of many which are alike. Where over MAX_PAIRS have near hashes (the frames
     of a film, say), only those that differ in at most `reach` bits were compared; -1: over MAX_PAIRS have one hash, and
-    each image was compared with the next that has its hash.
+    each image was compared with the next that has its hash. `crops_reach` is the same of crops; -1: none was compared.
     """
 
     pairs: tuple[Pair, ...] = ()
     crowded: int = 0
     reach: int = DISTANCE
+    crops_reach: int = DISTANCE
 
 
 def same_pixels(found: Sequence[Inspection]) -> list[list[int]]:
@@ -89,9 +78,17 @@ def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
     index, thumbs = index[uneven], thumbs[uneven]
     if len(index) < 2:
         return LookAlikes()
-    search = _Search(_hashes(thumbs))
+    hashes = hashes_of_turns(thumbs)
+    search = _Search(hashes[0], hashes)
     crowded = np.zeros(len(index), bool)
     best: dict[tuple[int, int], Pair] = {}
+
+    def keep(rows: np.ndarray, columns: np.ndarray, likeness: np.ndarray, words: str = "") -> None:
+        for n in range(len(rows)):
+            a, b = sorted((int(index[rows[n]]), int(index[columns[n]])))
+            if (a, b) not in best and found[a].pixels != found[b].pixels:
+                best[a, b] = Pair(a, b, float(likeness[n]), words)
+
     for turn, words in enumerate(TURNS.values()):
         rows, columns = search.pairs(turn)
         likeness = _likeness(thumbs, rows, columns, turn)
@@ -99,47 +96,44 @@ def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
             alike = np.concatenate([rows[likeness >= LIKENESS], columns[likeness >= LIKENESS]])
             crowded = search.degrees - np.bincount(alike, minlength=len(index)) > CROWD
         bar = np.where(crowded[rows] | crowded[columns], np.inf if words else SAME, TURNED if words else LIKENESS)
-        for n in np.flatnonzero(likeness >= bar):
-            a, b = int(index[rows[n]]), int(index[columns[n]])
-            if (a, b) not in best and found[a].pixels != found[b].pixels:
-                best[a, b] = Pair(a, b, float(likeness[n]), words)
+        named = likeness >= bar
+        keep(rows[named], columns[named], likeness[named], words)
+    calm = np.flatnonzero(~crowded)
+    crops = _Search(hashes[0, calm], hashes_of_corners(thumbs[calm]), both_ways=True)
+    parts, wholes = np.concatenate([calm[np.stack(crops.pairs(corner))] for corner in range(crops.turns)], axis=1)
+    rows, columns = search.pairs(0)
+    between = ~(crowded[rows] | crowded[columns])
+    parts = np.concatenate([parts, rows[between], columns[between]])
+    wholes = np.concatenate([wholes, columns[between], rows[between]])
+    likeness = likeness_of_crops(thumbs, wholes, parts)
+    named = likeness >= CROPPED
+    keep(parts[named], wholes[named], likeness[named])
     pairs = sorted(best.values(), key=lambda pair: (pair.turned != "", pair.a, pair.b))
-    return LookAlikes(tuple(pairs), int(np.sum(crowded)), search.reach)
-
-
-def _hashes(thumbs: np.ndarray) -> np.ndarray:
-    """(8, N) uint64: for each of TURNS the hashes of the thumbnails turned so."""
-    hashes = np.empty((len(TURNS), len(thumbs)), np.uint64)
-    for part in chunks(len(thumbs), AT_ONCE):
-        waves = _COSINES @ (thumbs[part] @ LUMA) @ _COSINES.T
-        for turn, (exchanged, rows, columns) in enumerate(TURNS):
-            turned = waves.transpose(0, 2, 1) if exchanged else waves
-            turned = turned * (_FLIP[:, None] if rows else 1) * (_FLIP if columns else 1)
-            values = turned.reshape(len(turned), 64)[:, 1:]  # without the mean
-            bits = np.zeros((len(turned), 64), bool)
-            bits[:, :63] = values > np.median(values, axis=1, keepdims=True)
-            hashes[turn, part] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-    return hashes
+    return LookAlikes(tuple(pairs), int(np.sum(crowded)), search.reach, crops.reach)
 
 
 class _Search:
-    """All pairs (i, j), i < j, of which i as it is and j turned have hashes that differ in at most `reach` bits.
+    """All pairs (i, j), i < j, of which hashes[i] and others[turn, j] differ in at most `reach` bits.
 
-    `reach` is DISTANCE, or less where that is over MAX_PAIRS. degrees[i] counts what is near to i, neither turned.
+    `others` are the hashes of the same images turned or cropped; `both_ways` finds pairs of i > j, too. `reach` is
+    DISTANCE, or less where that is over MAX_PAIRS. degrees[i] counts what is near to i by the first of `others`.
     """
 
-    def __init__(self, hashes: np.ndarray) -> None:
+    def __init__(self, hashes: np.ndarray, others: np.ndarray, *, both_ways: bool = False) -> None:
         self.reach = DISTANCE
-        self.degrees = np.zeros(hashes.shape[1], np.int64)
+        self.degrees = np.zeros(len(hashes), np.int64)
+        self.turns = len(others)
+        self._hashes = hashes
+        self._both_ways = both_ways
         self._found: list[np.ndarray] = []  # (4, P): turns, rows, columns, distances
         self._count = 0
         self._lock = Lock()
         with ThreadPoolExecutor() as pool:
-            for turn, others in enumerate(hashes):
-                list(pool.map(partial(self._compare, turn, hashes[0], others), chunks(len(others), ROWS)))
-        if self.reach < 0:
-            order = np.argsort(hashes[0], kind="stable")
-            same = np.flatnonzero(hashes[0][order[1:]] == hashes[0][order[:-1]])
+            for turn, turned in enumerate(others):
+                list(pool.map(partial(self._compare, turn, turned), chunks(len(turned), ROWS)))
+        if self.reach < 0 and not both_ways:
+            order = np.argsort(hashes, kind="stable")
+            same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
             none = np.zeros(len(same), np.int64)
             self._found = [np.stack([none, order[same], order[same + 1], none])]
 
@@ -150,15 +144,16 @@ class _Search:
         order = np.lexsort((found[2], found[1]))
         return found[1, order], found[2, order]
 
-    def _compare(self, turn: int, hashes: np.ndarray, others: np.ndarray, part: slice) -> None:
-        for start in range(part.start, len(others), COLUMNS):
+    def _compare(self, turn: int, others: np.ndarray, part: slice) -> None:
+        for start in range(0 if self._both_ways else part.start, len(others), COLUMNS):
             if self.reach < 0:
                 return
-            distances = np.bitwise_count(hashes[part, None] ^ others[None, start : start + COLUMNS])
+            distances = np.bitwise_count(self._hashes[part, None] ^ others[None, start : start + COLUMNS])
             if distances.min() <= DISTANCE:
                 rows, columns = np.nonzero(distances <= DISTANCE)
-                later = columns + start > rows + part.start
-                rows, columns = rows[later], columns[later]
+                after = columns + start - rows - part.start
+                other = after != 0 if self._both_ways else after > 0
+                rows, columns = rows[other], columns[other]
                 found = np.stack(
                     [np.full(len(rows), turn), rows + part.start, columns + start, distances[rows, columns]]
                 )

@@ -193,7 +193,7 @@ def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
 def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
     """Leaks, contradictions and copies among pictures that look the same."""
     alike = look_alikes(found)
-    if alike.reach < DISTANCE or alike.crowded:
+    if min(alike.reach, alike.crops_reach) < DISTANCE or alike.crowded:
         yield _crowd(alike, examples.source)
     for pair in alike.pairs:
         a, b = sorted((pair.a, pair.b), key=lambda i: -KEPT_FIRST[str(examples.splits[i])])
@@ -219,6 +219,10 @@ def _crowd(alike: LookAlikes, source: str) -> Finding:
         detail = f"over {MAX_PAIRS:,} pairs have one hash; each image was compared with the next of its hash only"
     elif alike.reach < DISTANCE:
         detail += f", and of all only pairs whose hashes differ in at most {alike.reach} bits were compared"
+    if alike.crops_reach < 0:
+        detail += "; crops were not searched for"
+    elif alike.crops_reach < DISTANCE:
+        detail += f"; crops only where hashes differ in at most {alike.crops_reach} bits"
     return Finding("look-alikes", readable(source), detail, alike.reach < 0)
 
 
