@@ -20,6 +20,7 @@ from kerazoo.models.backbones import BACKBONES
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.published import published as published_entry
 from kerazoo.models.registry import find
+from kerazoo.models.scaling_layers import has_published_scaling
 from kerazoo.models.weights import copy_weights, load_features
 
 FAMILIES = (
@@ -258,6 +259,15 @@ def test_an_efficientnet_of_ones_own_is_scaled_as_keras_does(tmp_path):
             load_features(ours, path)
             found = feature_extractor(ours)(x, training=False).numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+    # a file that does not list its layers: only what Keras leaves with weights=None is sure
+    features, std = feature_extractor(ours), find("efficientnet_b0").published_std
+    with pytest.raises(WeightsError, match=r"does not tell how its pixels were scaled; set transfer.scaling"):
+        has_published_scaling(path, None, features, std, None)
+    next(layer for layer in features.layers if isinstance(layer, keras.layers.Normalization)).set_weights(
+        [np.zeros(3), np.ones(3), np.array(0)]
+    )
+    assert not has_published_scaling(path, None, features, std, None)
 
 
 def test_a_network_that_was_saved_without_its_preprocessing_is_asked_about(tmp_path):

@@ -30,10 +30,12 @@ from kerazoo.pipelines import transfer
 from kerazoo.pipelines.batches import evaluation_batches
 from kerazoo.pipelines.examples import load_examples
 from kerazoo.pipelines.optimizers import in_steps
+from kerazoo.pipelines.outcome import transferred
 from kerazoo.pipelines.presets import PRESETS, check_preset, preset_values
 from kerazoo.pipelines.ranking import at_hand, rank
 from kerazoo.pipelines.recipe import make_recipe
 from kerazoo.pipelines.recipe_checks import check_against, filled, steps_of
+from kerazoo.pipelines.stages import Stage
 from kerazoo.pipelines.training import StopOnNaN
 from kerazoo.pipelines.transfer import finetune
 from kerazoo.serving.export import export_run
@@ -176,6 +178,30 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count):
     for a, b in zip(load_model(tuned.folder)[1].get_weights(), load_model(probe.folder)[1].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert_shows_the_probe(tuned, probe)
+
+
+@pytest.mark.parametrize(
+    ("kept", "lines", "epoch"),
+    [
+        (("fine-tuning", "average"), ["probe", "kept: average"], None),
+        (("fine-tuning",), ["probe", "kept: fine-tuning"], 2.0),
+        (("temperature",), ["probe", "kept: temperature"], None),
+        ((), ["probe", "kept: probe"], None),
+    ],
+)
+def test_curves_show_the_probe_beside_what_was_kept(kept, lines, epoch):
+    scores = {"probe": 0.8, "fine-tuning": 0.9, "average": 0.95, "temperature": 0.96}
+    stages = [Stage("features", 1.0)]
+    for name, score in scores.items():
+        stages.append(Stage(name, 1.0, score=score, loss=1 - score, kept=name in ("probe", *kept)))
+    history = [{"epoch": 1.0, "val_loss": 0.3}, {"epoch": 2.0, "val_loss": 0.1}, {"epoch": 3.0, "val_loss": 0.2}]
+    outcome = transferred(history, asked("x", epochs=3), stages, "multiclass")
+    assert list(outcome.levels) == lines
+    for name, values in outcome.levels.items():
+        score = scores[name.removeprefix("kept: ")]
+        assert values == {"loss": 1 - score, "accuracy": score}
+    assert outcome.dropped == ("fine-tuning" not in kept)
+    assert outcome.epoch == epoch
 
 
 def assert_shows_the_probe(tuned, probe):
