@@ -69,11 +69,11 @@ def test_an_epoch_is_the_same_whatever_makes_it(train):
     first = digest(batches.dataset)
     assert digest(batches.dataset) == first  # twice in a row
     assert batches.steps == int(batches.dataset.cardinality()) == len(train) // 5
-    for threads in (1, 2, 8):
+    for threads in (1, 8):
         assert digest(with_threads(batches.dataset, threads)) == first
     cached = batches_of(train, stored=cache_of(train))
     cached.epoch.assign(3)
-    for threads in (1, 2, 8):
+    for threads in (1, 8):
         assert digest(with_threads(cached.dataset, threads)) == first
     assert digest(batches.at(3, 0)) == first
     others = {digest(batches.at(4, 0)), digest(batches_of(train, seed=1).at(3, 0))}
@@ -84,7 +84,7 @@ def test_an_epoch_is_the_same_whatever_makes_it(train):
 def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy):
     batches = batches_of(train, augmentation=POLICIES[policy])
     whole = list(batches.at(3, 0).as_numpy_iterator())
-    for step in (1, 5, batches.steps - 1):
+    for step in (1, batches.steps - 1):
         tail = batches.at(3, step)
         assert int(tail.cardinality()) == batches.steps - step
         for found, expected in zip(tail.as_numpy_iterator(), whole[step:], strict=True):
