@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,20 @@ def test_a_fresh_process_imports_installed_code_only(tmp_path, place):
     ours, *others = done.stdout.split()
     assert Path(ours).samefile(kerazoo.__file__)
     assert str(planted) not in "".join(others)
+    assert not (planted / "ran").exists()
+
+
+def test_folders_outside_of_the_standard_ones_come_last(tmp_path, monkeypatch):
+    """h5py was imported from a folder that holds other modules, too."""
+    planted = plant_modules(tmp_path / "planted")
+    module = types.ModuleType("h5py")
+    module.__file__ = str(planted / "h5py" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "h5py", module)
+    command = fresh_python("builtins", "exec", LOOK)
+    assert str(planted) in "\n".join(command)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(planted) not in done.stdout
     assert not (planted / "ran").exists()
 
 
