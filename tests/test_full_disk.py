@@ -80,7 +80,7 @@ def test_the_history_is_written_once_there_is_room(small):
     said = []
     writer = MetricsWriter(small, 32, say=said.append)
     room = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: fill(small) if epoch == 1 else (small / "ballast").unlink(missing_ok=True)
+        on_epoch_begin=lambda epoch, logs: fill(small) if epoch == 0 else (small / "ballast").unlink(missing_ok=True)
     )
     line(callbacks=[room, writer])
     assert len(said) == 1
