@@ -284,6 +284,7 @@ def test_npz_of_all_kinds(tmp_path):
         with pytest.raises(DataError) as error:
             load_examples(path)
         assert "data.npz" in str(error.value), name
+        assert ("Python objects, which are never read" in str(error.value)) == (name in ("objects", "pickled names"))
         assert "\n" not in str(error.value), name
 
 

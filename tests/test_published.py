@@ -500,6 +500,15 @@ def test_a_folder_is_a_mirror(tmp_path, home, monkeypatch):
     with pytest.raises(WeightsError, match="is not the published file: its md5 is"):
         published_path("vgg16", mirror=str(folder), entry=ENTRY)
     assert left(home) == []
+    with pytest.raises(
+        WeightsError, match="made.h5 is not the published file, but longer than 999 bytes or no regular"
+    ):
+        published_path("vgg16", mirror=str(folder), entry=replace(ENTRY, size=999))
+    (folder / "made.h5").unlink()
+    (folder / "made.h5").symlink_to("/dev/zero")
+    with pytest.raises(WeightsError, match="or no regular file"):
+        published_path("vgg16", mirror=str(folder), entry=ENTRY)
+    (folder / "made.h5").unlink()
     (folder / "made.h5").write_bytes(DATA)
     assert published_path("vgg16", mirror=folder.as_uri(), entry=ENTRY).read_bytes() == DATA
     (home / "made.h5").unlink()
