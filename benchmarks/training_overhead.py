@@ -52,7 +52,7 @@ def bare(arguments):
     import keras
     import numpy as np
 
-    from kerazoo.models.registry import build
+    from kerazoo.models.build import build
 
     with np.load(arguments.arrays) as arrays:
         x, y = arrays["x_train"], arrays["y_train"]

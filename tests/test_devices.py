@@ -17,7 +17,7 @@ import pytest
 from conftest import free_ports
 
 from kerazoo.errors import KerazooError, RecipeError
-from kerazoo.models.registry import build
+from kerazoo.models.build import build
 from kerazoo.pipelines.devices import Devices, open_devices, parse_devices
 from kerazoo.pipelines.examples import Examples
 from kerazoo.pipelines.multiworker import check_version
@@ -32,7 +32,7 @@ devices = open_devices(sys.argv[1], say=lambda line: print(line, flush=True))
 import keras, numpy as np, tensorflow as tf
 from kerazoo.callbacks import GradientNorms
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.registry import build
+from kerazoo.models.build import build
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.examples import load_examples

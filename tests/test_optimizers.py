@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerazoo.models.registry import build
+from kerazoo.models.build import build
 from kerazoo.pipelines.optimizers import EarlyStopping, make_optimizer, make_rate, steering
 from kerazoo.pipelines.recipe import OptimizerPart, make_recipe
 

@@ -6,7 +6,8 @@ Importing this package imports neither keras nor tensorflow, and touches no devi
 import importlib
 from typing import Any
 
-from kerazoo.models.registry import build, list_models
+from kerazoo.models.build import build
+from kerazoo.models.registry import list_models
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "build", "callbacks", "list_models"]

@@ -9,7 +9,6 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
@@ -72,24 +71,18 @@ def build_backbone(
     *,
     input_shape: tuple[int, int, int] = (224, 224, 3),
     num_classes: int = 1000,
-    weights: str | Path | None = None,
     dropout: float = 0.0,
     taps: Sequence[str] = (),
     **fixed: Any,
 ) -> "keras.Model":
     """(B, H, W, C) as `backbone.preprocessing()` gives -> (B, num_classes) logits, over mean-pooled `features`.
 
-    `weights`: None for random ones; "imagenet" takes what keras.applications publishes, from a cache or fetched (see
-    `download.published_path`); a path loads that file (the published file without top, or a kerazoo model folder; one
-    that does not tell its scaling goes by `weights.load_features`). The head starts random. Any number of channels
-    takes weights of three (see `channels.py`). `taps` are stages whose mean-pooled maps come before the last one's in
-    `features`, as in Head2Toe (Evci et al. 2022, arXiv:2201.03529).
-    Raises ModelError and WeightsError.
+    `taps` are stages whose mean-pooled maps come before the last one's in `features`, as in Head2Toe (Evci et al. 2022,
+    arXiv:2201.03529). Raises ModelError.
     """
     import keras
 
     from kerazoo.models import heads
-    from kerazoo.models.weights import load_features
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
     if isinstance(taps, str) or len(set(taps)) < len(taps):
@@ -100,10 +93,6 @@ def build_backbone(
                 f"{backbone.name}: taps={list(taps)}: {tap!r} is none of its stages {', '.join(backbone.stages[:-1])}; "
                 "the last stage is always there"
             )
-    if weights == "imagenet":
-        from kerazoo.models.download import published_path
-
-        weights = published_path(backbone.name)  # before any work: they may not be there
     inputs = keras.Input(shape, name="inputs")
     make = getattr(keras.applications, backbone.function)
     arguments = {"include_top": False, "input_shape": shape, "pooling": "avg", **fixed}
@@ -119,10 +108,7 @@ def build_backbone(
         means = [keras.layers.GlobalAveragePooling2D(name=f"{tap}_mean")(x) for tap, x in zip(taps, maps, strict=True)]
         pooled = keras.layers.Concatenate(name="taps")([*means, pooled])
     logits = heads.attach(pooled, num_classes, dropout=dropout, model=backbone.name)
-    model = keras.Model(inputs, logits, name=backbone.name)
-    if weights is not None:
-        load_features(model, Path(weights))
-    return model
+    return keras.Model(inputs, logits, name=backbone.name)
 
 
 def _resnet(name: str, blocks: tuple[int, ...], function: str, parameters: int) -> Backbone:

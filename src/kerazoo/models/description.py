@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
-from kerazoo.models.registry import Network, build, describe, find
+from kerazoo.models.registry import Network, construct, describe, find
 
 if TYPE_CHECKING:
     from kerazoo.models.stored import ModelSpec
@@ -147,7 +147,7 @@ def _parameters(spec: "ModelSpec") -> int:
     global_state.set_global_attribute(WAITING, [])
     try:
         with keras.StatelessScope(initialize_variables=False):
-            return int(build(spec.name, **spec.arguments).count_params())
+            return int(construct(spec.name, **spec.arguments).count_params())
     finally:
         random.setstate(state)
         global_state.set_global_attribute(WAITING, waiting or [])

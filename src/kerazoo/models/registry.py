@@ -123,14 +123,10 @@ def weight_names(entry: Network | Backbone) -> tuple[str, ...]:
     return (*entry.weights, "none")
 
 
-def build(name: str, **arguments: Any) -> "keras.Model":
-    """An uncompiled, flat `keras.Model`: (B, H, W, C) scaled pixels -> (B, num_classes) logits.
+def construct(name: str, **arguments: Any) -> "keras.Model":
+    """The network called `name` with random weights; see `build` in `build.py`, which also loads weights.
 
-    `arguments` are keyword arguments of the model's builder, `input_shape=(H, W, C)` and `num_classes` among them for
-    every model; `describe(name)` lists the rest. The last two named layers are `features` (B, F) and `logits`.
-
-    Raises ModelError for an unknown name or argument and for values that the builder does not allow; WeightsError
-    where `weights` names a file that does not fit.
+    Raises ModelError for an unknown name or argument and for values that the builder does not allow.
     """
     entry = find(name)
     allowed = describe(name)
@@ -142,7 +138,7 @@ def build(name: str, **arguments: Any) -> "keras.Model":
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The arguments that `build(name, ...)` takes, each with its default."""
+    """The arguments that the builder of `name` takes, each with its default."""
     entry = find(name)
     parameters = inspect.signature(entry.builder()).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}

@@ -14,7 +14,7 @@ from kerazoo.errors import ModelError, RunError, WeightsError
 from kerazoo.files import read_json, sha256, write_json, write_whole
 from kerazoo.models.description import check_arguments, check_description, check_names, check_size
 from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.registry import build
+from kerazoo.models.registry import construct
 from kerazoo.models.weights_file import load_whole
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _WRITTEN: set[str] = set()  # sha256 of weights that this process wrote: they ne
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that rebuilds a network but its weights: `build(name, **arguments)`, its input, its answers.
+    """All that rebuilds a network but its weights: `construct(name, **arguments)`, its input, its answers.
 
     `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 leaves them alone.
     """
@@ -40,7 +40,7 @@ class ModelSpec:
 
     def build(self) -> "keras.Model":
         """The network, with random weights."""
-        return build(self.name, **self.arguments)
+        return construct(self.name, **self.arguments)
 
     def answers(self, logits: Any) -> Any:
         """(B, K) logits of the network -> (B, K) answers of its head, calibrated probabilities or plain numbers."""

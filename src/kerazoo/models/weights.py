@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from kerazoo.errors import WeightsError
 from kerazoo.models.backbones import BACKBONES, Backbone
 from kerazoo.models.channels import colours_to
+from kerazoo.models.download import published_path
 from kerazoo.models.registry import Network, weight_names
 from kerazoo.models.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.stored import DESCRIPTION, WEIGHTS, load_model
@@ -77,6 +79,17 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
             f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
         )
     check_source(path)
+
+
+def weights_of(entry: Network | Backbone, weights: str | Path, say: Callable[[str], None] = print) -> Path | None:
+    """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
+    check_weights(entry, str(weights))
+    if weights == "none":
+        return None
+    if weights not in entry.weights:
+        path = Path(weights).expanduser()
+        return path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
+    return published_path(entry.name, say=say) if isinstance(entry, Backbone) else shipped(entry.name, str(weights))
 
 
 def check_source(source: Path) -> None:

@@ -15,6 +15,7 @@ from kerazoo.models.download import cached
 from kerazoo.models.published import published
 from kerazoo.models.registry import find, weight_names
 from kerazoo.models.stored import ModelSpec
+from kerazoo.models.weights import weights_of
 from kerazoo.pipelines.causes import true_causes
 from kerazoo.pipelines.devices import Devices, open_devices
 from kerazoo.pipelines.examples import Examples, load_examples
@@ -28,7 +29,6 @@ from kerazoo.pipelines.transfer import (
     input_and_arguments,
     learn_head,
     norm_by_data,
-    weights_of,
 )
 
 Say = Callable[[str], None]

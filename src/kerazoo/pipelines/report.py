@@ -23,7 +23,7 @@ from kerazoo.pipelines.training import augmentation_of
 SHOWN = 3  # findings of a kind that the table names; --json has all
 DRAWN = 6  # pictures
 SIDE = 160  # px of a drawn picture
-EVERY = 2000  # files between two lines where there is no terminal
+FILES_A_LINE = 2000  # files between two lines where there is no terminal
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def progress_bar(doing: str = "checking", done: str = "checked") -> Iterator[Cal
     if not sys.stderr.isatty():
 
         def line(count: int, of: int) -> None:
-            if count % EVERY < 256 and count >= EVERY and count != of:
+            if count % FILES_A_LINE < 256 and count >= FILES_A_LINE and count != of:
                 print(f"{done} {count:,} of {of:,}", file=sys.stderr, flush=True)
 
         yield line

@@ -20,12 +20,11 @@ import numpy as np
 from kerazoo.callbacks import MetricsWriter
 from kerazoo.errors import ModelError, RecipeError, WeightsError
 from kerazoo.models.backbones import Backbone
-from kerazoo.models.download import published_path
 from kerazoo.models.heads import feature_extractor
 from kerazoo.models.preprocessing import Preprocessing
 from kerazoo.models.registry import Network, find
-from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_spec
-from kerazoo.models.weights import check_weights, copy_weights, load_features, shipped, weights_digest
+from kerazoo.models.stored import ModelSpec, load_spec
+from kerazoo.models.weights import check_weights, copy_weights, load_features, weights_digest, weights_of
 from kerazoo.pipelines.afterwards import best_average, best_temperature, folds_of, reestimate
 from kerazoo.pipelines.augmentation import Augmentation
 from kerazoo.pipelines.batches import TrainingBatches, class_weights, evaluation_batches, training_batches
@@ -100,7 +99,8 @@ def finetune(
     if finished(folder) and not overwrite:
         return Run(folder)
     recipe = fitting(recipe, examples, devices)
-    loss, source = loss_of(recipe, examples), weights_of(entry, transfer.weights, say)
+    loss = loss_of(recipe, examples)
+    source = weights_of(entry, transfer.weights, say)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     check_pictures(examples)
     check_probe(recipe, examples)
@@ -163,17 +163,6 @@ def finetune(
             run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json(),
             reported=reported,
         )  # fmt: skip
-
-
-def weights_of(entry: Network | Backbone, weights: str, say: Say) -> Path | None:
-    """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
-    check_weights(entry, weights)
-    if weights == "none":
-        return None
-    if weights not in entry.weights:
-        path = Path(weights).expanduser()
-        return path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
-    return published_path(entry.name, say=say) if isinstance(entry, Backbone) else shipped(entry.name, weights)
 
 
 def input_and_arguments(

@@ -1,0 +1,38 @@
+"""Building by name, with the weights that are asked for: the one place that both builds and loads."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.models.registry import construct, find
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> "keras.Model":
+    """An uncompiled, flat `keras.Model`: (B, H, W, C) scaled pixels -> (B, num_classes) logits.
+
+    Args:
+        name: A name of `list_models()`.
+        weights: None or "none" for random ones; "imagenet" for what keras.applications publishes, taken from a cache or
+            downloaded; the name of weights that ship with the network, such as "mnist"; the path of a weights file
+            without a classifier (.h5, .weights.h5), or of a run. They fill all layers below the head, which stays
+            random. Weights of three channels fill a backbone of any number of channels.
+        **arguments: Keyword arguments of the network's builder: `input_shape=(H, W, C)` and `num_classes` for every
+            network; `describe(name)` lists the others.
+
+    Returns:
+        The model. Its last two named layers are `features`, (B, F), and `logits`.
+
+    Raises:
+        ModelError: if the name or an argument is unknown, or the builder does not allow a value.
+        WeightsError: if there are no such weights, or they do not fit.
+    """
+    model = construct(name, **arguments)
+    if weights is not None and weights != "none":
+        from kerazoo.models.weights import load_features, weights_of
+
+        source = weights_of(find(name), weights)
+        assert source is not None
+        load_features(model, source)
+    return model
