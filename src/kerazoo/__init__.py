@@ -8,8 +8,8 @@ from typing import Any
 
 from kerazoo.models.build import build
 from kerazoo.models.registry import list_models
+from kerazoo.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "build", "callbacks", "list_models"]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kerazoo import __version__, cli_weights
+from kerazoo import cli_weights
 from kerazoo.cli_flags import (
     DATA,
     BatchSize,
@@ -31,6 +31,7 @@ from kerazoo.errors import KerazooError, RecipeError, is_out_of_memory
 from kerazoo.models import registry
 from kerazoo.quiet import start_tensorflow
 from kerazoo.signals import stoppable
+from kerazoo.version import __version__
 
 app = typer.Typer(
     help="A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline.",
@@ -61,7 +62,6 @@ def options(
     """A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline."""
 
 
-@app.command()
 def models(
     filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
 ) -> None:
@@ -85,7 +85,6 @@ def _row(entry: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@app.command()
 def check(
     data: Annotated[str, typer.Argument(help=DATA)],
     write: Annotated[
@@ -131,7 +130,6 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
 def train(
     model: Annotated[str | None, typer.Argument(help="A name from `kerazoo models`, or a recipe file (.toml).")] = None,
     data: Annotated[str | None, typer.Option("--data", help=DATA)] = None,
@@ -199,7 +197,6 @@ def train(
     run_recipe(recipe, as_json, name=name, overwrite=overwrite)
 
 
-@app.command()
 def finetune(
     data: Annotated[str, typer.Argument(help=DATA)],
     backbone: Annotated[str, typer.Option("--backbone", help="A name from `kerazoo models`.")] = "mobilenet_v2_100",
@@ -245,7 +242,6 @@ def finetune(
     run_recipe(recipe, as_json, name=name, overwrite=overwrite)
 
 
-@app.command()
 def probe(
     data: Annotated[str, typer.Argument(help=DATA)],
     backbones: Annotated[
@@ -290,7 +286,6 @@ def probe(
         print(row.line())
 
 
-@app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder, or its name under runs/.")],
     data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
@@ -315,7 +310,6 @@ def evaluate(
         print(result.line())
 
 
-@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A run, or an export: saved_models/NAME, or .../VERSION.")],
     files: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
@@ -343,7 +337,6 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, or its name under runs/.")],
     name: Annotated[str | None, typer.Option("--name", help="saved_models/NAME. [default: the run's name]")] = None,
@@ -368,6 +361,10 @@ def export(
     compared = f"{gate['pictures']:,} {gate['split']} pictures"
     print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
     print(f"next: kerazoo predict {folder} PICTURE...")
+
+
+for command in (models, check, train, finetune, probe, evaluate, predict, export):
+    app.command()(command)
 
 
 def main() -> None:

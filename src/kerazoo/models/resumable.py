@@ -101,7 +101,7 @@ def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int
 
 def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int | None, watch: Watch) -> None:
     """Ask once, for all of it or for the rest. Raises _CutError, Unreachable."""
-    from kerazoo import __version__
+    from kerazoo.version import __version__
 
     have, validator = _kept(part, url)
     headers = {"User-Agent": f"kerazoo/{__version__}", "Accept-Encoding": "identity"}

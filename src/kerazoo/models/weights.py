@@ -81,7 +81,9 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
     check_source(path)
 
 
-def weights_of(entry: Network | Backbone, weights: str | Path, say: Callable[[str], None] = print) -> Path | None:
+def weights_of(
+    entry: Network | Backbone, weights: str | Path, say: Callable[[str], None] = lambda line: None
+) -> Path | None:
     """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
     check_weights(entry, str(weights))
     if weights == "none":

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerazoo import __version__
 from kerazoo.errors import KerazooError, RunError
 from kerazoo.files import read_json, write_json
 from kerazoo.models.stored import DESCRIPTION, ModelSpec, load_model
@@ -24,6 +23,7 @@ from kerazoo.pipelines.runs import Run, check_name
 from kerazoo.serving.gate import check_export
 from kerazoo.serving.passport import PASSPORT, is_version
 from kerazoo.serving.workplace import workplace
+from kerazoo.version import __version__
 
 SAVED_MODELS = Path("saved_models")
 TOP_K = 5
