@@ -84,8 +84,8 @@ def guide(arguments, data, seed):
 
 def ours(arguments, data, seed):
     """Rows of (what, seconds, accuracy): the probe, each epoch, and what is kept in the end."""
-    from kerazoo.pipelines.recipe import make_recipe
-    from kerazoo.pipelines.transfer import finetune
+    from kerazoo.recipes.recipe import make_recipe
+    from kerazoo.transfer.finetune import finetune
 
     begin, rows = time.perf_counter(), []
 
@@ -136,10 +136,10 @@ def read_rows(path, asked):
 
 def report(found, arguments):
     """The table for people, and the chart."""
-    from kerazoo.quiet import start_tensorflow
+    from kerazoo.startup import start_tensorflow
 
     start_tensorflow()
-    from kerazoo.callbacks.curves import draw_curves
+    from kerazoo.insight.curves import draw_curves
 
     curves = {}
     for size in sorted({size for _, size, _ in found}, key=lambda size: size or 10**9):
@@ -193,7 +193,7 @@ def main():
     arguments = parser.parse_args()
     arguments.weights = arguments.weights.resolve()
     if arguments.child is not None:
-        from kerazoo.quiet import start_tensorflow
+        from kerazoo.startup import start_tensorflow
 
         start_tensorflow()
         kind, seed = arguments.child

@@ -23,18 +23,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from kerazoo.models.preprocessing import Preprocessing  # noqa: E402
-from kerazoo.pipelines.augmentation import Augmentation  # noqa: E402
-from kerazoo.pipelines.batches import training_batches  # noqa: E402
-from kerazoo.pipelines.examples import load_examples  # noqa: E402
-from kerazoo.pipelines.pictures import prepared  # noqa: E402
+from kerazoo.pipelines.data.load import load_examples  # noqa: E402
+from kerazoo.pipelines.input.augmentation import Augmentation  # noqa: E402
+from kerazoo.pipelines.input.batches import training_batches  # noqa: E402
+from kerazoo.pipelines.input.images import prepared  # noqa: E402
+from kerazoo.preprocessing.preprocessing import Preprocessing  # noqa: E402
 
 
 def accurate(size, fit):

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
 
-from kerazoo.pipelines.duplicates import look_alikes, same_pixels  # noqa: E402
-from kerazoo.pipelines.examples import read_examples  # noqa: E402
-from kerazoo.pipelines.inspection import THUMB, Inspection, inspect_all, inspect_contents  # noqa: E402
-from kerazoo.pipelines.recipe import data_part  # noqa: E402
+from kerazoo.pipelines.checks.duplicates import look_alikes, same_pixels  # noqa: E402
+from kerazoo.pipelines.checks.inspection import THUMB, Inspection, inspect_contents  # noqa: E402
+from kerazoo.pipelines.checks.scan import inspect_all  # noqa: E402
+from kerazoo.pipelines.data.load import read_examples  # noqa: E402
+from kerazoo.recipes.recipe import data_part  # noqa: E402
 
 PHOTOS = 300
 

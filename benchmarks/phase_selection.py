@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
 
-from kerazoo.pipelines.afterwards import SHARES, best_average, best_temperature, folds_of  # noqa: E402
-from kerazoo.pipelines.scores import Measured, losses_of  # noqa: E402
+from kerazoo.tasks.scores import Measured, losses_of  # noqa: E402
+from kerazoo.transfer.cross_fitting import SHARES, best_average, best_temperature, folds_of  # noqa: E402
 
 POPULATION = 10_000
 CLASSES = 5

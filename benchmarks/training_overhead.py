@@ -5,7 +5,7 @@
 ARRAYS.npz holds x_train (N, H, W) or (N, H, W, C) uint8 and y_train (N,). Each round runs two processes in turn:
 
 - bare: `model.fit` on float32 arrays in memory, shuffled, with validation, verbose=0, no callbacks;
-- ours: `kerazoo.pipelines.training.fit` as `kerazoo train` calls it: batches from uint8 by (seed, epoch), deterministic
+- ours: `kerazoo.training.fit.fit` as `kerazoo train` calls it: batches from uint8 by (seed, epoch), deterministic
   kernels, watchers, metrics, curves, and a checkpoint in its default period.
 
 Measured is all but the first epoch, in which both trace their graphs; a ratio is of one round, and the median counts.
@@ -27,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 
 
 class Clocks:
@@ -73,19 +73,20 @@ def bare(arguments):
 
 def ours(arguments):
     """The `fit` of a run; its clock is put among the run's own callbacks."""
-    from kerazoo.pipelines import training
-    from kerazoo.pipelines.recipe import make_recipe
+    from kerazoo.recipes.recipe import make_recipe
+    from kerazoo.training import fit
+    from kerazoo.training.train import train
 
     clocks = Clocks()
-    steering = training.steering
-    training.steering = lambda *given: [*steering(*given), clocks.callback]
+    steering = fit.steering
+    fit.steering = lambda *given: [*steering(*given), clocks.callback]
     values = {
         "model": {"name": arguments.model}, "data": {"path": str(arguments.arrays), "validation": 0.1},
         "training": {"epochs": arguments.epochs, "batch_size": arguments.batch},
         "optimizer": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 1e-4, "warmup": 0.05},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as root:
-        training.train(make_recipe(values), root=Path(root), say=lambda line: None)
+        train(make_recipe(values), root=Path(root), say=lambda line: None)
     return clocks.result()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
 os.environ["KERAZOO_CACHE"] = tempfile.mkdtemp(prefix="kerazoo-tests-")  # also for the processes that tests start

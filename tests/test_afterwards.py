@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerazoo.pipelines.afterwards import FOLDS, RANGE, SHARES, best_average, best_temperature, cross_fit, folds_of
-from kerazoo.pipelines.scores import Measured, calibration_error, losses_of
-from kerazoo.pipelines.stages import Stages
+from kerazoo.tasks.scores import Measured, calibration_error, losses_of
+from kerazoo.transfer.cross_fitting import FOLDS, RANGE, SHARES, best_average, best_temperature, cross_fit, folds_of
+from kerazoo.transfer.phases import Stages
 
 
 def drawn(count, margin=4.0, seed=0, classes=4):

@@ -11,8 +11,9 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from kerazoo.errors import RecipeError
-from kerazoo.pipelines import randaugment as operations
-from kerazoo.pipelines.augmentation import POLICIES, Augmentation, draw_grid
+from kerazoo.pipelines.checks.preview import draw_grid
+from kerazoo.pipelines.input import randaugment as operations
+from kerazoo.pipelines.input.augmentation import POLICIES, Augmentation
 
 EVERYTHING = Augmentation(
     shift=0.1,

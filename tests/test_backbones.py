@@ -16,12 +16,12 @@ from test_networks import assert_contract, assert_rebuilds
 
 import kerazoo
 from kerazoo.errors import ModelError, WeightsError
-from kerazoo.models.backbones import BACKBONES
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.published import published as published_entry
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.registry import find
-from kerazoo.models.scaling_layers import has_published_scaling
-from kerazoo.models.weights import copy_weights, load_features
+from kerazoo.models.weights.loading import copy_weights, load_features
+from kerazoo.models.weights.published import published as published_entry
+from kerazoo.models.weights.scaling_layers import has_published_scaling
 
 FAMILIES = (
     "vgg16", "resnet50", "resnet50_v2", "inception_v3", "xception", "mobilenet_025", "mobilenet_v2_035",

@@ -13,15 +13,15 @@ import tensorflow as tf
 from conftest import change_in_silence, make_pictures
 from PIL import Image
 
+from kerazoo.caches import cache_folder
 from kerazoo.errors import DataError, RecipeError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec
-from kerazoo.pipelines.augmentation import POLICIES, Augmentation
-from kerazoo.pipelines.batches import evaluation_batches, training_batches
-from kerazoo.pipelines.caches import cache_folder
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.pictures import cache_path, prepared
-from kerazoo.serving.export import write_saved_model
+from kerazoo.exports.export import write_saved_model
+from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.augmentation import POLICIES, Augmentation
+from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
+from kerazoo.pipelines.input.images import cache_path, prepared
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 STRONG = POLICIES["strong"]
 SMALL = Preprocessing(16, 16)
@@ -241,14 +241,14 @@ def test_when_a_cache_is_made_unasked(train, tmp_path):
 
 WRITER = """
 import sys
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 start_tensorflow()
 import resource, signal
 from kerazoo.errors import KerazooError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.pictures import prepared
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.images import prepared
 if len(sys.argv) > 2:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerazoo import cli
+from kerazoo.callbacks.stopping import StopOnNaN
+from kerazoo.cli import app as cli
 from kerazoo.errors import DataError, KerazooError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec
-from kerazoo.pipelines.causes import true_causes
-from kerazoo.pipelines.evaluation import answers_of
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.ranking import rank
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import StopOnNaN, train
-from kerazoo.pipelines.transfer import finetune
+from kerazoo.evaluation.evaluate import answers_of
+from kerazoo.models import registry
+from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.train import train
+from kerazoo.transfer.finetune import finetune
+from kerazoo.transfer.ranking import rank
 
 LOWER = r"; lower training.batch_size \(now 8\) or data.size"
 
@@ -146,7 +148,7 @@ def test_errors_of_jax_are_named():
 
 def test_a_command_without_memory_ends_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kerazoo", "models"])
-    monkeypatch.setattr(cli.registry, "list_models", lambda text: np.ones(2**50))
+    monkeypatch.setattr(registry, "list_models", lambda text: np.ones(2**50))
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     said = capsys.readouterr().err

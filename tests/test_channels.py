@@ -13,21 +13,22 @@ from test_backbones import FAMILIES, _save_legacy
 
 import kerazoo
 from kerazoo.errors import DataError, ModelError, RecipeError, RunError, WeightsError
-from kerazoo.models.channels import colours_to
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.preprocessing import SCALINGS, Preprocessing
+from kerazoo.exports.export import export_run
+from kerazoo.exports.saved_model import ExportedModel
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.registry import find
-from kerazoo.models.stored import ModelSpec, save_model
-from kerazoo.models.weights import fold_scaling, load_features
-from kerazoo.pipelines.augmentation import POLICIES
-from kerazoo.pipelines.batches import evaluation_batches
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.image_arrays import read
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import train
-from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import export_run
-from kerazoo.serving.saved_model import ExportedModel
+from kerazoo.models.saved import save_model
+from kerazoo.models.weights.channels import colours_to
+from kerazoo.models.weights.loading import fold_scaling, load_features
+from kerazoo.pipelines.data.arrays import read
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.augmentation import POLICIES
+from kerazoo.pipelines.input.batches import evaluation_batches
+from kerazoo.preprocessing.preprocessing import SCALINGS, Preprocessing
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.train import train
+from kerazoo.transfer.finetune import finetune
 
 REAL = "mobilenet_2_5_224_tf_no_top.h5"
 # Where the padding differs a little: a layer that sees the first convolution alone, and how far the border reaches

@@ -14,8 +14,8 @@ import pytest
 from conftest import make_pictures
 from PIL import Image
 
-from kerazoo import cli
-from kerazoo.console import print_json, print_text
+from kerazoo.cli import app as cli
+from kerazoo.cli.output import print_json, print_text
 from kerazoo.serving.predict import Prediction
 
 KERAZOO = Path(sys.executable).with_name("kerazoo")
@@ -161,7 +161,7 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     def asked(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kerazoo.pipelines.transfer.learn_head", asked)
+    monkeypatch.setattr("kerazoo.transfer.head.learn_head", asked)
     data = make_pictures(tmp_path / "data")
     given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "finetune", data, *given)
@@ -191,7 +191,7 @@ def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch
     def asked(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kerazoo.pipelines.preflight.inspect_all", asked)
+    monkeypatch.setattr("kerazoo.pipelines.checks.check.inspect_all", asked)
     code, out, err = call(monkeypatch, capsys, "check", make_pictures(tmp_path / "data"))
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "kerazoo: stopped"
@@ -321,7 +321,7 @@ class TooEarly:
             raise ImportError(f"{name} is imported too early")
 
 sys.meta_path.insert(0, TooEarly())
-from kerazoo import cli
+from kerazoo.cli import app as cli
 
 found = []
 for arguments in json.load(sys.stdin):
@@ -406,7 +406,7 @@ def test_wrong_names_and_paths_are_told_before_tensorflow_starts(here):
 def test_quick_commands_import_no_tensorflow(arguments):
     script = (
         "import sys; sys.argv = ['kerazoo', *sys.argv[1:]]\n"
-        "from kerazoo.cli import main\n"
+        "from kerazoo.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'tensorflow', 'keras', 'jax', 'sklearn', 'PIL'} & set(sys.modules)\n"
@@ -424,7 +424,7 @@ def test_quick_commands_import_no_tensorflow(arguments):
 
 IN_TURN = """
 import json, sys
-from kerazoo.cli import main
+from kerazoo.cli.app import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["kerazoo", *arguments]
     try: main()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kerazoo.errors import RecipeError
-from kerazoo.pipelines.cluster import Cluster, expand_counts, expand_nodes, read_cluster
+from kerazoo.pipelines.devices.cluster import Cluster, expand_counts, expand_nodes, read_cluster
 
 
 def config(cluster, task):

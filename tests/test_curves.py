@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from kerazoo.callbacks import curves_of, draw_curves
-from kerazoo.callbacks.curves import COLOURS, axis
-from kerazoo.callbacks.drawing import Drawing, _dashed
+from kerazoo.insight.curves import COLOURS, axis, curves_of, draw_curves
+from kerazoo.insight.drawing import Drawing, _dashed
 
 SVG = "{http://www.w3.org/2000/svg}"
 

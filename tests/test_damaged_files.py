@@ -20,17 +20,18 @@ from conftest import make_pictures
 from kerazoo.arrays import read_answers
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
 from kerazoo.callbacks.metrics import MetricsWriter
-from kerazoo.callbacks.writers import RunWriter
+from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.errors import DataError, KerazooError, RunError
+from kerazoo.evaluation.evaluate import check_unchanged, evaluate
 from kerazoo.files import read_json, sha256
-from kerazoo.models.bundles import INDEX, unpack_bundle
-from kerazoo.pipelines.environment import changes, environment, recorded
-from kerazoo.pipelines.evaluation import check_unchanged, evaluate
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.preflight import check
-from kerazoo.pipelines.recipe import data_part, make_recipe
-from kerazoo.pipelines.runs import Run, begun, claim, open_run, unfinished
-from kerazoo.pipelines.training import train
+from kerazoo.models.weights.bundles import INDEX, unpack_bundle
+from kerazoo.pipelines.checks.check import check
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.recipes.recipe import data_part, make_recipe
+from kerazoo.runs.begin import begun, claim
+from kerazoo.runs.environment import changes, environment, recorded
+from kerazoo.runs.run import Run, open_run, unfinished
+from kerazoo.training.train import train
 
 EXHAUSTIVE = pytest.mark.slow  # thousands of damaged files
 AMOUNTS = [pytest.param(9, id="some"), pytest.param(400, id="many", marks=EXHAUSTIVE)]
@@ -297,7 +298,7 @@ def header(shape: str) -> bytes:
 BOMB = """
 import resource, sys
 from kerazoo.errors import DataError
-from kerazoo.pipelines.image_arrays import read
+from kerazoo.pipelines.data.arrays import read
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:

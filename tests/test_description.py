@@ -8,15 +8,15 @@ import keras
 import numpy as np
 import pytest
 
-import kerazoo.models.stored as stored_module
+import kerazoo.models.saved as stored_module
 from kerazoo.errors import ModelError, RunError
 from kerazoo.files import read_json
-from kerazoo.models.backbones import BACKBONES
-from kerazoo.models.description import check_arguments, check_size
-from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.description import ModelSpec, check_arguments, check_size
+from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.registry import NETWORKS, describe
-from kerazoo.models.stored import DESCRIPTION, WEIGHTS, ModelSpec, load_model, load_spec, save_model
-from kerazoo.models.weights import SHIPPED
+from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model, load_spec, save_model
+from kerazoo.models.weights.sources import SHIPPED
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 ARGUMENTS = {"input_shape": (8, 8, 3), "num_classes": 2, "units": (16,)}
 SPEC = ModelSpec("mlp", ARGUMENTS, Preprocessing(8, 8), ("no", "yes"))

@@ -18,24 +18,25 @@ from conftest import free_ports
 
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.models.build import build
-from kerazoo.pipelines.devices import Devices, open_devices, parse_devices
-from kerazoo.pipelines.examples import Examples
-from kerazoo.pipelines.multiworker import check_version
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import fitting
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.pipelines.devices.multiworker import check_version
+from kerazoo.pipelines.devices.opening import open_devices, parse_devices
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.plan import fitting
 
 # 19 pictures in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
 TRAINING = """
 import sys
-from kerazoo.pipelines.devices import open_devices
+from kerazoo.pipelines.devices.opening import open_devices
 devices = open_devices(sys.argv[1], say=lambda line: print(line, flush=True))
 import keras, numpy as np, tensorflow as tf
-from kerazoo.callbacks import GradientNorms
-from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.models.build import build
-from kerazoo.pipelines.augmentation import Augmentation
-from kerazoo.pipelines.batches import evaluation_batches, training_batches
-from kerazoo.pipelines.examples import load_examples
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
+from kerazoo.pipelines.data.load import load_examples
 
 examples, small = load_examples(sys.argv[2]), Preprocessing(8, 8)
 found, epochs = {}, int(sys.argv[4])
@@ -296,7 +297,7 @@ def test_the_mend_is_for_the_keras_it_was_tested_with():
 def test_the_mend_is_in_place_only_inside(monkeypatch):
     from keras.src.backend.tensorflow import trainer
 
-    from kerazoo.pipelines.multiworker import mended
+    from kerazoo.pipelines.devices.multiworker import mended
 
     stock = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
     with mended(object(), 2):
@@ -347,7 +348,7 @@ def wait_for(log, text, seconds=120):
 def test_two_jax_processes_print_one_json_object(data, tmp_path):
     """Gloo, which connects them, says so on standard output."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    command = [sys.executable, "-m", "kerazoo.cli", "train", "mlp", "--data", str(data), "--epochs", "1", "--json"]
+    command = [sys.executable, "-m", "kerazoo.cli.app", "train", "mlp", "--data", str(data), "--epochs", "1", "--json"]
     command += ["--name", "run", "--devices", "multiworker", "--set", "training.batch_size=8", "--set", "watch=false"]
     workers = []
     for index in range(2):

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerazoo.pipelines import environment as module
-from kerazoo.pipelines.environment import changes, environment, git_state
+from kerazoo.runs import environment as module
+from kerazoo.runs.environment import changes, environment, git_state
 
 
 def git(folder, *arguments):
@@ -85,7 +85,7 @@ def test_the_gpus_are_named(monkeypatch):
 
 
 def test_tensorflow_is_not_imported_for_it():
-    script = "import sys; from kerazoo.pipelines.environment import environment; e = environment()\n"
+    script = "import sys; from kerazoo.runs.environment import environment; e = environment()\n"
     script += "assert e['gpus'] is None and 'tensorflow' not in sys.modules; assert e['backend'] == 'jax'"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=os.environ | {"KERAS_BACKEND": "jax"})
 

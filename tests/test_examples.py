@@ -8,8 +8,8 @@ from conftest import make_pictures
 from PIL import Image
 
 from kerazoo.errors import DataError
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.preflight import check_pictures
+from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.data.load import load_examples
 
 
 def test_a_folder_without_parts_is_split_by_content(pictures):

@@ -17,12 +17,14 @@ from PIL import Image
 import kerazoo
 from kerazoo import files
 from kerazoo.errors import DataError, KerazooError, RecipeError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec
-from kerazoo.pipelines import engines, features
-from kerazoo.pipelines.augmentation import POLICIES
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.features import FeaturePass
+from kerazoo.models import engines, registry
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.augmentation import POLICIES
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.transfer import features
+from kerazoo.transfer.features import FeaturePass
 
 ARGUMENTS = {"input_shape": (32, 32, 3), "num_classes": 2, "momentum": 0.9}
 
@@ -40,7 +42,7 @@ def examples(pictures):
 
 @pytest.fixture(scope="module")
 def model():
-    kerazoo.models.find("vgg_small")
+    registry.find("vgg_small")
     import keras
 
     keras.utils.set_random_seed(3)
@@ -69,7 +71,7 @@ def test_a_picture_has_the_same_features_in_any_company(cache, examples, model):
     np.testing.assert_array_equal(plain(examples.take(order)).values, whole.values[order])
     np.testing.assert_array_equal(plain(examples.take([7])).values, whole.values[[7]])
     assert not cache.exists()
-    expected = kerazoo.models.heads.feature_extractor(model).predict(
+    expected = feature_extractor(model).predict(
         np.stack([np.asarray(Image.open(path), np.float32) / 255 for path in examples.paths]), verbose=0
     )
     np.testing.assert_allclose(whole.values, expected, atol=1e-5)
@@ -161,13 +163,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, examples, mo
 
 PASS = """
 import sys
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 start_tensorflow()
 import keras, kerazoo
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec
-from kerazoo.pipelines import features
-from kerazoo.pipelines.examples import load_examples
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.models.description import ModelSpec
+from kerazoo.transfer import features
+from kerazoo.pipelines.data.load import load_examples
 features.CHUNK = 4
 keras.utils.set_random_seed(3)
 arguments = {"input_shape": (32, 32, 3), "num_classes": 2}

@@ -9,12 +9,12 @@ from conftest import make_pictures
 from PIL import Image
 
 from kerazoo.errors import DataError
-from kerazoo.pipelines import splits
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.preflight import check
-from kerazoo.pipelines.recipe import data_part
-from kerazoo.pipelines.training import summary
+from kerazoo.pipelines.checks.check import check
+from kerazoo.pipelines.data import splits
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.recipes.recipe import data_part
 from kerazoo.serving.predict import find_files
+from kerazoo.training.plan import summary
 
 
 def images(root, *folders, count=3):

@@ -10,7 +10,7 @@ import pytest
 from conftest import plant_modules
 
 import kerazoo
-from kerazoo.fresh import fresh_python
+from kerazoo.startup import fresh_python
 
 LOOK = """
 import importlib.util, json, kerazoo.serving

@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 from conftest import make_pictures
 
-from kerazoo.callbacks import MetricsWriter, Resume, RunWriter
+from kerazoo.callbacks.metrics import MetricsWriter
+from kerazoo.callbacks.resume import Resume
+from kerazoo.callbacks.stopping import StopOnNaN
+from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.files import read_json
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import ModelSpec, save_model
-from kerazoo.models.weights_file import copy_of
-from kerazoo.pipelines import runs, training
-from kerazoo.pipelines.recipe import make_recipe
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.saved import save_model
+from kerazoo.models.weights.weights_file import copy_of
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.runs import run as runs
+from kerazoo.training import train as training
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
 
@@ -173,7 +178,7 @@ SLOW = pytest.mark.slow  # each is a training and a half
 )  # fmt: skip
 def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, monkeypatch, when):
     where = {
-        "second epoch": (training.StopOnNaN, "on_epoch_begin"),
+        "second epoch": (StopOnNaN, "on_epoch_begin"),
         "model": (training, "save_model"),
         "evaluation": (training, "evaluate_model"),
         "end": (runs.Run, "set_status"),

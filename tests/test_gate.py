@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from kerazoo.errors import GateError
-from kerazoo.pipelines.evaluation import Evaluation
-from kerazoo.pipelines.scores import losses_of, losses_of_answers
-from kerazoo.serving.gate import Question, compare
-from kerazoo.serving.synthetic import KINDS, encoded_images, float_images
+from kerazoo.evaluation.answers import Evaluation
+from kerazoo.exports.gate import Question, compare
+from kerazoo.exports.synthetic import KINDS, encoded_images, float_images
+from kerazoo.tasks.scores import losses_of, losses_of_answers
 
 NAMES = ("a", "b", "c")
 ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], np.float32)

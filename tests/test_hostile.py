@@ -15,10 +15,10 @@ from bombs import chunk, gif, jpeg, png, texts
 from PIL import Image
 
 from kerazoo.errors import DataError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.inspection import inspect_contents, inspect_file
-from kerazoo.regular import NotRegular, TooLarge, read_regular
+from kerazoo.files import NotRegular, TooLarge, read_regular
+from kerazoo.pipelines.checks.inspection import inspect_contents, inspect_file
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.serving.predict import find_files
 
 SMALL = Preprocessing(8, 8)

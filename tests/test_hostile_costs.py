@@ -74,7 +74,7 @@ DEAREST = {
 
 def tried(way, folder, only=""):
     """{name: [seconds, megabytes, what came of it]} of the files in `folder`, one `way`; runs in its own process."""
-    from kerazoo.quiet import start_tensorflow
+    from kerazoo.startup import start_tensorflow
 
     start_tensorflow()
     import tensorflow as tf
@@ -112,7 +112,7 @@ def asking(way, folder, files):
 
 
 def checking(way, folder):
-    from kerazoo.pipelines.inspection import inspect_file
+    from kerazoo.pipelines.checks.inspection import inspect_file
 
     return lambda path: inspect_file(str(path)).bad or "decoded"
 
@@ -121,10 +121,10 @@ def training(way, folder):
     """An epoch of one image, whose file is another each time."""
     import numpy as np
 
-    from kerazoo.models.preprocessing import Preprocessing
-    from kerazoo.pipelines.augmentation import Augmentation
-    from kerazoo.pipelines.batches import training_batches
-    from kerazoo.pipelines.examples import Examples
+    from kerazoo.pipelines.data.examples import Examples
+    from kerazoo.pipelines.input.augmentation import Augmentation
+    from kerazoo.pipelines.input.batches import training_batches
+    from kerazoo.preprocessing.preprocessing import Preprocessing
 
     link = folder / f"{way}.link"
     examples = Examples(
@@ -144,8 +144,8 @@ def training(way, folder):
 
 def predicting(folder, files):
     """`kerazoo predict RUN` of all `files`, each with 31 tiny ones in its batch; the network is loaded once."""
+    from kerazoo.exports.saved_model import BATCH
     from kerazoo.serving.predict import _from_run
-    from kerazoo.serving.saved_model import BATCH
 
     tiny = folder / "tiny.png"
     asked = [one for file in [tiny, tiny, *files] for one in [file] + [tiny] * (BATCH - 1)]

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 import kerazoo
-from kerazoo.pipelines.afterwards import reestimate
-from kerazoo.pipelines.layer_rates import rates_of
-from kerazoo.pipelines.optimizers import make_optimizer
-from kerazoo.pipelines.recipe import OptimizerPart
+from kerazoo.models import registry
+from kerazoo.recipes.parts import OptimizerPart
+from kerazoo.training.layer_rates import rates_of
+from kerazoo.training.optimizers import make_optimizer
+from kerazoo.transfer.batch_norm import reestimate
 
 
 def test_rates_fall_from_head_to_stem():
-    entry = kerazoo.models.find("mobilenet_025")
+    entry = registry.find("mobilenet_025")
     model = kerazoo.build("mobilenet_025", input_shape=(32, 32, 3), num_classes=2)
     factors = rates_of(model, entry, 0.5)
     assert len(factors) == len(model.trainable_variables)
@@ -23,7 +24,7 @@ def test_rates_fall_from_head_to_stem():
     }  # fmt: skip
     assert {name: factors[name] for name in expected} == expected
     small = kerazoo.build("bottleneck_cnn")
-    assert set(rates_of(small, kerazoo.models.find("bottleneck_cnn"), 0.5).values()) == {1, 0.5}
+    assert set(rates_of(small, registry.find("bottleneck_cnn"), 0.5).values()) == {1, 0.5}
     for layer in model.layers:
         layer.trainable = layer.name == "logits"
     assert set(rates_of(model, entry, 0.5)) == {"logits/kernel", "logits/bias"}

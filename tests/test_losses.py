@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from kerazoo.errors import ModelError
-from kerazoo.models.heads import HEADS, find_head
-from kerazoo.models.losses import FocalLoss, SmoothedCrossEntropy, perfect_loss
+from kerazoo.tasks.losses import FocalLoss, SmoothedCrossEntropy, perfect_loss
+from kerazoo.tasks.task import HEADS, find_head
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(6, 4)).astype(np.float32) * 3

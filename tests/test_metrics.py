@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from kerazoo import files
-from kerazoo.callbacks import MetricsWriter
-from kerazoo.callbacks.metrics import history_table
+from kerazoo.callbacks.metrics import MetricsWriter, history_table
 from kerazoo.files import remove_temporary, write_whole
-from kerazoo.pipelines.training import reproducible
+from kerazoo.training.plan import reproducible
 
 
 def fit(*callbacks, epochs=3, initial_epoch=0):

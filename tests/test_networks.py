@@ -9,11 +9,11 @@ from keras import ops
 
 import kerazoo
 from kerazoo.errors import ModelError
-from kerazoo.models.heads import HEADS, find_head
-from kerazoo.models.losses import LOSSES, PerceptronCriterion, QuadraticCost
 from kerazoo.models.registry import NETWORKS, describe, find
-from kerazoo.pipelines.recipe import OptimizerPart
-from kerazoo.pipelines.training import make_optimizer
+from kerazoo.recipes.parts import OptimizerPart
+from kerazoo.tasks.losses import LOSSES, PerceptronCriterion, QuadraticCost
+from kerazoo.tasks.task import HEADS, find_head
+from kerazoo.training.optimizers import make_optimizer
 
 NAMES = [network.name for network in NETWORKS]
 

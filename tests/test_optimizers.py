@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerazoo.callbacks.stopping import EarlyStopping
 from kerazoo.models.build import build
-from kerazoo.pipelines.optimizers import EarlyStopping, make_optimizer, make_rate, steering
-from kerazoo.pipelines.recipe import OptimizerPart, make_recipe
+from kerazoo.recipes.parts import OptimizerPart
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.optimizers import make_optimizer, steering
+from kerazoo.training.schedules import make_rate
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion")
 
@@ -170,7 +173,7 @@ def test_momentum_and_nesterov_by_hand():
 
 
 def test_decoupled_decay_stands_for_l2_over_one_less_momentum():
-    """What recipes/resnet20_cifar10.toml says of the paper's 1e-4: both shrink a weight without gradient alike."""
+    """What recipes/zoo/resnet20_cifar10.toml says of the paper's 1e-4: both shrink a weight without gradient alike."""
     rate, strength, momentum, steps = 0.1, 0.001, 0.9, 1000
     weight, velocity = 1.0, 0.0
     for _ in range(steps):

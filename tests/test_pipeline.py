@@ -23,24 +23,29 @@ import tensorflow as tf
 from conftest import make_pictures, plant_modules
 
 import kerazoo
-from kerazoo import cli
+from kerazoo.cli import app as cli
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
+from kerazoo.evaluation.answers import Evaluation
+from kerazoo.evaluation.evaluate import answers_of, evaluate, recorded_evaluation
+from kerazoo.exports.export import _passport, export_run, write_saved_model
+from kerazoo.exports.layout import PASSPORT
+from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json, sha256
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.stored import load_model, load_spec, save_model
-from kerazoo.models.weights import load_features
-from kerazoo.pipelines import transfer
-from kerazoo.pipelines.evaluation import Evaluation, answers_of, evaluate, recorded_evaluation
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.optimizers import make_optimizer
-from kerazoo.pipelines.recipe import make_recipe, read_recipe
-from kerazoo.pipelines.runs import claim, open_run, unfinished
-from kerazoo.pipelines.training import momentum_for, train
-from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import _passport, export_run, write_saved_model
-from kerazoo.serving.passport import PASSPORT
+from kerazoo.models import registry
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.saved import load_model, load_spec, save_model
+from kerazoo.models.weights.loading import load_features
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.recipes.recipe import make_recipe, read_recipe
+from kerazoo.runs.begin import claim
+from kerazoo.runs.run import open_run, unfinished
 from kerazoo.serving.predict import find_export, predict
-from kerazoo.serving.saved_model import ExportedModel
+from kerazoo.training.optimizers import make_optimizer
+from kerazoo.training.plan import momentum_for
+from kerazoo.training.train import train
+from kerazoo.transfer import finetune as transfer
+from kerazoo.transfer.finetune import finetune
+from kerazoo.transfer.unfreezing import layers_to_unfreeze
 
 
 def recipe(data, model="bottleneck_cnn", **parts):
@@ -343,7 +348,7 @@ def test_an_export_that_crops_otherwise_is_refused_though_all_images_are_square(
     def planted(folder, spec, model):
         write_saved_model(folder, replace(spec, preprocessing=replace(spec.preprocessing, fit="stretch")), model)
 
-    monkeypatch.setattr("kerazoo.serving.export.write_saved_model", planted)
+    monkeypatch.setattr("kerazoo.exports.export.write_saved_model", planted)
     with pytest.raises(GateError, match=r"not answer as the run's own network does for \d of 9 pictures, a PNG"):
         export_run(run, root=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -594,15 +599,15 @@ def test_finetune_unfreezes_but_never_batch_norm(run, pictures, tmp_path, monkey
 
 
 def test_the_last_stages_are_unfrozen(monkeypatch):
-    entry = kerazoo.models.find("mobilenet_025")
+    entry = registry.find("mobilenet_025")
     model = kerazoo.build("mobilenet_025", input_shape=(32, 32, 3), num_classes=2)
-    chosen = transfer.layers_to_unfreeze(model, entry, 1)
+    chosen = layers_to_unfreeze(model, entry, 1)
     assert "conv_pw_12" in chosen
     assert "logits" in chosen
     assert not {name for name in chosen if "_11" in name}
-    assert transfer.layers_to_unfreeze(model, entry, 0) == {layer.name for layer in model.layers}
+    assert layers_to_unfreeze(model, entry, 0) == {layer.name for layer in model.layers}
     with pytest.raises(ModelError, match="transfer.unfreeze=5: mobilenet_025 has 4 stages"):
-        transfer.layers_to_unfreeze(model, entry, 5)
+        layers_to_unfreeze(model, entry, 5)
 
 
 def test_random_weights_train_their_batch_norm(pictures, tmp_path, monkeypatch):

@@ -20,13 +20,15 @@ from conftest import make_pictures
 from PIL import Image, ImageOps
 
 from kerazoo.errors import DataError
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.duplicates import LookAlikes, look_alikes
-from kerazoo.pipelines.examples import Examples, load_examples
-from kerazoo.pipelines.inspection import Inspection, inspect_all, inspect_contents, inspect_file
-from kerazoo.pipelines.manifest import NAME
-from kerazoo.pipelines.preflight import check, check_pictures
-from kerazoo.pipelines.recipe import data_part, make_recipe
+from kerazoo.pipelines.checks.check import check, check_pictures
+from kerazoo.pipelines.checks.duplicates import LookAlikes, look_alikes
+from kerazoo.pipelines.checks.inspection import Inspection, inspect_contents, inspect_file
+from kerazoo.pipelines.checks.scan import inspect_all
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.data.manifest import NAME
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.recipe import data_part, make_recipe
 
 
 def photo(seed, size=(60, 48)):
@@ -178,7 +180,7 @@ def test_what_is_not_named_is_decoded_right(faulty):
 
 def test_training_uses_exactly_the_good_files(faulty, report, tmp_path):
     from kerazoo.files import read_json
-    from kerazoo.pipelines.training import train
+    from kerazoo.training.train import train
 
     root, expected, cut = faulty
     with pytest.raises(DataError, match=r"\d+ pictures cannot be decoded: .*; mend or remove them, or leave them out"):
@@ -239,9 +241,9 @@ def test_a_file_without_permission_is_named(tmp_path):
 BOMB = """
 import resource, sys
 from pathlib import Path
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 start_tensorflow()
-from kerazoo.pipelines.inspection import inspect_file, _decode
+from kerazoo.pipelines.checks.inspection import inspect_file, _decode
 import tensorflow as tf
 print(inspect_file(sys.argv[1]).bad)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -540,7 +542,7 @@ def test_flat_pictures_are_no_look_alikes():
 
 
 def test_a_film_is_not_searched_for_ever(monkeypatch):
-    from kerazoo.pipelines import duplicates
+    from kerazoo.pipelines.checks import duplicates
 
     monkeypatch.setattr(duplicates, "MAX_PAIRS", 100)
     frames = [inspect_contents(encode(photo(1).resize((60 + n, 48)), "PNG"), ".png") for n in range(40)]
@@ -559,10 +561,10 @@ def test_a_film_is_not_searched_for_ever(monkeypatch):
 MEMORY = """
 import resource, sys, tempfile
 from pathlib import Path
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 start_tensorflow()
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import train
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.train import train
 recipe = make_recipe({
     "model": {"name": "mlp", "arguments": {"units": [4]}}, "data": {"path": sys.argv[1], "size": 8, "channels": 3},
     "training": {"epochs": 2, "batch_size": 256}, "watch": False,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerazoo.errors import ModelError
-from kerazoo.models.preprocessing import FITS, SCALINGS, Preprocessing
+from kerazoo.preprocessing.preprocessing import FITS, SCALINGS, Preprocessing
 
 RGB, GREY = Preprocessing(32, 32), Preprocessing(32, 32, channels=1)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kerazoo.errors import DataError, RecipeError
-from kerazoo.pipelines import probe as probes
-from kerazoo.pipelines.probe import learn_probe
-from kerazoo.pipelines.scores import losses_of
+from kerazoo.tasks.scores import losses_of
+from kerazoo.transfer import probe as probes
+from kerazoo.transfer.probe import learn_probe
 
 NAMES = ("a", "b", "c")
 

@@ -16,8 +16,10 @@ import keras
 import numpy as np
 import pytest
 
-from kerazoo.callbacks import MetricsWriter, Progress, progress
-from kerazoo.pipelines.training import reproducible
+from kerazoo.callbacks import progress
+from kerazoo.callbacks.metrics import MetricsWriter
+from kerazoo.callbacks.progress import Progress
+from kerazoo.training.plan import reproducible
 
 REDRAW, HIDE_CURSOR = b"\x1b[2K", b"\x1b[?25l"
 LINE = r"epoch \d/2  accuracy \d\.\d{4}  loss \d+\.\d{4}  val_accuracy \d\.\d{4}  val_loss \d+\.\d{4}  [\d.]+ s  "
@@ -155,10 +157,10 @@ def test_an_error_takes_the_bar_away(terminal):
 
 CTRL_C = """
 import json, sys, time
-from kerazoo.quiet import start_tensorflow
+from kerazoo.startup import start_tensorflow
 start_tensorflow()
 import keras, numpy as np
-from kerazoo.callbacks import Progress
+from kerazoo.callbacks.progress import Progress
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 asynchronous = keras.callbacks.CallbackList([Progress(print, 1)])._async_train

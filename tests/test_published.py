@@ -26,13 +26,14 @@ from test_cli import call
 
 import kerazoo
 from kerazoo.errors import ModelError, WeightsError
-from kerazoo.models import download, resumable
-from kerazoo.models.backbones import BACKBONES
-from kerazoo.models.bundles import INDEX, unpack_bundle, write_bundle
-from kerazoo.models.connections import RedirectError, _Redirects
-from kerazoo.models.download import cached, places, published_path
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.published import Published, manifest, published, what_is_wrong
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.keras_applications import BACKBONES
+from kerazoo.models.weights import download
+from kerazoo.models.weights import http as resumable
+from kerazoo.models.weights.bundles import INDEX, unpack_bundle, write_bundle
+from kerazoo.models.weights.connections import RedirectError, _Redirects
+from kerazoo.models.weights.download import cached, places, published_path
+from kerazoo.models.weights.published import Published, manifest, published, what_is_wrong
 
 DATA = np.random.default_rng(0).bytes(300_000)
 ENTRY = Published("vgg16", "made.h5", "", 0, md5=hashlib.md5(DATA).hexdigest())
@@ -528,8 +529,8 @@ def test_room_is_looked_for_before_anything_is_fetched(server, home, monkeypatch
 CHILD = """
 import resource, sys
 from kerazoo.errors import WeightsError
-from kerazoo.models.download import published_path
-from kerazoo.models.published import Published
+from kerazoo.models.weights.download import published_path
+from kerazoo.models.weights.published import Published
 entry = Published("vgg16", "made.h5", "", 0, md5=sys.argv[2])
 if len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

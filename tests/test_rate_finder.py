@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 from kerazoo.errors import RecipeError
-from kerazoo.models.heads import find_head
-from kerazoo.pipelines.optimizers import make_optimizer
-from kerazoo.pipelines.rate_finder import find_rate, fresh_optimizer, overfit_one_batch, smooth, valley
-from kerazoo.pipelines.recipe import OptimizerPart
+from kerazoo.recipes.parts import OptimizerPart
+from kerazoo.tasks.task import find_head
+from kerazoo.training.optimizers import make_optimizer
+from kerazoo.training.overfit import overfit_one_batch
+from kerazoo.training.rate_finder import find_rate, fresh_optimizer, smooth, valley
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 6)).astype(np.float32)

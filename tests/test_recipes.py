@@ -8,8 +8,8 @@ import pytest
 
 from kerazoo.errors import RecipeError
 from kerazoo.models.registry import find
-from kerazoo.pipelines.recipe import make_recipe, read_recipe
-from kerazoo.pipelines.recipe_checks import as_kept, check_against, check_replicas, steps_of
+from kerazoo.recipes.checks import as_kept, check_against, check_replicas, steps_of
+from kerazoo.recipes.recipe import make_recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 

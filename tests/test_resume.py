@@ -17,17 +17,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from resume_drill import drill
 
 from kerazoo import files
-from kerazoo.callbacks import Resume
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
+from kerazoo.callbacks.resume import Resume
+from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import Interrupted, RunError
 from kerazoo.files import read_json
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.pipelines.augmentation import Augmentation
-from kerazoo.pipelines.batches import evaluation_batches, training_batches
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.runs import Run, begun, held, unfinished
-from kerazoo.pipelines.training import StopOnNaN, reproducible, train
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.runs.begin import begun
+from kerazoo.runs.locks import held
+from kerazoo.runs.run import Run, unfinished
+from kerazoo.training.plan import reproducible
+from kerazoo.training.train import train
 
 EPOCHS = 4
 AUGMENTATION = Augmentation(flip=True, shift=0.1, mixup=0.2)

@@ -11,17 +11,22 @@ import time
 import pytest
 from conftest import make_pictures
 
-from kerazoo import cli, cli_runs
+from kerazoo.callbacks.stopping import StopOnNaN
+from kerazoo.cli import app as cli
+from kerazoo.cli import train as cli_runs
+from kerazoo.cli.signals import stoppable
 from kerazoo.errors import Interrupted, RunError
 from kerazoo.files import read_json, write_json
-from kerazoo.pipelines import features, runs, training
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.run_locks import remove_left
-from kerazoo.pipelines.runs import Run, begun, claim, unfinished
-from kerazoo.pipelines.training import StopOnNaN, train
-from kerazoo.pipelines.transfer import finetune
-from kerazoo.signals import stoppable
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.runs import run as runs
+from kerazoo.runs.begin import begun, claim
+from kerazoo.runs.locks import held, remove_left
+from kerazoo.runs.run import Run, unfinished
+from kerazoo.training import train as training
+from kerazoo.training.train import train
+from kerazoo.transfer import features
+from kerazoo.transfer.finetune import finetune
 
 NOBODY = 2**22 + 1  # above the largest number of a process
 
@@ -160,7 +165,7 @@ def test_what_killed_processes_left_is_removed(data, tmp_path):
 def test_a_folder_that_another_machine_makes_is_left_alone(tmp_path):
     making = tmp_path / f".one-new-{NOBODY}"
     making.mkdir()
-    with runs.held(making):
+    with held(making):
         remove_left(tmp_path)
         assert making.exists()
     remove_left(tmp_path)
@@ -196,7 +201,7 @@ SLOW = pytest.mark.slow  # fine-tunings and a half like the first
     "where", ["features", pytest.param("evaluation", marks=SLOW), pytest.param("probe", marks=SLOW)]
 )
 def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, where):
-    from kerazoo.pipelines import transfer
+    from kerazoo.transfer import finetune as transfer
 
     def asked(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -246,7 +251,7 @@ def test_a_signal_that_a_destructor_swallows_comes_again(number, ends):
 
 AT_THE_END = """
 import atexit, os, signal, sys
-from kerazoo import cli
+from kerazoo.cli import app as cli
 
 number, when = int(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background

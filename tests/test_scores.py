@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kerazoo.pipelines.scores import Measured, calibration_error, doubts_of, gain, losses_of, scores_of
+from kerazoo.tasks.scores import Measured, calibration_error, doubts_of, gain, losses_of, scores_of
 
 
 def test_scores_and_losses_by_hand():

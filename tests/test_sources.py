@@ -11,8 +11,8 @@ from conftest import make_pictures
 from PIL import Image
 
 from kerazoo.errors import DataError, RecipeError
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.recipe import data_part
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.recipes.recipe import data_part
 
 
 def table(folder: Path, text: str, name: str = "table.csv") -> Path:

@@ -8,15 +8,16 @@ import pytest
 from PIL import Image
 
 from kerazoo.errors import ModelError, RecipeError
+from kerazoo.evaluation.answers import Evaluation, agree
+from kerazoo.evaluation.evaluate import evaluate
+from kerazoo.exports.export import export_run
+from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json
-from kerazoo.models.stored import load_model, load_spec
-from kerazoo.pipelines.evaluation import Evaluation, agree, evaluate
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import train
-from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import export_run
+from kerazoo.models.saved import load_model, load_spec
+from kerazoo.recipes.recipe import make_recipe
 from kerazoo.serving.predict import predict
-from kerazoo.serving.saved_model import ExportedModel
+from kerazoo.training.train import train
+from kerazoo.transfer.finetune import finetune
 
 
 def quiet(_):
@@ -169,8 +170,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(classes, tmp_path)
 
 
 def test_a_policy_can_be_changed_in_part():
-    from kerazoo.pipelines.augmentation import POLICIES
-    from kerazoo.pipelines.training import augmentation_of
+    from kerazoo.pipelines.input.augmentation import POLICIES, augmentation_of
 
     made = augmentation_of(recipe("x", augmentation={"policy": "standard", "flip": False, "hue": 0.1}))
     assert (made.flip, made.hue, made.crop) == (False, 0.1, POLICIES["standard"].crop)

@@ -20,26 +20,30 @@ from PIL import Image
 from test_watchers import scalars_in
 
 import kerazoo
-from kerazoo.callbacks.feature_maps import default_taps, draw
+from kerazoo.callbacks.feature_maps import default_taps
+from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import DataError, InputError, Interrupted, ModelError, RecipeError, WeightsError
+from kerazoo.exports.export import export_run
+from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.preprocessing import Preprocessing
-from kerazoo.models.stored import load_model, load_spec
-from kerazoo.pipelines import transfer
-from kerazoo.pipelines.batches import evaluation_batches
-from kerazoo.pipelines.examples import load_examples
-from kerazoo.pipelines.optimizers import in_steps
-from kerazoo.pipelines.outcome import transferred
-from kerazoo.pipelines.presets import PRESETS, check_preset, preset_values
-from kerazoo.pipelines.ranking import at_hand, rank
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.recipe_checks import check_against, filled, steps_of
-from kerazoo.pipelines.stages import Stage
-from kerazoo.pipelines.training import StopOnNaN
-from kerazoo.pipelines.transfer import finetune
-from kerazoo.serving.export import export_run
-from kerazoo.serving.saved_model import ExportedModel
+from kerazoo.insight.grids import draw
+from kerazoo.models import registry
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.keras_applications import BACKBONES
+from kerazoo.models.saved import load_model, load_spec
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.input.batches import evaluation_batches
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.checks import check_against, check_preset, filled, steps_of
+from kerazoo.recipes.presets import PRESETS, preset_values
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.schedules import in_steps
+from kerazoo.transfer import finetune as transfer
+from kerazoo.transfer.finetune import finetune
+from kerazoo.transfer.outcome import transferred
+from kerazoo.transfer.phases import Stage
+from kerazoo.transfer.ranking import at_hand, rank
+from kerazoo.transfer.unfreezing import layers_to_unfreeze
 
 SLOW_LEARNER = {"learning_rate": 1e-3, "warmup": 0}
 
@@ -412,8 +416,8 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     maps = [keras.Model(plain.input, plain.get_layer(tap).output).predict(x, verbose=0) for tap in taps]
     parts = [*(each.mean(axis=(1, 2)) for each in maps), feature_extractor(plain).predict(x, verbose=0)]
     np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=1e-5)
-    entry = kerazoo.models.find("mobilenet_025")
-    chosen = [transfer.layers_to_unfreeze(model, entry, 1) for model in (plain, tapped)]
+    entry = registry.find("mobilenet_025")
+    chosen = [layers_to_unfreeze(model, entry, 1) for model in (plain, tapped)]
     known = {layer.name for layer in plain.layers}
     assert all("pooling" in name for name in chosen[0] - chosen[1])  # Keras numbers these
     assert not (chosen[1] - chosen[0]) & known
@@ -507,7 +511,7 @@ def test_names_of_weights_come_before_folders_of_that_name(tmp_path, monkeypatch
 @pytest.mark.parametrize("where", [None, 0])
 def test_weights_that_are_not_finite_are_refused(data, tmp_path, where):
     """Before anything is written; also where inference would hide them."""
-    model = kerazoo.models.build("bottleneck_cnn")
+    model = kerazoo.build("bottleneck_cnn")
     weights = [w if where not in (None, i) else np.full_like(w, np.nan) for i, w in enumerate(model.get_weights())]
     model.set_weights(weights)
     feature_extractor(model).save_weights(tmp_path / "nan.weights.h5")
@@ -625,9 +629,7 @@ def test_a_picture_that_vanishes_before_random_features_is_said(data, tmp_path):
     recipe = asked(copy, weights="none")
     examples = load_examples(recipe.data)
     shutil.rmtree(copy / "rising")
-    spec = transfer.spec_of(
-        kerazoo.models.find("bottleneck_cnn"), recipe, Preprocessing(28, 28, 1, scaling="unit"), examples
-    )
+    spec = transfer.spec_of(registry.find("bottleneck_cnn"), recipe, Preprocessing(28, 28, 1, scaling="unit"), examples)
     with pytest.raises(DataError, match=r"rising/.* in .*copy cannot be read or decoded: .*No such file"):
         transfer.norm_by_data(spec.build(), spec, examples, 0)
 
@@ -635,7 +637,7 @@ def test_a_picture_that_vanishes_before_random_features_is_said(data, tmp_path):
 @pytest.mark.slow  # each kill is a process of its own: a minute or two
 def test_kills_at_any_moment_change_nothing(data, tmp_path):
     """kill -9, nine times, at moments spread over what is left of the run."""
-    base = [sys.executable, "-m", "kerazoo.cli", "finetune", str(data), "--backbone", "bottleneck_cnn"]
+    base = [sys.executable, "-m", "kerazoo.cli.app", "finetune", str(data), "--backbone", "bottleneck_cnn"]
     base += ["--weights", "mnist", "--epochs", "3", "--set", "data.size=28", "--set", "checkpoint.steps=1"]
     base += ["--set", "transfer.unfreeze=0", "--set", "data.validation=0.25"]
     environment = {**os.environ, "KERAZOO_CACHE": str(tmp_path / "cache")}
@@ -668,7 +670,7 @@ def test_kills_at_any_moment_change_nothing(data, tmp_path):
 def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
     """Features and probe to the same numbers, the tuned network but for rounding in its steps."""
     pytest.importorskip("jax")
-    command = [sys.executable, "-m", "kerazoo.cli", "finetune", str(data), "--backbone", "bottleneck_cnn", "--json"]
+    command = [sys.executable, "-m", "kerazoo.cli.app", "finetune", str(data), "--backbone", "bottleneck_cnn", "--json"]
     command += ["--weights", "mnist", "--epochs", "2"]
     for setting in ("data.size=28", "data.validation=0.25", "watch=false", "optimizer.learning_rate=0.001"):
         command += ["--set", setting]
@@ -693,10 +695,10 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
 
 
 @pytest.mark.slow  # 50 networks, many of them large: half an hour
-@pytest.mark.parametrize("name", [entry.name for entry in kerazoo.models.backbones.BACKBONES])
+@pytest.mark.parametrize("name", [entry.name for entry in BACKBONES])
 def test_every_backbone_goes_through_all_stages(name, tmp_path):
     """Random weights, a handful of pictures, the last stage unfrozen: what is frozen stays bit-equal."""
-    entry = kerazoo.models.find(name)
+    entry = registry.find(name)
     pictures = make_pictures(tmp_path / "data", count=6, size=48)
     recipe = asked(
         pictures, f"data.size={max(entry.smallest, 32)}", epochs=1, model=name, weights="none", unfreeze=1,
@@ -722,7 +724,7 @@ def test_every_backbone_goes_through_all_stages(name, tmp_path):
         starts.append(weights_of(model))
         before = {w.path: bits(w) for w in model.trainable_weights}
         history = fit(model, *args, **kwargs)
-        chosen = transfer.layers_to_unfreeze(model, entry, 1)
+        chosen = layers_to_unfreeze(model, entry, 1)
         norms = [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
         frozen.update(i for i, layer in enumerate(model.layers) if layer.name not in chosen or layer.name in norms)
         assert_frozen(model)
@@ -756,14 +758,14 @@ def test_backbones_are_ranked_by_cross_validation(data, tmp_path, monkeypatch):
     assert by_name["bottleneck_cnn"].score == pytest.approx(stages_in(run)["probe"]["score"])
     for row in ranked:
         assert row.milliseconds > 0
-        assert row.parameters == kerazoo.models.find(row.backbone).parameters
+        assert row.parameters == registry.find(row.backbone).parameters
         assert len(row.line()) >= len(row.backbone) + 40
         assert json.dumps(row.to_json())
     assert lines_of(lines, "mlp: probe: val ")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # nothing but features is kept
     with pytest.raises(WeightsError, match="there are no weights 'cifar' for mlp"):
         rank(recipe, [("bottleneck_cnn", "mnist"), ("mlp", "cifar")])
-    kerazoo.models.build("bottleneck_cnn").save_weights(tmp_path / "other.weights.h5")
+    kerazoo.build("bottleneck_cnn").save_weights(tmp_path / "other.weights.h5")
     lines.clear()
     with pytest.raises(WeightsError, match="other.weights.h5 do not fit mlp"):  # before any pass
         rank(recipe, [("bottleneck_cnn", "mnist"), ("mlp", str(tmp_path / "other.weights.h5"))], say=lines.append)

@@ -13,13 +13,16 @@ from conftest import make_pictures
 from PIL import Image
 
 import kerazoo
-from kerazoo.callbacks import EpochMetrics, FeatureMaps, GradientNorms, RunWriter, WeightNorms
-from kerazoo.callbacks.feature_maps import default_taps, draw
-from kerazoo.callbacks.gradients import CLIP, REDUCE
+from kerazoo.callbacks.epochs import EpochMetrics
+from kerazoo.callbacks.feature_maps import FeatureMaps, default_taps
+from kerazoo.callbacks.gradients import CLIP, REDUCE, GradientNorms
+from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.errors import ModelError
-from kerazoo.pipelines import training as pipeline
-from kerazoo.pipelines.recipe import make_recipe
-from kerazoo.pipelines.training import reproducible
+from kerazoo.insight.grids import draw
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training import train as pipeline
+from kerazoo.training.plan import reproducible
 
 
 class Memory:

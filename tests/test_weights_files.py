@@ -17,14 +17,15 @@ import pytest
 
 import kerazoo
 from kerazoo.errors import WeightsError
-from kerazoo.models import weights_file
-from kerazoo.models.heads import feature_extractor
-from kerazoo.models.preprocessing import Preprocessing
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.registry import find
-from kerazoo.models.stored import ModelSpec, load_model, save_model
-from kerazoo.models.weights import load_features
-from kerazoo.models.weights_file import DamagedError, copy_of
-from kerazoo.pipelines.transfer import check_weights
+from kerazoo.models.saved import load_model, save_model
+from kerazoo.models.weights import weights_file
+from kerazoo.models.weights.loading import load_features
+from kerazoo.models.weights.sources import check_weights
+from kerazoo.models.weights.weights_file import DamagedError, copy_of
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 REAL = "mobilenet_2_5_224_tf_no_top.h5"
 
@@ -86,7 +87,7 @@ def zeros(path, shape, name="layers/dense/vars/0"):
 HOLDER = """
 import re, resource, sys
 from pathlib import Path
-from kerazoo.models.weights_file import DamagedError, copy_of
+from kerazoo.models.weights.weights_file import DamagedError, copy_of
 try:
     with copy_of(Path(sys.argv[1]), 100) as file:
         print(file.copy)
@@ -220,14 +221,14 @@ def test_a_model_with_weights_of_another_network_is_one_line(mlp, tmp_path, monk
         "mlp", {"input_shape": (4, 4, 1), "units": (9,), "num_classes": 3}, Preprocessing(4, 4, 1), ("a", "b", "c")
     )
     digest = save_model(tmp_path, spec, mlp)
-    monkeypatch.setattr("kerazoo.models.stored._WRITTEN", set())
+    monkeypatch.setattr("kerazoo.models.saved._WRITTEN", set())
     with pytest.raises(
         WeightsError, match=r"model.weights.h5 do not fit mlp.*take the model.json that was written with"
     ):
         load_model(tmp_path)
     right = ModelSpec("mlp", {**spec.arguments, "units": (8,)}, spec.preprocessing, spec.class_names)
     assert save_model(tmp_path, right, mlp) == digest
-    monkeypatch.setattr("kerazoo.models.stored._WRITTEN", set())
+    monkeypatch.setattr("kerazoo.models.saved._WRITTEN", set())
     for old, new in zip(mlp.get_weights(), load_model(tmp_path)[1].get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 

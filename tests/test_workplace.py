@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.serving.workplace import workplace
+from kerazoo.exports.workplace import workplace
 
 HOLD = """
 import pathlib, sys, time
-from kerazoo.serving.workplace import workplace
+from kerazoo.exports.workplace import workplace
 with workplace(pathlib.Path(sys.argv[1])) as folder:
     (folder / "model").mkdir()
     (folder / "model" / "variables").write_text("half")

@@ -1,6 +1,6 @@
 """`python -m kerazoo`: the command line."""
 
-from kerazoo.cli import main
+from kerazoo.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from kerazoo.caches import in_words
 from kerazoo.errors import RunError
+from kerazoo.terminal import in_words
 
 SHARE = 0.8  # of the machine's memory that the arrays of one file may take
 

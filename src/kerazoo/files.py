@@ -1,20 +1,22 @@
-"""Files that are written whole or not at all, JSON objects, and sha256: what every room may import."""
+"""Files: written whole or not at all, read only where reading ends; JSON, sha256, and locks."""
 
 import errno
 import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RunError
-from kerazoo.regular import open_regular
+from kerazoo.terminal import in_words
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
 WAY_OUT = "restore it from a copy, or make it anew under another name"
@@ -118,3 +120,86 @@ def remove_temporary(folder: Path) -> None:
     for path in folder.rglob(f"*{TEMPORARY}"):
         with suppress(OSError):
             path.unlink()
+
+
+def lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Whether this process holds the open file or folder from now on, until it is closed or the process ends.
+
+    False where another process holds it, unless it is to `wait` for that. True on Windows, which has no such locks.
+    Raises OSError on file systems that have none.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+MAX_BYTES = 256_000_000  # of an image's file, which is read into memory whole; a camera's JPEG has up to 60 MB
+
+
+class NotRegular(OSError):
+    """A named pipe, a device, a socket or a folder where a file was expected."""
+
+
+class TooLarge(OSError):
+    """A file of `size` bytes, which are more than are read into memory."""
+
+    def __init__(self, path: str | Path, size: int, limit: int) -> None:
+        words = f"the file has {in_words(size)}, and an image may have {in_words(limit)}"
+        super().__init__(errno.EFBIG, words, str(path))
+        self.size = size
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a regular file for reading; what a link leads to counts. Reading it ends.
+
+    Raises NotRegular for pipes, devices, sockets and folders, without waiting for anybody to write into them, and
+    OSError. Reading a pipe waits for ever, and devices such as /dev/zero have no end.
+    """
+    check_regular(path, Path(path).stat().st_mode)  # before it is opened: opening a device can act on it
+    # without O_NONBLOCK, opening a pipe waits for a writer; for regular files it changes nothing
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        check_regular(path, os.fstat(number).st_mode)
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def check_regular(path: str | Path, mode: int) -> None:
+    """Raise NotRegular where the `st_mode` of `path` is not that of a regular file."""
+    if not stat.S_ISREG(mode):
+        word = next((word for is_kind, word in KINDS if is_kind(mode)), "a special file")
+        raise NotRegular(errno.EINVAL, f"it is {word}; only regular files are read", str(path))
+
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def read_regular(path: str | Path, limit: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
+    """The bytes of a regular file, and its status. Raises NotRegular, TooLarge (over `limit` bytes), and OSError."""
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        contents = (file.read(limit + 1) or b"") if status.st_size <= limit else b""
+        if status.st_size > limit or len(contents) > limit:
+            raise TooLarge(path, max(status.st_size, len(contents)), limit)
+        return contents, status
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """The hash of a file, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        # keras publishes md5: it finds damage, and is all there is for most files
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

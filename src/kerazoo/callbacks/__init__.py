@@ -3,7 +3,6 @@
 Each takes the writer it writes to; what it writes is a fixed set of tags, at the end of every epoch.
 """
 
-from kerazoo.callbacks.curves import curves_of, draw_curves
 from kerazoo.callbacks.epochs import EpochMetrics
 from kerazoo.callbacks.feature_maps import FeatureMaps
 from kerazoo.callbacks.gradients import GradientNorms
@@ -11,7 +10,9 @@ from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
 from kerazoo.callbacks.resume import Resume
 from kerazoo.callbacks.weights import WeightNorms
-from kerazoo.callbacks.writers import RunWriter, Writer
+from kerazoo.callbacks.writers.folder import RunWriter
+from kerazoo.callbacks.writers.writer import Writer
+from kerazoo.insight.curves import curves_of, draw_curves
 
 __all__ = [
     "EpochMetrics", "FeatureMaps", "GradientNorms", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightNorms",

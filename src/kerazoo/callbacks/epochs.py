@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerazoo.callbacks.writers import RunWriter
+from kerazoo.callbacks.writers.folder import RunWriter
 
 
 class EpochMetrics(keras.callbacks.Callback):  # type: ignore[misc]

@@ -7,10 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.writers import Writer
+from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.errors import ModelError
-
-CHANNELS = 16  # maps drawn of each tap, in four rows
+from kerazoo.insight.grids import draw
 
 
 class FeatureMaps(keras.callbacks.Callback):  # type: ignore[misc]
@@ -99,17 +98,3 @@ def default_taps(model: keras.Model) -> tuple[str, ...]:
         if not isinstance(output, list) and len(output.shape) == 4 and None not in output.shape[1:]:
             taps[tuple(output.shape[1:3])] = layer.name
     return tuple(taps.values())
-
-
-def draw(maps: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> a grey picture, uint8, of the first 16 channels in rows of four with a gap of one pixel."""
-    maps = np.nan_to_num(maps[..., :CHANNELS].astype(np.float64))
-    height, width, count = maps.shape
-    rows = -(-count // 4)
-    grid = np.zeros((rows * (height + 1) - 1, 4 * (width + 1) - 1), np.uint8)
-    low, high = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
-    stretched = (maps - low) / np.where(high > low, high - low, 1.0) * 255
-    for channel in range(count):
-        top, left = (channel // 4) * (height + 1), (channel % 4) * (width + 1)
-        grid[top : top + height, left : left + width] = stretched[..., channel].round()
-    return grid

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.callbacks.writers import Writer
+from kerazoo.callbacks.writers.writer import Writer
 
 CLIP = "_clip_gradients"
 REDUCE = "_all_reduce_sum_gradients"

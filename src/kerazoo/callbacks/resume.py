@@ -9,24 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerazoo.callbacks.checkpoints import newest_checkpoint, newest_place, write_checkpoint
+from kerazoo.callbacks.training_state import blank_of, components_of, parts_of, restore, scope_of, state_of
 from kerazoo.errors import Interrupted, RunError
-
-# what Keras's own callbacks remember from epoch to epoch, and lose in `on_train_begin`
-REMEMBERED: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")),
-    (keras.callbacks.ReduceLROnPlateau, ("wait", "cooldown_counter", "best")),
-    (keras.callbacks.ModelCheckpoint, ("best",)),
-)
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
@@ -120,7 +113,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             index = next((i for i, (known, _) in enumerate(kept) if known == name), None)
             if index is None:
                 raise RunError(f"{self.folder} was written without a callback {name}; take those it was begun with")
-            _restore(callback, kept.pop(index)[1])
+            restore(callback, kept.pop(index)[1])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""
@@ -155,7 +148,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keep the metrics of the training steps: validation uses the same variables."""
         if self._epoch >= 0 and not self.epochs_only:
-            self._metrics = [_parts(variable) for variable in self._metric_variables()]
+            self._metrics = [parts_of(variable) for variable in self._metric_variables()]
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Leave within a validation, as after the last step of its epoch."""
@@ -238,10 +231,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         state = {
             "epoch": epoch, "step": step, "stopped": bool(self.model.stop_training), "rows": self.rows,
             "made_by": self.made_by,
-            "variables": [_parts(variable) for variable in self._variables()],
-            "metrics": self._metrics or [_parts(variable) for variable in self._metric_variables()],
+            "variables": [parts_of(variable) for variable in self._variables()],
+            "metrics": self._metrics or [parts_of(variable) for variable in self._metric_variables()],
             "names": [type(callback).__name__ for callback in self.beside],
-            "callbacks": [_state(callback) for callback in self.beside],
+            "callbacks": [state_of(callback) for callback in self.beside],
         }  # fmt: skip
         try:
             write_checkpoint(self.folder, epoch, step, state, keep=self.keep)
@@ -254,7 +247,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _build_optimizer(self) -> None:
         if not self.model.optimizer.built:
-            with _scope(self.model):
+            with scope_of(self.model):
                 self.model.optimizer.build(self.model.trainable_variables)
 
     def _variables(self) -> list[Any]:
@@ -274,7 +267,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 f"{len(here)}, or of other shapes; resume with what it was begun with"
             )
         for variable, parts in zip(variables, values, strict=True):
-            components = _components(variable)
+            components = components_of(variable)
             if len(parts) not in (1, len(components)):
                 raise RunError(
                     f"the state in {self.folder} was written on {len(parts)} devices, here are {len(components)}; "
@@ -305,7 +298,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                     next(iterator)
             if not logs:
                 # Keras makes the metrics' variables as it traces the first step, where there is one TensorFlow device
-                model._symbolic_build(data_batch=_blank(iterator.element_spec))
+                model._symbolic_build(data_batch=blank_of(iterator.element_spec))
                 restore()
             return logs
 
@@ -320,45 +313,3 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             model.train_function, self._undo = real, None
 
         self._undo = undo
-
-
-def _blank(specs: Any) -> Any:
-    """A batch of zeros; parts of it may know its size, and others not."""
-    rows = next((spec.shape[0] for spec in tf.nest.flatten(specs) if spec.shape[0] is not None), 1)
-    return tf.nest.map_structure(lambda spec: tf.zeros([rows, *spec.shape[1:]], spec.dtype), specs)
-
-
-def _scope(model: keras.Model) -> AbstractContextManager[Any]:
-    """Where variables of `model` are made."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return nullcontext() if strategy is None else strategy.scope()
-
-
-def _components(variable: Any) -> list[Any]:
-    """What a Keras variable keeps on each replica."""
-    value = variable.value
-    return list(value.values) if isinstance(value, tf.distribute.DistributedValues) else [variable]
-
-
-def _parts(variable: Any) -> list[np.ndarray]:
-    """The values of `variable` on its replicas; one where they are all the same."""
-    parts = [np.array(keras.ops.convert_to_numpy(component)) for component in _components(variable)]
-    same = all(part.tobytes() == parts[0].tobytes() for part in parts)
-    return parts[:1] if same else parts
-
-
-def _state(callback: keras.callbacks.Callback) -> Any:
-    if hasattr(callback, "state") and hasattr(callback, "restore"):
-        return callback.state()
-    for kind, names in REMEMBERED:
-        if isinstance(callback, kind):
-            return {name: getattr(callback, name) for name in names}
-    return None
-
-
-def _restore(callback: keras.callbacks.Callback, state: Any) -> None:
-    if hasattr(callback, "state") and hasattr(callback, "restore"):
-        callback.restore(state)
-    elif state is not None:
-        for name, value in state.items():
-            setattr(callback, name, value)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.writers import Writer
+from kerazoo.callbacks.writers.writer import Writer
 
 
 class WeightNorms(keras.callbacks.Callback):  # type: ignore[misc]

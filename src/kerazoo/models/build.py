@@ -30,7 +30,8 @@ def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> 
     """
     model = construct(name, **arguments)
     if weights is not None and weights != "none":
-        from kerazoo.models.weights import load_features, weights_of
+        from kerazoo.models.weights.loading import load_features
+        from kerazoo.models.weights.sources import weights_of
 
         source = weights_of(find(name), weights)
         assert source is not None

@@ -8,14 +8,17 @@ import random
 import reprlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
 from kerazoo.models.registry import Network, construct, describe, find
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from kerazoo.models.stored import ModelSpec
+    import keras
+
 
 TASKS = ("multiclass", "multilabel", "regression")
 LARGEST = 65_536  # of any whole number, such as units
@@ -151,3 +154,39 @@ def _parameters(spec: "ModelSpec") -> int:
     finally:
         random.setstate(state)
         global_state.set_global_attribute(WAITING, waiting or [])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that rebuilds a network but its weights: `construct(name, **arguments)`, its input, its answers.
+
+    `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 leaves them alone.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    head: str = "multiclass"
+    temperature: float = 1.0
+
+    def build(self) -> "keras.Model":
+        """The network, with random weights."""
+        return construct(self.name, **self.arguments)
+
+    def answers(self, logits: Any) -> Any:
+        """(B, K) logits of the network -> (B, K) answers of its head, calibrated probabilities or plain numbers."""
+        from kerazoo.tasks.task import find_head
+
+        return find_head(self.head).answers(logits / self.temperature)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "name": self.name,
+            "arguments": dict(self.arguments),
+            "head": self.head,
+            "preprocessing": self.preprocessing.to_json(),
+            "class_names": list(self.class_names),
+            "temperature": self.temperature,
+        }

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import KerasTensor, layers, ops
 
-from kerazoo.models.validation import check_choice
+from kerazoo.models.argument_checks import check_choice
 
 register = keras.saving.register_keras_serializable(package="kerazoo")
 

@@ -1,4 +1,4 @@
-"""The registry: one literal table of networks here, one of pretrained backbones in `backbones.py`.
+"""The registry: one literal table of networks here, one of pretrained backbones in `keras_applications.py`.
 
 Reading it imports neither keras nor tensorflow, so the command line can list the zoo at once.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
-from kerazoo.models.backbones import BACKBONES, Backbone
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.keras_applications import BACKBONES
 
 if TYPE_CHECKING:
     import keras
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of our own: `module` under `kerazoo.models` holds a builder called `function`.
+    """A network of our own: `module` under `kerazoo.models.networks` holds a builder called `function`.
 
     `input_shape` is (H, W, C) and `parameters` the exact count at the defaults, moving statistics included. `loss` is
     the loss that belongs to the network (see `losses.py`), `weights` the names of weights that ship with the package.
@@ -39,7 +40,7 @@ class Network:
     def builder(self) -> Callable[..., "keras.Model"]:
         """The function that builds it."""
         function: Callable[..., keras.Model] = getattr(
-            importlib.import_module(f"kerazoo.models.{self.module}"), self.function
+            importlib.import_module(f"kerazoo.models.networks.{self.module}"), self.function
         )
         return function
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError, RunError
-from kerazoo.pipelines.examples import undecodable
-from kerazoo.pipelines.image_folder import one_line, picture_files
-from kerazoo.serving.passport import PASSPORT, SAVED_MODEL, is_version
+from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, is_version
+from kerazoo.pipelines.data.file_names import one_line, picture_files, undecodable
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -
     files = find_files(targets)
     export = find_export(model)
     if export is not None:
-        from kerazoo.serving.saved_model import ExportedModel
+        from kerazoo.exports.saved_model import ExportedModel
 
         loaded = ExportedModel(export)
         answers, names, task = loaded.predict_files(files), loaded.class_names, loaded.task
@@ -98,10 +97,10 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str,
     import keras
     import tensorflow as tf
 
-    from kerazoo.models.stored import load_model
-    from kerazoo.pipelines.digests import check_digests
-    from kerazoo.pipelines.runs import open_run
-    from kerazoo.serving.saved_model import BATCH, answer_files
+    from kerazoo.exports.saved_model import BATCH, answer_files
+    from kerazoo.models.saved import load_model
+    from kerazoo.runs.digests import check_digests
+    from kerazoo.runs.run import open_run
 
     folder = open_run(model).folder
     check_digests(folder)

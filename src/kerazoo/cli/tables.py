@@ -1,0 +1,43 @@
+"""What a person sees of a check: a table of what was found, a progress bar, and a picture of the augmentation."""
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kerazoo.pipelines.checks.check import Report
+from kerazoo.pipelines.data.file_names import one_line
+
+SHOWN = 3  # findings of a kind that the table names; --json has all
+
+
+def table(report: Report) -> None:
+    """Print the findings by kind, the classes, and what to do next."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    settled = set(report.excluded) if report.manifest else set()
+    rows = Table("finding", "number", "which", box=None, pad_edge=False)
+    for kind, findings in report.kinds().items():
+        spoils = any(f.spoils and f.key not in settled for f in findings)
+        shown = [f"{one_line(f.key)}: {one_line(f.detail)}" for f in findings[:SHOWN]]
+        more = [f"and {len(findings) - SHOWN} more (--json names all)"] if len(findings) > SHOWN else []
+        style = "red" if spoils else ""
+        rows.add_row(kind, str(len(findings)), escape("\n".join(shown + more)), style=style)
+    if report.findings:
+        console.print(rows)
+    for split, counts in report.counts.items():
+        sizes = sorted(counts.values())
+        each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+        total = "" if len(counts) == 1 else f", {len(counts)} classes, {each} each"
+        console.print(f"{split}: {sum(sizes):,} pictures{total}", markup=False)
+    console.print(_verdict(report), markup=False, soft_wrap=True)
+
+
+def _verdict(report: Report) -> str:
+    if report.manifest:
+        said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.pictures:,} pictures"
+        return said + (f"; {len(report.spoiled)} findings left that would spoil a result" if report.spoiled else "")
+    if report.spoiled:
+        advice = "mend them, or have training leave them out by --write"
+        return f"{len(report.spoiled)} findings in {report.pictures:,} pictures would spoil a result: {advice}"
+    return f"{report.pictures:,} pictures, nothing that would spoil a result"

@@ -1,0 +1,152 @@
+"""`kerazoo weights`: what is published, what is on this machine, and how it comes here with and without a network."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerazoo.caches import cache_path
+from kerazoo.cli.output import Json, print_json, say
+from kerazoo.errors import WeightsError
+from kerazoo.terminal import in_words
+
+app = typer.Typer(
+    help="Published ImageNet weights: list, fetch, check, and carry them to a machine without a network.",
+    no_args_is_help=True, rich_markup_mode=None,
+)  # fmt: skip
+
+Names = Annotated[list[str], typer.Argument(help="Names from `kerazoo weights list`.")]
+
+
+@app.command("list")
+def list_weights(
+    filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
+) -> None:
+    """List the published weights: size, whether they are here, by what they are checked, accuracy, licence."""
+    from kerazoo.models.weights.download import places
+    from kerazoo.models.weights.published import manifest
+
+    rows: list[dict[str, Any]] = []
+    for name, entry in manifest().items():
+        if filter.lower() in name:
+            ours, theirs = (path.is_file() for path in places(entry))
+            rows.append(
+                {
+                    "name": name, "file": entry.file, "url": entry.url, "bytes": entry.bytes,
+                    "bytes_exact": entry.size is not None, "cached": "kerazoo" if ours else "keras" if theirs else None,
+                    "checked_by": entry.checked_by, "md5": entry.md5, "sha256": entry.sha256, "top1": entry.top1,
+                    "top5": entry.top5, "accuracy_source": entry.accuracy_source, "licence": entry.licence,
+                    "licence_source": entry.licence_source, "training_data": entry.training_data,
+                }
+            )  # fmt: skip
+    if as_json:
+        print_json({"folder": str(cache_path("weights")), "weights": rows})
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        size = in_words(row["bytes"]) if row["bytes_exact"] else f"~{in_words(row['bytes'])}"
+        top1 = "-" if row["top1"] is None else f"{row['top1']:.1f} %"
+        here = f"in {row['cached']}'s cache" if row["cached"] else "-"
+        licence = row["licence"] or "none stated"
+        print(f"{row['name']:<{width}}  {size:>9}  {here:<18}  {row['checked_by']:<9}  {top1:>6}  {licence}")
+
+
+@app.command()
+def fetch(
+    names: Names,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="An address or a folder that holds the files. [default: $KERAZOO_WEIGHTS_MIRROR, else Keras's]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch weights into the cache, unless they are there; every file is checked before it is used."""
+    from kerazoo.models.weights.download import published_path
+
+    rows = []
+    for entry in _entries(names):
+        path = published_path(entry.name, mirror=mirror, say=say)
+        rows.append({"name": entry.name, "path": str(path), "checked_by": entry.checked_by})
+        if not as_json:
+            print(f"{entry.name}  {path}")
+    if as_json:
+        print_json({"weights": rows})
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Which. [default: all that are here]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the cached files; exit code 1 where one is damaged."""
+    from kerazoo.models.weights.download import damage, places
+    from kerazoo.models.weights.published import manifest
+
+    rows: list[dict[str, Any]] = []
+    for entry in _entries(names) if names else manifest().values():
+        found = [path for path in places(entry) if path.is_file()]
+        if names and not found:
+            raise WeightsError(f"{entry.name} is not here; fetch it by `kerazoo weights fetch {entry.name}`")
+        rows += [
+            {"name": entry.name, "path": str(path), "checked_by": entry.checked_by, "damage": damage(path, entry)}
+            for path in found
+        ]
+    damaged = [row for row in rows if row["damage"]]
+    if as_json:
+        print_json({"ok": not damaged, "weights": rows})
+    else:
+        for row in rows:
+            only = ", which is all that can be checked" if row["checked_by"] == "structure" else ""
+            good = f"good by its {row['checked_by']}{only}"
+            print(f"{row['name']}  {'DAMAGED: ' + row['damage'] if row['damage'] else good}  {row['path']}")
+        if not rows:
+            print(f"there are no published weights in {cache_path('weights')} nor in Keras's cache")
+        elif damaged:
+            say("damaged files are never used: fetch them again by `kerazoo weights fetch NAME`")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bundle(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The bundle to write.")],
+    as_json: Json = False,
+) -> None:
+    """Put weights into one file, to be carried to a machine without a network; fetches those that are not here."""
+    from kerazoo.models.weights.bundles import check_output, write_bundle
+    from kerazoo.models.weights.download import published_path
+
+    entries = _entries(names)
+    check_output(output)
+    rows = write_bundle(output, [(entry, published_path(entry.name, say=say)) for entry in entries])
+    if as_json:
+        print_json({"bundle": str(output), "bytes": output.stat().st_size, "weights": rows})
+        return
+    print(f"{output}: {len(rows)} files, {in_words(output.stat().st_size)}")
+    print(f"next, on the other machine: kerazoo weights unbundle {output.name}")
+
+
+@app.command()
+def unbundle(
+    bundle: Annotated[Path, typer.Argument(help="A file of `kerazoo weights bundle`.")], as_json: Json = False
+) -> None:
+    """Put the weights of a bundle into the cache, all of them or, where anything is wrong, none."""
+    from kerazoo.models.weights.bundles import unpack_bundle
+
+    found = unpack_bundle(bundle, say)
+    if as_json:
+        rows = [{"name": entry.name, "path": str(path), "checked_by": entry.checked_by} for entry, path in found]
+        print_json({"bundle": str(bundle), "weights": rows})
+        return
+    for entry, path in found:
+        print(f"{entry.name}  {path}")
+
+
+def _entries(names: list[str]) -> list[Any]:
+    """The manifest's entries; all names are looked at before any work is done."""
+    from kerazoo.models.weights.published import published
+
+    return [published(name) for name in dict.fromkeys(names)]

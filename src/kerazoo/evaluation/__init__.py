@@ -1,0 +1,1 @@
+"""What a model answers for each example, and the metrics of that."""

@@ -1,0 +1,93 @@
+"""Evaluation: what a model answers for every example of a split, kept on disk, and the metrics of it."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerazoo.arrays import read_answers
+from kerazoo.errors import DataError, GateError, KerazooError
+from kerazoo.evaluation.answers import Evaluation, agree
+from kerazoo.files import read_json
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.saved import load_model
+from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.data.load import check_class_names, load_examples
+from kerazoo.pipelines.input.batches import evaluation_batches
+from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.runs.digests import check_digests
+from kerazoo.runs.run import Run
+from kerazoo.tasks.scores import losses_of, losses_of_answers
+
+
+def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
+    """What `model` answers for `examples`, in inference mode; written into `folder`."""
+    result = answers_of(model, spec, examples, split)
+    result.write(folder)
+    return result
+
+
+def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
+    """What `model` answers for `examples`, in inference mode. Raises KerazooError where an answer is not finite."""
+    with true_causes(None, examples, spec.preprocessing):
+        logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
+    if not np.isfinite(logits).all():
+        bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
+        raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
+    answers = keras.ops.convert_to_numpy(spec.answers(keras.ops.convert_to_tensor(logits)))
+    loss = float(losses_of(logits / spec.temperature, examples.labels, spec.head).mean())
+    return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.head)
+
+
+def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
+    """Evaluate a finished run on its own val and test, or on every split of other `data` (all of it as `test`, where
+    it has no splits of its own).
+
+    Answers on its own data must be those the run recorded; results on other data go into `evaluation/NAME-DIGEST/`.
+    Raises RunError where a file of the run was changed (see `digests.py`), DataError where its data has changed since,
+    or where the classes differ, and GateError where the answers do.
+    """
+    check_digests(run.folder)
+    recipe = run.recipe()
+    spec, model = load_model(run.folder)
+    other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None, "group": None})
+    examples = load_examples(other or recipe.data, hold_out=data is None)
+    check_class_names(examples.class_names, spec.class_names, examples.source)
+    folder = run.folder / "evaluation"
+    if data is not None:
+        check_pictures(examples)
+        folder = folder / f"{Path(examples.source).stem}-{examples.digest()[:8]}"
+        return [evaluate_model(model, spec, examples.split(s), folder, s) for s in examples.split_names]
+    check_unchanged(run, examples)
+    results = []
+    for split in examples.split_names[1:]:
+        result = answers_of(model, spec, examples.split(split), split)
+        recorded = recorded_answers(run, split, result.probabilities.shape)
+        if not agree(result.probabilities, recorded, spec.head).all():
+            raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
+        results.append(result)
+    return results
+
+
+def recorded_answers(run: Run, split: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, K) float32, what `run` answered when it finished. Raises RunError where it is not of that `shape`."""
+    return read_answers(run.folder / "evaluation" / f"{split}.npy", shape)
+
+
+def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
+    """The evaluation of `split` from what `run` recorded and the labels of its `examples`; no model is asked."""
+    part = examples.split(split)
+    answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
+    loss = float(losses_of_answers(answers, part.labels, spec.head).mean())
+    return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.head)
+
+
+def check_unchanged(run: Run, examples: Examples) -> None:
+    """Raise DataError where `examples` are not what `run` was trained on, byte by byte."""
+    recorded = read_json(run.folder / "data.json")["digest"]
+    if examples.digest() != recorded:
+        raise DataError(
+            f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "
+            f"name it with --data {examples.source} to evaluate on it as it is now"
+        )

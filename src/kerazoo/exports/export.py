@@ -1,0 +1,160 @@
+"""Export: a finished run -> a SavedModel that takes encoded bytes or float images, and its passport.
+
+The graph is bytes -> decode -> fit -> scale -> model(training=False) -> probabilities -> names: the very functions that
+evaluated the run. Weights are stored once: the module tracks the variables, the Keras model lives in a closure only,
+which also loads in the C++ loader of TensorFlow Serving.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerazoo.errors import KerazooError, RunError
+from kerazoo.evaluation.answers import Evaluation
+from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
+from kerazoo.exports.gate import check_export
+from kerazoo.exports.layout import is_version
+from kerazoo.exports.passport import write_passport
+from kerazoo.exports.workplace import workplace
+from kerazoo.files import read_json
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.saved import DESCRIPTION, load_model
+from kerazoo.pipelines.data.load import check_class_names, load_examples
+from kerazoo.runs.digests import DATA, check_digests
+from kerazoo.runs.environment import environment
+from kerazoo.runs.run import Run, check_name
+from kerazoo.version import __version__
+
+SAVED_MODELS = Path("saved_models")
+TOP_K = 5
+ENCODED = (1, 3)  # channels that encoded pictures are decoded to
+
+
+def export_run(
+    run: Run, *, name: str | None = None, new_version: bool = False, root: str | Path = SAVED_MODELS
+) -> Path:
+    """`root/name/version` with a SavedModel of `run`, after it passed the gate.
+
+    `name` is the run's by default. Raises RunError where the name exists and `new_version` is not asked for, GateError
+    where the export does not answer as the evaluated model did; nothing is left behind then.
+    """
+    root = Path(root)
+    target = _target(root, name or run.name, new_version)
+    if keras.config.backend() != "tensorflow":
+        raise KerazooError(
+            f"a SavedModel is written on the TensorFlow backend, not on {keras.config.backend()!r}: "
+            "run the export with KERAS_BACKEND=tensorflow; the run loads on either"
+        )
+    check_digests(run.folder)
+    spec, model = load_model(run.folder)
+    examples = load_examples(run.recipe().data)
+    check_unchanged(run, examples)
+    check_class_names(examples.class_names, spec.class_names, examples.source)
+    evaluations = [recorded_evaluation(run, spec, examples, split) for split in examples.split_names[1:]]
+    with workplace(root) as temporary:
+        made, scratch = temporary / "model", temporary / "scratch"
+        try:
+            scratch.mkdir()
+            write_saved_model(made, spec, model)
+            passport = _passport(run, spec, evaluations)
+            write_passport(made, passport)
+            val = examples.split("val")
+            gate = check_export(made, spec, model, val, evaluations[0].probabilities, scratch)
+            write_passport(made, {**passport, "gate": gate})
+        except (OSError, tf.errors.OpError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise KerazooError(f"the export could not be written into {root}: {reason}; nothing was kept") from error
+        _put(made, target)
+    return target
+
+
+def _put(made: Path, target: Path) -> None:
+    """Give an export its name."""
+    new = not target.parent.exists()
+    try:
+        target.parent.mkdir(exist_ok=True)
+        made.rename(target)
+    except OSError as error:
+        if new:
+            with suppress(OSError):
+                target.parent.rmdir()
+        if target.exists():
+            raise RunError(f"export {target} appeared meanwhile; ask for --new-version again") from error
+        raise KerazooError(f"the export cannot become {target}: {error.strerror}; nothing was kept") from error
+
+
+def _target(root: Path, name: str, new_version: bool) -> Path:
+    check_name(name, "export")
+    folder = root / name
+    for place in (root, folder):
+        if place.exists() and not place.is_dir():
+            raise RunError(f"an export cannot go into {place}, which is a file; choose another --name or folder")
+    versions = [int(p.name) for p in folder.glob("*") if is_version(p.name)]
+    if versions and not new_version:
+        raise RunError(
+            f"export {folder} exists (version {max(versions)}); choose another --name, or ask for --new-version"
+        )
+    return folder / str(max(versions, default=0) + 1)
+
+
+def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None:
+    """Write the SavedModel, with these signatures (B, any number of pictures; k = min(5, K)):
+
+    - `serving_default`: `image_bytes` (B,) string, encoded pictures;
+    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
+
+    a network for other than 1 or 3 channels, which no encoded picture has, has the second under both names;
+    each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
+    `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A
+    regression gives `values` (B, K) float32 and `class_names`.
+    One picture that cannot be decoded fails its whole batch, with TensorFlow's message.
+    """
+    preprocessing = spec.preprocessing
+    height, width, channels = preprocessing.shape
+    prepared = tf.TensorSpec((height, width, channels), tf.float32)
+    k = min(TOP_K, len(spec.class_names))
+
+    module = tf.Module()
+    module.variables_ = [variable.value for variable in model.variables]
+    names = tf.constant(spec.class_names)
+
+    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = spec.answers(model(x, training=False))
+        if spec.head == "regression":
+            return {"values": probabilities, "class_names": tf.repeat(names[None], tf.shape(x)[0], axis=0)}
+        values, indices = tf.math.top_k(probabilities, k)
+        top = tf.gather(names, indices)
+        every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
+        return {
+            "probabilities": probabilities, "label": top[:, 0], "top_labels": top, "top_probabilities": values,
+            "class_names": every,
+        }  # fmt: skip
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])  # type: ignore[untyped-decorator]
+    def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(tf.map_fn(preprocessing, image_bytes, fn_output_signature=prepared))
+
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[tf.TensorSpec((None, None, None, channels), tf.float32, "images")]
+    )
+    def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(tf.map_fn(preprocessing.prepare, images, fn_output_signature=prepared))
+
+    default = serve_bytes if channels in ENCODED else serve_images
+    tf.saved_model.save(module, str(folder), {"serving_default": default, "serve_images": serve_images})
+
+
+def _passport(run: Run, spec: ModelSpec, evaluations: list[Evaluation]) -> dict[str, Any]:
+    """What an export says of itself; its metrics follow from the recorded answers and the data's labels."""
+    return {
+        "kerazoo": __version__,
+        "run": run.name,
+        **spec.to_json(),
+        "weights_sha256": read_json(run.folder / DESCRIPTION)["weights_sha256"],
+        "data_digest": read_json(run.folder / DATA)["digest"],
+        "metrics": {name: value for evaluation in evaluations for name, value in evaluation.summary().items()},
+        "environment": environment(),
+    }

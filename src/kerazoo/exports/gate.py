@@ -1,0 +1,241 @@
+"""The gate: an export is loaded in a fresh process without keras and must answer as the evaluated model did.
+
+Every output is compared: with what evaluation recorded for the validation images, their names with those of the data;
+and, for images of other shapes and formats, with the run's own preprocessing and network. `answer` is what the fresh
+process runs; it imports installed code only (see `fresh.py`).
+"""
+
+import io
+import json
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kerazoo.errors import GateError
+from kerazoo.startup import fresh_python, start_tensorflow
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerazoo.models.description import ModelSpec
+    from kerazoo.pipelines.data.examples import Examples
+
+
+LIMIT = 1000  # images; of a larger split every n-th
+FLOAT_IMAGES = 8  # of them are asked for once more as float images
+
+OUTPUTS = {
+    "regression": {"values", "class_names"},
+    "other": {"probabilities", "label", "top_labels", "top_probabilities", "class_names"},
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Images, encoded (`is_bytes`) or as float pixels, each in a file, and the (N, K) answers that are right."""
+
+    keys: Sequence[str]
+    files: Sequence[str]
+    expected: np.ndarray
+    is_bytes: bool
+    recorded: bool = True  # by evaluation, whose classes must be the same ones
+
+
+def check_export(
+    export: Path, spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
+) -> dict[str, Any]:
+    """What was compared: {"split": ..., "pictures": ..., "synthetic": ..., "largest_difference": ...}.
+
+    `recorded` are the (N, K) answers of evaluation for `val`; files are written into `scratch`. Raises GateError where
+    any output differs, or where the export cannot be loaded.
+    """
+    chosen = list(range(0, len(val), math.ceil(len(val) / LIMIT)))
+    questions = _questions(spec, model, val.take(chosen), recorded[chosen], scratch)
+    differences = []
+    for question, outputs in zip(questions, _ask(export, questions, scratch), strict=True):
+        same, difference = compare(outputs, question, val.class_names, spec.head)
+        wrong = [key for key, is_same in zip(question.keys, same, strict=True) if not is_same]
+        if wrong:
+            who = "as the evaluated model did" if question.recorded else "as the run's own network does"
+            raise GateError(
+                f"the export does not answer {who} for {len(wrong)} of {len(same)} pictures, {wrong[0]} first "
+                f"(largest difference {difference.max():.2g}); it was not kept"
+            )
+        differences.append(float(difference.max()))
+    synthetic = sum(len(question.keys) for question in questions if not question.recorded)
+    return {
+        "split": "val", "pictures": len(chosen), "synthetic": synthetic, "largest_difference": max(differences),
+    }  # fmt: skip
+
+
+def compare(
+    outputs: dict[str, Any], question: Question, names: Sequence[str], task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) whether every output of a signature is right for each image, and the largest difference of a number.
+
+    Raises GateError where the outputs are not those that an export of the task has, or name other classes than `names`.
+    """
+    from kerazoo.evaluation.answers import TOLERANCE, agree
+
+    wanted, expected = OUTPUTS.get(task, OUTPUTS["other"]), question.expected
+    if set(outputs) != wanted:
+        raise GateError(f"the export gives {', '.join(sorted(outputs))}; it must give {', '.join(sorted(wanted))}")
+    for row in outputs["class_names"]:
+        if row != list(names):
+            raise GateError(f"the export names its classes {row[:5]}, and the data {list(names)[:5]}; it was not kept")
+    answers = outputs["values" if task == "regression" else "probabilities"]
+    if answers.shape != expected.shape:
+        raise GateError(f"the export gives answers of shape {answers.shape}, not {expected.shape}; it was not kept")
+    difference: np.ndarray = np.abs(answers - expected).max(axis=1)
+    same = agree(answers, expected, task if question.recorded else "")
+    if task == "regression":
+        return same, difference
+
+    count = outputs["top_probabilities"].shape[1]
+    index = {name: number for number, name in enumerate(names)}
+    top = np.array([[index.get(label, -1) for label in row] for row in outputs["top_labels"]])
+    if top.shape != outputs["top_probabilities"].shape or (top < 0).any():
+        raise GateError("the export's top_labels are not names of the data's classes; it was not kept")
+    best = -np.sort(-expected, axis=1)[:, :count]
+    of_labels = np.take_along_axis(expected, top, axis=1)
+    for numbers in (best, of_labels):
+        off = np.abs(outputs["top_probabilities"] - numbers).max(axis=1)
+        same &= off <= TOLERANCE
+        difference = np.maximum(difference, off)
+    same &= [len(set(row)) == count for row in outputs["top_labels"]]
+    same &= [label == row[0] for label, row in zip(outputs["label"], outputs["top_labels"], strict=True)]
+    if task == "multiclass" and question.recorded:
+        same &= top[:, 0] == expected.argmax(axis=1)
+    return same, difference
+
+
+def _questions(
+    spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
+) -> list[Question]:
+    """The validation images by both signatures, then synthetic ones."""
+    preprocessing, questions = spec.preprocessing, []
+    pixels = _synthetic_pixels(preprocessing.channels, scratch)
+    if preprocessing.channels in (1, 3):
+        paths = _encoded(val, scratch)
+        few = slice(FLOAT_IMAGES)
+        decoded = [_decode(path, preprocessing) for path in paths[few]]
+        questions += [
+            Question(val.keys, paths, recorded, is_bytes=True),
+            Question(val.keys[few], _saved(decoded, scratch, "val"), recorded[few], is_bytes=False),
+        ]
+        files = _synthetic_files(scratch)
+        prepared = [preprocessing(Path(file).read_bytes()) for file in files.values()]
+        expected = _answers(spec, model, prepared)
+        questions.append(Question(list(files), list(files.values()), expected, is_bytes=True, recorded=False))
+    else:  # no encoded image has so many channels: all are asked for as float images
+        assert val.pixels is not None
+        questions.append(Question(val.keys, _saved(val.pixels, scratch, "val"), recorded, is_bytes=False))
+    expected = _answers(spec, model, [preprocessing.prepare(np.load(file)) for file in pixels.values()])
+    return [*questions, Question(list(pixels), list(pixels.values()), expected, is_bytes=False, recorded=False)]
+
+
+def _answers(spec: "ModelSpec", model: "keras.Model", prepared: list[Any]) -> np.ndarray:
+    """(N, K) answers of the run's own network for prepared images."""
+    import keras
+    import tensorflow as tf
+
+    answers: np.ndarray = keras.ops.convert_to_numpy(spec.answers(model(tf.stack(prepared), training=False)))
+    return answers
+
+
+def _synthetic_files(scratch: Path) -> dict[str, str]:
+    from kerazoo.exports.synthetic import encoded_images
+
+    files = {}
+    for number, (key, contents) in enumerate(encoded_images().items()):
+        path = scratch / f"synthetic{number}"
+        path.write_bytes(contents)
+        files[key] = str(path)
+    return files
+
+
+def _synthetic_pixels(channels: int, scratch: Path) -> dict[str, str]:
+    from kerazoo.exports.synthetic import float_images
+
+    images = float_images(channels)
+    return dict(zip(images, _saved(list(images.values()), scratch, "synthetic"), strict=True))
+
+
+def _decode(path: str, preprocessing: Any) -> np.ndarray:
+    pixels: np.ndarray = preprocessing.decode(Path(path).read_bytes()).numpy()
+    return pixels
+
+
+def _saved(images: Sequence[np.ndarray] | np.ndarray, scratch: Path, name: str) -> list[str]:
+    """Files with pixels, as `serve_images` takes them."""
+    files = [str(scratch / f"{name}{number}.npy") for number in range(len(images))]
+    for path, image in zip(files, images, strict=True):
+        np.save(path, image.astype(np.float32))
+    return files
+
+
+def _encoded(examples: "Examples", scratch: Path) -> list[str]:
+    """Paths of the examples' files; images of an array are written as PNG, which loses nothing."""
+    if examples.paths is not None:
+        return [str(Path(path).absolute()) for path in examples.paths]
+    from PIL import Image
+
+    assert examples.pixels is not None
+    paths = []
+    for number, pixels in enumerate(examples.pixels):
+        path = scratch / f"{number}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+        path.write_bytes(buffer.getvalue())
+        paths.append(str(path))
+    return paths
+
+
+def _ask(export: Path, questions: Sequence[Question], scratch: Path) -> list[dict[str, Any]]:
+    """For each question the outputs by name: numbers as arrays, names as lists."""
+    asked = scratch / "questions.json"
+    values = [{"files": list(question.files), "is_bytes": question.is_bytes} for question in questions]
+    asked.write_text(json.dumps(values), encoding="utf-8")
+    command = fresh_python(__name__, "answer", *(str(path.absolute()) for path in (export, asked, scratch)))
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        ended = f"it was ended by signal {-done.returncode}" if done.returncode < 0 else "no message"
+        reason = (done.stderr.strip().splitlines() or [ended])[-1]
+        raise GateError(f"the export cannot be used in a fresh process: {reason}; it was not kept")
+    found = []
+    for number in range(len(questions)):
+        names = json.loads((scratch / f"answers{number}.json").read_text(encoding="utf-8"))
+        with np.load(scratch / f"answers{number}.npz") as numbers:
+            found.append({**names, **numbers})
+    return found
+
+
+def answer(export: str, questions: str, scratch: str) -> None:
+    """The fresh process: answer every question, where any import of keras would fail."""
+    start_tensorflow(keras=False)
+    from kerazoo.exports.saved_model import BATCH, ExportedModel, read_file
+
+    model = ExportedModel(Path(export))
+    for number, asked in enumerate(json.loads(Path(questions).read_text(encoding="utf-8"))):
+        files = asked["files"]
+        if asked["is_bytes"]:
+            starts = range(0, len(files), BATCH)
+            batches = [model.outputs([read_file(Path(f)) for f in files[start : start + BATCH]]) for start in starts]
+        else:  # of unlike sizes
+            batches = [model.image_outputs(np.load(file)[None]) for file in files]
+        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        texts = {name: _decoded(values) for name, values in outputs.items() if values.dtype == object}
+        # the same for every image, unless something is wrong
+        texts["class_names"] = [list(row) for row in sorted(set(map(tuple, texts["class_names"])))]
+        (Path(scratch) / f"answers{number}.json").write_text(json.dumps(texts), encoding="utf-8")
+        numbers: dict[str, Any] = {name: values for name, values in outputs.items() if name not in texts}
+        np.savez(Path(scratch) / f"answers{number}.npz", **numbers)
+
+
+def _decoded(values: np.ndarray) -> list[Any]:
+    return [_decoded(row) if isinstance(row, np.ndarray) else row.decode("utf-8") for row in values]

@@ -1,0 +1,1 @@
+"""The networks of the zoo, one module each."""

@@ -1,0 +1,93 @@
+"""A model on disk: `model.json` (builder's name and arguments, preprocessing, class names) and `model.weights.h5`.
+
+Loading runs only builders of the registry, never code from the file; the weights are checked by sha256 first.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kerazoo.errors import ModelError, RunError, WeightsError
+from kerazoo.files import read_json, sha256, write_json, write_whole
+from kerazoo.models.description import ModelSpec, check_arguments, check_description, check_names, check_size
+from kerazoo.models.weights.weights_file import load_whole
+from kerazoo.preprocessing.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import keras
+
+
+DESCRIPTION, WEIGHTS = "model.json", "model.weights.h5"
+_WRITTEN: set[str] = set()  # sha256 of weights that this process wrote: they need not be read by another one first
+
+
+def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str:
+    """Write both files into `folder`, weights first, each whole or not at all; the sha256 of the weights.
+
+    Raises OSError, on a full disk for one.
+    """
+    content = weights_file(model)
+    digest = hashlib.sha256(content).hexdigest()
+    write_whole(Path(folder) / WEIGHTS, content)
+    _WRITTEN.add(digest)
+    write_json(Path(folder) / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
+    return digest
+
+
+def weights_file(model: "keras.Model") -> bytes:
+    """The contents of a .weights.h5 file, made in memory.
+
+    Keras writes such a file to the disk piece by piece; HDF5 cannot close it on a full disk, and ends the interpreter
+    by SIGSEGV.
+    """
+    from keras.src.saving import saving_lib
+
+    buffer = io.BytesIO()
+    store = saving_lib.H5IOStore(buffer, mode="w")
+    saving_lib._save_state(model, store, assets_store=None, inner_path="", visited_saveables=set())
+    store.close()
+    return buffer.getvalue()
+
+
+def load_spec(folder: str | Path) -> ModelSpec:
+    """The spec stored in `folder`, checked by `description.py`. Raises RunError where there is none, or a bad one."""
+    path = Path(folder) / DESCRIPTION
+    values = read_json(path)
+    try:
+        if missing := {"name", "arguments", "preprocessing", "class_names", "head"} - set(values):
+            raise ModelError(f"it has no {min(missing)}")
+        check_arguments(values["name"], values["arguments"])
+        check_names(values["class_names"])
+        # JSON has no tuples; builders take lists where they take sequences
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values["arguments"].items()}
+        spec = ModelSpec(
+            values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
+            tuple(values["class_names"]), values["head"], values.get("temperature", 1.0),
+        )  # fmt: skip
+        check_description(spec)
+    except ModelError as error:
+        raise RunError(f"{path} is not a model description of kerazoo: {error}") from error
+    return spec
+
+
+def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
+    """The spec and the network stored in `folder`. Raises RunError, or WeightsError where the sha256 differs."""
+    folder = Path(folder)
+    spec = load_spec(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise RunError(f"{folder} has no {WEIGHTS}: the run did not finish; train it again")
+    recorded, found = read_json(folder / DESCRIPTION).get("weights_sha256"), sha256(weights)
+    if recorded != found:
+        raise WeightsError(f"{weights} has sha256 {found[:16]}, not {str(recorded)[:16]} as recorded: it was changed")
+    try:
+        check_size(spec, weights)
+        model = spec.build()
+    except ModelError as error:
+        raise RunError(f"{folder / DESCRIPTION} describes no model that can be loaded: {error}") from error
+    if found in _WRITTEN:
+        model.load_weights(weights)
+    else:
+        load_whole(model, weights)
+    return spec, model

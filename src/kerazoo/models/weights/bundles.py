@@ -1,0 +1,169 @@
+"""Weights carried by hand: one file with published weights in it, made where there is a network, unpacked where not.
+
+A bundle is a plain tar. Its first member, `kerazoo-weights.json`, names every other one with its size and hashes; these
+lie as `weights/FILE`. The same weights give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from kerazoo.caches import cache_folder
+from kerazoo.errors import WeightsError
+from kerazoo.files import file_hash
+from kerazoo.models.weights.download import FOLDER, Say, alone, put_in_place
+from kerazoo.models.weights.http import check_room, no_room
+from kerazoo.models.weights.published import CHUNK, Published, manifest, what_is_wrong
+
+INDEX, VERSION = "kerazoo-weights.json", 1
+MAX_INDEX = 1 << 20  # bytes
+
+
+def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[dict[str, Any]]:
+    """Write `files`, each a published entry and its checked file, into the bundle `output`; the rows of its index.
+
+    Raises WeightsError where `output` exists or cannot be written; nothing is left behind then.
+    """
+    check_output(output)
+    ordered = sorted({entry.file: (entry, path) for entry, path in files}.items())
+    rows: list[dict[str, Any]] = [
+        {
+            "name": entry.name, "file": file, "size": path.stat().st_size, "sha256": file_hash(path, "sha256"),
+            "md5": file_hash(path, "md5"), "licence": entry.licence, "url": entry.url,
+        }
+        for file, (entry, path) in ordered
+    ]  # fmt: skip
+    index = json.dumps({"kerazoo_weights": VERSION, "weights": rows}, indent=1).encode() + b"\n"
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    try:
+        check_room(output.parent, sum(row["size"] for row in rows), output.name)
+        with tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(_member(INDEX, len(index)), io.BytesIO(index))
+            for row, (_, (_, path)) in zip(rows, ordered, strict=True):
+                with path.open("rb") as opened:
+                    tar.addfile(_member(f"weights/{row['file']}", row["size"]), opened)
+        temporary.replace(output)
+    except OSError as error:
+        raise WeightsError(f"{output} cannot be written: {error.strerror}; name another --output") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def check_output(output: Path) -> None:
+    """Raise WeightsError where no new file `output` can be made."""
+    if output.exists():
+        raise WeightsError(f"{output} exists; name another --output, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise WeightsError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
+
+
+def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
+    """Put every file of `bundle` into the cache; each entry and its path.
+
+    All are checked first, against the bundle's own index and against what Keras publishes: where one is not what it
+    should be, or the bundle holds anything else, none is put in place. Raises WeightsError.
+    """
+    folder, parts = cache_folder(FOLDER), list[tuple[Published, Path]]()
+    with ExitStack() as stack:
+        try:
+            tar = stack.enter_context(_opened(bundle))
+            members = iter(tar)
+            rows = _index(bundle, tar, next(members, None))
+            check_room(folder, sum(row["size"] for _, row in rows.values()), bundle.name)
+            for entry, _ in rows.values():
+                stack.enter_context(alone(folder, entry, say))
+            for member, entry, row in _expected(bundle, members, rows):
+                part = folder / f"{entry.file}.{os.getpid()}.tmp"
+                stack.callback(part.unlink, missing_ok=True)
+                parts.append((entry, part))
+                _extract(bundle, tar, member, part, row)
+                if wrong := what_is_wrong(part, entry):
+                    raise WeightsError(f"{bundle}: {entry.file} is not the published file: {wrong}; nothing was kept")
+        except tarfile.TarError as error:
+            raise WeightsError(f"{bundle} is not a complete weights bundle ({error}); copy it again") from error
+        except OSError as error:
+            raise WeightsError(f"{bundle} cannot be unpacked into {folder}: {error.strerror}; make room") from error
+        if missing := sorted(rows.keys() - {entry.file for entry, _ in parts}):
+            raise WeightsError(f"{bundle} is cut: {missing[0]} of its index is not in it; copy it again")
+        return [(entry, put_in_place(part, entry)) for entry, part in parts]
+
+
+def _opened(bundle: Path) -> tarfile.TarFile:
+    if bundle.exists() and not bundle.is_file() and not bundle.is_dir():
+        raise WeightsError(f"{bundle} is no regular file; name a file of `kerazoo weights bundle`")
+    try:
+        return tarfile.open(bundle, "r:")
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no bundle {bundle}") from error
+    except OSError as error:
+        raise WeightsError(
+            f"{bundle} cannot be read: {error.strerror}; name a file of `kerazoo weights bundle`"
+        ) from error
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)  # of no user and no time, so that the bytes depend on the weights alone
+    member.size, member.mode = size, 0o644
+    return member
+
+
+def _index(
+    bundle: Path, tar: tarfile.TarFile, member: tarfile.TarInfo | None
+) -> dict[str, tuple[Published, dict[str, Any]]]:
+    """File name -> the manifest's entry and the index's row."""
+    if member is None or member.name != INDEX or not member.isreg() or member.size > MAX_INDEX:
+        raise WeightsError(f"{bundle} is no bundle of `kerazoo weights bundle`: it does not begin with {INDEX}")
+    opened = tar.extractfile(member)
+    assert opened is not None  # a regular file
+    found: dict[str, tuple[Published, dict[str, Any]]] = {}
+    try:
+        values = json.loads(opened.read())
+        if values["kerazoo_weights"] != VERSION:
+            raise WeightsError(f"{bundle} is of version {values['kerazoo_weights']!r}; this kerazoo reads {VERSION}")
+        if not isinstance(values["weights"], list) or not values["weights"]:
+            raise WeightsError(f"{bundle} holds no weights; make it again by `kerazoo weights bundle`")
+        for row in values["weights"]:
+            entry = manifest().get(row["name"])
+            if entry is None or entry.file != row["file"]:
+                raise WeightsError(f"{bundle} holds {row['file']!r}, which is not published for {row['name']!r}")
+            found[entry.file] = (entry, {"size": int(row["size"]), "sha256": str(row["sha256"])})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"the index of {bundle} cannot be read ({error!r}); copy the bundle again") from error
+    return found
+
+
+def _expected(
+    bundle: Path, members: Iterator[tarfile.TarInfo], rows: dict[str, tuple[Published, dict[str, Any]]]
+) -> Iterator[tuple[tarfile.TarInfo, Published, dict[str, Any]]]:
+    """The members that the index names, each once. Raises WeightsError for a link, another path, another size."""
+    left = {f"weights/{file}": value for file, value in rows.items()}
+    for member in members:
+        entry, row = left.pop(member.name, (None, {}))
+        if entry is None or not member.isreg() or member.size != row["size"]:
+            raise WeightsError(f"{bundle} holds {member.name!r}, which its index does not name so; nothing was kept")
+        yield member, entry, row
+
+
+def _extract(bundle: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, part: Path, row: dict[str, Any]) -> None:
+    opened, digest = tar.extractfile(member), hashlib.sha256()
+    assert opened is not None  # a regular file
+    try:
+        with part.open("xb") as file:
+            while block := opened.read(CHUNK):
+                digest.update(block)
+                file.write(block)
+    except OSError as error:
+        raise no_room(error, part) from error
+    if digest.hexdigest() != row["sha256"]:
+        raise WeightsError(
+            f"{bundle}: {member.name} has sha256 {digest.hexdigest()}, not {row['sha256']}; copy the bundle again"
+        )

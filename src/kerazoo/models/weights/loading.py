@@ -1,0 +1,174 @@
+"""Loading pretrained features into a network: shipped weights, a kerazoo model folder, or a weights file."""
+
+import hashlib
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kerazoo.errors import WeightsError
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.keras_applications import BACKBONES
+from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model
+from kerazoo.models.weights.channels import colours_to
+from kerazoo.models.weights.scaling_layers import has_published_scaling, scaling_layers
+from kerazoo.models.weights.sources import check_source
+from kerazoo.models.weights.weights_file import SPARE, DamagedError, Shape, WeightsFile, copy_of, numbers_of
+
+if TYPE_CHECKING:
+    import keras
+
+CLASSIFIER = 6  # arrays: three dense layers, as VGG has
+BY_NAME = {backbone.name: backbone for backbone in BACKBONES}
+
+
+def load_features(model: "keras.Model", source: str | Path, *, scaling: str | None = None) -> None:
+    """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
+
+    `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
+    leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
+    head. Weights of three channels fill a backbone of any number (see `channels.py`). `scaling` says how the network of
+    a backbone's file scaled pixels, "published" or "plain", where the file does not tell (see `scaling_layers.py`).
+    Raises WeightsError where the source is missing, damaged, of another architecture, holds what is no finite number,
+    or does not tell its scaling.
+    """
+    from kerazoo.models.heads.classifier import feature_extractor
+
+    features = feature_extractor(model)
+    source = Path(source)
+    if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
+        source = source.parent  # the file of a run: its folder says what it is
+    check_source(source)
+    if source.is_dir():
+        stored = feature_extractor(load_model(source)[1])
+        if stored.name != features.name or not _give(stored, features):
+            raise WeightsError(
+                f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
+            )
+    else:
+        _load_file(features, source, scaling)
+    for weight in features.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise WeightsError(
+                f"the weights in {source} are not finite in {weight.path}, as of a training that diverged; take others"
+            )
+
+
+def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:
+    """Give `taker` the weights of `giver`, which has the same variables in the same order."""
+    taker.set_weights(giver.get_weights())
+    _finalize(taker)
+
+
+def _finalize(model: "keras.Model") -> None:
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization works with what it derived from its weights
+            layer.finalize_state()
+
+
+def weights_digest(model: "keras.Model") -> str:
+    """The sha256 of all weights of `model`, in order."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def fold_scaling(features: "keras.Model", std: tuple[float, ...]) -> None:
+    """Put EfficientNet's extra 1 / sqrt(std), a layer it has with published weights only, into its Normalization."""
+    import keras
+
+    norm = next(layer for layer in features.layers if isinstance(layer, keras.layers.Normalization))
+    norm.adapt_variance.assign(norm.adapt_variance * keras.ops.reshape(list(std), norm.adapt_variance.shape))
+    norm.finalize_state()
+
+
+def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
+    """Give `taker` the weights of `giver`, of its own channels or of three; False where they do not fit."""
+    if _shapes(giver) == _shapes(taker):
+        copy_weights(giver, taker)
+        return True
+    entry = BY_NAME.get(_name(taker))
+    if entry is None or not colours_to(giver, taker, entry.scaling_of(taker.input_shape[-1])):
+        return False
+    _finalize(taker)
+    return True
+
+
+def _load_file(features: "keras.Model", source: Path, scaling: str | None) -> None:
+    try:
+        with copy_of(source, numbers_of(features) + SPARE) as file:
+            _take(features, source, file, scaling)
+    except DamagedError as error:
+        raise WeightsError(
+            f"{source} is not a whole Keras weights file (HDF5): {error}; it may be cut short or something else"
+        ) from error
+
+
+def _take(features: "keras.Model", source: Path, file: WeightsFile, scaling: str | None) -> None:
+    """Fill `features` from the clean copy of `source`; its shapes are compared before any array is read."""
+    import h5py
+
+    entry = BY_NAME.get(_name(features))
+    found, taker = file.weights(), features
+    if entry is not None and features.input_shape[-1] != 3 and found != _shapes(features):
+        features = _of_three(features, entry)
+    if more := _classifier(found, _shapes(features)):
+        raise WeightsError(
+            f"{source} holds {_name(features)} with its classifier ({more} arrays more); {_without(entry)}"
+        )
+    # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
+    if file.copy is None or (not file.legacy and found != _shapes(features)):
+        raise WeightsError(
+            f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
+            f"than its {len(features.weights)}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            features.load_weights(file.copy)
+        with h5py.File(file.copy) as copy:
+            saved = scaling_layers(copy)
+    except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
+    if entry is not None and has_published_scaling(source, saved, features, entry.published_std, scaling):
+        fold_scaling(features, entry.published_std)
+    if taker is not features and not _give(features, taker):
+        raise WeightsError(
+            f"the weights in {source} do not fit {_name(taker)} with input {taker.input_shape[1:]}; take 3 channels"
+        )
+
+
+def _classifier(found: list[Shape], wanted: list[Shape]) -> int:
+    """How many arrays there are beside all that are wanted, if they look like a classifier's; else 0."""
+    missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+    dense = all(len(shape) <= 2 or shape[:2] == (1, 1) for shape in more)  # MobileNet's is a convolution of 1 x 1
+    return more.total() if dense and not missing and more.total() <= CLASSIFIER else 0
+
+
+def _without(entry: Backbone | None) -> str:
+    """What to take instead of a file with a classifier."""
+    from kerazoo.models.weights.published import manifest
+
+    if entry is not None and entry.name in manifest():
+        return f"take the file without it, {manifest()[entry.name].file}: `kerazoo weights fetch {entry.name}`"
+    return "name the folder of the run that it is of, or save `feature_extractor(model)` alone"
+
+
+def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
+    """The same network, of the same size, for pictures of three channels."""
+    from kerazoo.models.heads.classifier import feature_extractor
+
+    shape = (*features.input_shape[1:3], 3)
+    return feature_extractor(entry.builder()(input_shape=shape, num_classes=1, **entry.arguments))
+
+
+def _shapes(model: "keras.Model") -> list[Shape]:
+    return sorted(tuple(weight.shape) for weight in model.weights)
+
+
+def _name(model: "keras.Model") -> str:
+    return str(model.name).removesuffix("_features")

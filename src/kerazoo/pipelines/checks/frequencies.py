@@ -1,0 +1,123 @@
+"""The 8 x 8 lowest frequencies of thumbnails: perceptual hashes, of turned images and of crops, and crops' likeness.
+
+A hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of a thumbnail's luma
+(pHash: Zauner 2010, section 3.2.1). Turning an image exchanges its rows' and columns' frequencies, or changes their
+signs, so that the hashes of all orientations come from one transform. Those of a part of an image come from the
+thumbnail, too: it is interpolated, which blurs it, but hardly at these frequencies.
+
+Shape letters: N images, P pairs, W = THUMB.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from kerazoo.pipelines.checks.inspection import THUMB, chunks
+
+AT_ONCE = 4096  # thumbnails
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# rows of the discrete cosine transform (II) of 16 samples, frequencies 0 to 7
+_COSINES = np.cos(np.pi / THUMB * (np.arange(THUMB) + 0.5) * np.arange(8)[:, None]).astype(np.float32)
+# what makes their lengths 1, of rows and columns together
+_LENGTHS = np.kron(*[1 / np.linalg.norm(_COSINES, axis=1)] * 2).astype(np.float32)
+_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # what a mirror does to frequencies
+# (rows and columns exchanged, rows reversed, columns reversed): what it makes of an image
+TURNS = {
+    (False, False, False): "",
+    (False, False, True): "mirrored",
+    (False, True, True): "turned by 180 degrees",
+    (True, False, True): "turned by 90 degrees",
+    (True, True, False): "turned by 270 degrees",
+    (False, True, False): "mirrored and turned by 180 degrees",
+    (True, False, False): "mirrored and turned by 270 degrees",
+    (True, True, True): "mirrored and turned by 90 degrees",
+}
+CORNER = 0.05  # cut off an image's width and height by the crops that are searched for by their hashes
+CUTS = (0.05, 0.1)  # by those that pairs are compared by
+PLACES = (0.0, 0.5, 1.0)  # of a crop: how much of what is cut off is cut at the top, or at the left
+
+
+def hashes_of_turns(thumbs: np.ndarray) -> np.ndarray:
+    """(N, W, W, 3) -> (8, N) uint64: for each of TURNS the hashes of the thumbnails turned so."""
+    hashes = np.empty((len(TURNS), len(thumbs)), np.uint64)
+    for part in chunks(len(thumbs), AT_ONCE):
+        waves = _COSINES @ (thumbs[part] @ LUMA) @ _COSINES.T
+        for turn, (exchanged, rows, columns) in enumerate(TURNS):
+            turned = waves.transpose(0, 2, 1) if exchanged else waves
+            hashes[turn, part] = _hashed(turned * (_FLIP[:, None] if rows else 1) * (_FLIP if columns else 1))
+    return hashes
+
+
+def hashes_of_corners(thumbs: np.ndarray) -> np.ndarray:
+    """(N, W, W, 3) -> (4, N) uint64: for each corner the hashes of the crops that keep it."""
+    windows = [_window(CORNER, top, left) for top, left in product((0.0, 1.0), repeat=2)]
+    hashes = np.empty((len(windows), len(thumbs)), np.uint64)
+    for part in chunks(len(thumbs), AT_ONCE):
+        luma = (thumbs[part] @ LUMA).reshape(-1, THUMB**2)
+        for corner, window in enumerate(windows):
+            hashes[corner, part] = _hashed(luma @ window)
+    return hashes
+
+
+def likeness_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """(P,) how like the best crop of thumbs[wholes] is to thumbs[parts], in [-1, 1].
+
+    It is the larger correlation of their lowest frequencies, in colors and in grey. Both thumbnails lose what
+    interpolation takes from one of them.
+    """
+    windows = [_window(cut, top, left) for cut in CUTS for top, left in product(PLACES, repeat=2)]
+    values = np.full(len(wholes), -1, np.float32)
+    for some in chunks(len(wholes), AT_ONCE):
+        whole, part = (_channels(thumbs[index[some]]) for index in (wholes, parts))
+        b = _leveled(part @ _window(0, 0, 0))
+        for window in windows:
+            values[some] = np.maximum(values[some], _likeness(_leveled(whole @ window), b))
+    return values
+
+
+def _hashed(waves: np.ndarray) -> np.ndarray:
+    """(N, 64) or (N, 8, 8) frequencies -> (N,) uint64."""
+    values = waves.reshape(len(waves), 64)[:, 1:]  # without the mean
+    bits = np.zeros((len(waves), 64), bool)
+    bits[:, :63] = values > np.median(values, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def _window(cut: float, top: float, left: float) -> np.ndarray:
+    """(W * W, 64): what makes the frequencies of a crop of an image's pixels.
+
+    The crop lacks the share `cut` of the width and of the height, the shares `left` and `top` of it at these sides.
+    """
+    centers = (1 - cut) * (np.arange(THUMB) + 0.5)
+    sides = []
+    for place in (top, left):
+        at = np.clip(centers + THUMB * cut * place - 0.5, 0, THUMB - 1)
+        linear = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(THUMB)))
+        sides.append((_COSINES @ linear).astype(np.float32))
+    window: np.ndarray = np.kron(*sides).T
+    return window
+
+
+def _channels(thumbs: np.ndarray) -> np.ndarray:
+    """(P, W, W, 3) uint8 -> (P, 3, W * W) float32."""
+    return np.ascontiguousarray(thumbs.reshape(-1, THUMB**2, 3).transpose(0, 2, 1), np.float32)
+
+
+def _leveled(waves: np.ndarray) -> np.ndarray:
+    """(P, 3, 64) frequencies in the scale that keeps lengths, without the mean of all pixels and channels."""
+    waves = waves * _LENGTHS
+    waves[:, :, 0] -= waves[:, :, 0].mean(axis=1, keepdims=True)
+    return waves
+
+
+def _likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P,) of leveled frequencies (P, 3, 64): a sum over them is one over pixels (Parseval)."""
+    grey_a, grey_b = (np.einsum("pck,c->pk", waves, LUMA)[:, 1:] for waves in (a, b))
+    colors: np.ndarray = np.maximum(_cosine(a.reshape(-1, 192), b.reshape(-1, 192)), _cosine(grey_a, grey_b))
+    return colors
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    cosine: np.ndarray = (a * b).sum(axis=1) / np.maximum(scale, 1e-6)
+    return cosine

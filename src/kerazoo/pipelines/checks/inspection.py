@@ -1,0 +1,183 @@
+"""Inspection of one picture file: what it is, whether the decoder of training reads it, and what it looks like.
+
+A file is read and decoded once; what was found is kept by path, size and time of change, so that a second look at an
+unchanged folder takes a fraction of the first.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kerazoo.files import TooLarge, read_regular
+from kerazoo.preprocessing.decoding import announced_bytes, reason_of
+from kerazoo.preprocessing.exif import orientation_of
+from kerazoo.preprocessing.headers import LARGE
+from kerazoo.preprocessing.preprocessing import Preprocessing
+
+TINY = 16  # px of the shorter side
+DECODER = f"4-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+THUMB = 16  # px
+PILLOW_SEES = 1_000_000  # bytes; a header is walked at 3 microseconds a segment
+
+_RGB = Preprocessing(1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in one file. `bad` says why it cannot be trained on; `odd` names what is worth knowing.
+
+    `pixels` is a digest of shape and decoded pixels; `thumb` is (16, 16, 3) uint8, what look-alikes are known by.
+    """
+
+    sha256: str = ""
+    size: int = -1
+    mtime_ns: int = -1
+    bad: tuple[str, str] | None = None  # (kind, reason)
+    odd: tuple[tuple[str, str], ...] = ()  # (kind, detail)
+    pixels: str = ""
+    thumb: bytes = b""
+
+
+def inspect_file(path: str) -> Inspection:
+    """Read, decode and describe one file; whatever is wrong with it is found, never raised."""
+    seen: dict[str, Any] = {}
+    try:
+        status = Path(path).stat()
+        seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        contents, status = read_regular(path)
+    except TooLarge as error:
+        return Inspection(**seen, bad=("enormous", str(error)))
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        kind = "dangling link" if isinstance(error, FileNotFoundError) and Path(path).is_symlink() else "unreadable"
+        return Inspection(**seen, bad=(kind, getattr(error, "strerror", None) or str(error)))
+    return inspect_contents(contents, Path(path).suffix, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
+    """Decode and describe the contents of a file whose name ends in `suffix`."""
+    values: dict[str, Any] = {"sha256": hashlib.sha256(contents).hexdigest(), **seen}
+    if not contents:
+        return Inspection(**values, bad=("empty", "it has no bytes"))
+    try:
+        size = announced_bytes(contents)
+        form, odd = _header(contents, suffix)
+        with _ONE_LARGE if size > LARGE else contextlib.nullcontext():
+            pixels = _decode(contents)
+            looks = _looks(pixels)
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        reason = reason_of(error)
+        kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
+        if kind == "not a picture" and (form := _by_signature(contents)):
+            kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
+        return Inspection(**values, bad=(kind, reason))
+    if min(pixels.shape[:2]) < TINY:
+        odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
+    return Inspection(**values, odd=odd, **looks)
+
+
+KINDS_OF_FAILURE = (
+    ("it is animated", "animated"),
+    ("header announces", "enormous"),
+    ("it is not a ", "not a picture"),
+)
+_ONE_LARGE = threading.Lock()  # what a large image takes must not be taken once for each thread
+
+
+def _decode(contents: bytes) -> np.ndarray:
+    with tf.device("CPU:0"):
+        return np.asarray(memoryview(_RGB.decode(tf.constant(contents))))  # without a copy
+
+
+def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """(format or "", oddities), read by Pillow from the header alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(contents[:PILLOW_SEES]), formats=FORMATS)
+    except Exception:  # Pillow raises what its readers raise; the decoder has the word
+        return "", ()
+    form, mode = str(image.format), image.mode
+    odd: list[tuple[str, str]] = []
+    if form not in ENDINGS.get(suffix.lower(), ()):
+        odd.append(("wrong ending", f"it is {form}, named {suffix}"))
+    if mode == "CMYK":
+        odd.append(("CMYK", "turned into RGB"))
+    if mode.startswith("I") or (form == "PNG" and contents[24:25] == b"\x10"):
+        odd.append(("16-bit", "the upper 8 bits are kept"))
+    if mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        keyed = form == "PNG" and mode not in ("LA", "RGBA", "PA", "P")
+        odd.append(("alpha", "taken for opaque" if form == "GIF" or keyed else "laid over white"))
+    if form == "PNG" and getattr(image, "is_animated", False):
+        odd.append(("animated", "the first picture is taken"))
+    try:
+        if form == "PNG" and "exif" not in image.info and (at := contents.rfind(b"eXIf")) > 0:
+            length = int.from_bytes(contents[at - 4 : at], "big")
+            image.info["exif"] = contents[at + 4 : at + 4 + length]
+        orientation = Image.Image.getexif(image).get(0x0112, 1)  # PNG's own would decode the image to find it
+    except Exception:  # broken EXIF is none
+        orientation = 1
+    if orientation in range(2, 9):
+        turned = form in ("JPEG", "MPO") and orientation_of(contents) == orientation
+        odd.append(("EXIF-turned", f"orientation {orientation}, {'turned upright' if turned else 'not turned'}"))
+    return form, tuple(odd)
+
+
+ENDINGS = {
+    ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".gif": ("GIF",), ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+}  # fmt: skip
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP")  # JPEG opens MPO, too
+
+
+def _by_signature(contents: bytes) -> str:
+    """The name of a known format that is not read, else ""."""
+    kinds = (
+        (4, b"ftypavif", "AVIF"), (4, b"ftypheic", "HEIC"), (4, b"ftypmif1", "HEIF"), (0, b"II*\0", "TIFF"),
+        (0, b"MM\0*", "TIFF"), (0, b"8BPS", "PSD"), (0, b"\0\0\1\0", "ICO"), (0, b"%PDF", "PDF"), (0, b"<svg", "SVG"),
+        (0, b"\xff\x0a", "JPEG XL"), (4, b"JXL ", "JPEG XL"), (4, b"jP  ", "JPEG 2000"),
+    )  # fmt: skip
+    return next((name for at, mark, name in kinds if contents[at : at + len(mark)] == mark), "")
+
+
+def _looks(pixels: np.ndarray) -> dict[str, Any]:
+    """Digest and thumbnail of (H, W, C) uint8 pixels; the thumbnail is of three channels only."""
+    digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    if pixels.shape[-1] != 3:
+        pixels = np.ascontiguousarray(np.take(pixels, [0, 1, 2], axis=-1, mode="clip"))
+    thumb = Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BOX)
+    return {"pixels": digest.hexdigest(), "thumb": thumb.tobytes()}
+
+
+def inspect_array(pixels: np.ndarray, content: str) -> Inspection:
+    """What is found of one image of an array, (H, W, C) uint8, whose sha256 is `content`."""
+    return Inspection(sha256=content, **_looks(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels))
+
+
+def read_known(text: str, thumb: bytes) -> Inspection:
+    """The opposite of `_row`. Raises ValueError, KeyError or TypeError for what `_row` did not make."""
+    values = json.loads(text)
+    bad = None if values["bad"] is None else tuple(values["bad"])
+    odd = tuple((str(kind), str(detail)) for kind, detail in values["odd"])
+    found = Inspection(**{**values, "bad": bad, "odd": odd}, thumb=thumb)
+    if len(thumb) != (0 if found.bad else 3 * THUMB**2) or len(bad or ("", "")) != 2:
+        raise ValueError("it is damaged")
+    return found
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover [0, count)."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,67 @@
+"""A picture of training images as augmentation shows them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kerazoo.errors import RecipeError
+from kerazoo.pipelines.checks.check import Report
+from kerazoo.pipelines.data.load import read_examples
+from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
+from kerazoo.pipelines.input.images import decoded_from
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.preprocessing.resizing import to_uint8
+from kerazoo.recipes.recipe import Recipe
+
+DRAWN = 6  # pictures
+SIDE = 160  # px of a drawn picture
+
+
+def draw_grid(path: Path, pictures: np.ndarray, augmentation: Augmentation, *, seed: int = 0, columns: int = 8) -> None:
+    """Write a PNG: (N, H, W, C) uint8 fitted pictures down, and across what training makes of each, epoch by epoch.
+
+    The first column is the picture as it is. Where `augmentation` mixes, the last (columns - 1) // 2 show it mixed
+    with the next one down. The draws are those of a run with this `seed` that has picture i at position i.
+    """
+    if columns < 2:
+        raise RecipeError(f"a grid has at least 2 columns, not {columns}")
+    count, height, width, channels = pictures.shape
+    grid = np.empty((count, height, columns, width, channels), np.uint8)
+    grid[:, :, 0] = pictures
+    mixed = (columns - 1) // 2 if augmentation.mixes else 0
+    with tf.device("CPU:0"):  # where the input pipeline runs
+        for epoch in range(columns - 1):
+            order = tf.constant([seed, epoch], tf.int64)
+            seeds = tf.stack(
+                [tf.random.experimental.stateless_fold_in(order, tf.constant(i, tf.int64)) for i in range(count)]
+            )
+            drawn = tf.stack([augmentation(tf.constant(p), s) for p, s in zip(pictures, seeds, strict=True)])
+            if epoch >= columns - 1 - mixed:
+                drawn = to_uint8(augmentation.mix(drawn, tf.zeros((count, 1)), seeds)[0])
+            grid[:, :, epoch + 1] = drawn.numpy()
+    pixels = grid.reshape(count * height, columns * width, channels)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        # of many channels the first three are shown for colours
+        Image.fromarray(pixels[..., 0] if channels < 3 else pixels[..., :3]).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def show_augmented_pictures(recipe: Recipe, report: Report, path: Path) -> None:
+    """Draw some training pictures that can be used, as they are and as the recipe's augmentation shows them."""
+    examples = read_examples(recipe.data).split("train")
+    examples = examples.take(i for i, key in enumerate(examples.keys) if key not in report.excluded)
+    step = max(1, len(examples) // DRAWN)
+    chosen = examples.take(range(0, len(examples), step)[:DRAWN])
+    side = recipe.data.size or SIDE
+    channels = 3 if chosen.pixels is None else chosen.pixels.shape[-1]
+    decode = decoded_from(chosen, Preprocessing(side, side, channels=channels))
+    import tensorflow as tf
+
+    pictures = np.stack([decode(tf.constant(index)).numpy() for index in range(len(chosen))])
+    draw_grid(path, pictures, augmentation_of(recipe), seed=recipe.seed)

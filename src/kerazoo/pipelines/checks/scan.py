@@ -1,0 +1,103 @@
+"""All images of a data set, inspected at once by several threads, from a cache where that was done before."""
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from kerazoo.caches import cache_folder
+from kerazoo.pipelines.checks.inspection import DECODER, Inspection, inspect_array, inspect_file, read_known
+from kerazoo.pipelines.data.examples import Examples
+
+AT_ONCE = 256  # files between two writes of the cache
+
+
+def inspect_all(
+    examples: Examples, *, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[Inspection]:
+    """The inspection of every example, in order; `progress` is told (done, of). Files that did not change since an
+    earlier inspection are not read again."""
+    found: list[Inspection] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if examples.paths is None:
+            assert examples.pixels is not None
+            pictures = zip(examples.pixels, examples.hashes, strict=True)
+            for done, row in enumerate(pool.map(lambda row: inspect_array(*row), pictures), start=1):
+                found.append(row)
+                if done % AT_ONCE == 0:
+                    progress(done, len(examples))
+            return found
+        with Inspections() as known:
+            for start in range(0, len(examples), AT_ONCE):
+                paths = examples.paths[start : start + AT_ONCE]
+                at_hand = known.find(paths)
+                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, at_hand))
+                known.keep([(p, row) for p, row, kept in zip(paths, rows, at_hand, strict=True) if kept is None])
+                found += rows
+                progress(len(found), len(examples))
+    return found
+
+
+class Inspections:
+    """The inspections kept on disk: a SQLite file, which two processes may use at once."""
+
+    def __init__(self) -> None:
+        self._path = cache_folder("checks") / f"{DECODER}.sqlite"
+
+    def __enter__(self) -> "Inspections":
+        try:
+            self._base: sqlite3.Connection | None = self._open()
+        except sqlite3.OperationalError:  # locked, or a disk that cannot be written: it goes without
+            self._base = None
+        except sqlite3.DatabaseError:  # damaged: it can be made again
+            self._path.unlink(missing_ok=True)
+            self._base = self._open()
+        return self
+
+    def _open(self) -> sqlite3.Connection:
+        base = sqlite3.connect(self._path, timeout=10)
+        base.execute("CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, found TEXT, thumb BLOB)")
+        return base
+
+    def __exit__(self, *error: object) -> None:
+        if self._base is not None:
+            self._base.close()
+
+    def find(self, paths: Sequence[str]) -> list[Inspection | None]:
+        """For each path what is known of it, if the file has still the size and time of change that it had."""
+        return [self._find(path) for path in paths]
+
+    def _find(self, path: str) -> Inspection | None:
+        if self._base is None:
+            return None
+        try:
+            row = self._base.execute("SELECT found, thumb FROM seen WHERE path = ?", (os.fsencode(path),)).fetchone()
+        except sqlite3.Error:
+            return None
+        if row is None:
+            return None
+        try:
+            known = read_known(*row)
+            status = Path(path).stat()
+        except (OSError, ValueError, KeyError, TypeError):  # the file is gone, or what is known of it is damaged
+            return None
+        return known if (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns) else None
+
+    def keep(self, rows: Sequence[tuple[str, Inspection]]) -> None:
+        """Keep what was found, but for what a second look may find otherwise: files that could not be read."""
+        if self._base is None:
+            return
+        with contextlib.suppress(sqlite3.Error), self._base:
+            self._base.executemany(
+                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(p, found) for p, found in rows if found.sha256)
+            )
+
+
+def _row(path: str, found: Inspection) -> tuple[bytes, str, bytes]:
+    values = asdict(found)
+    thumb = values.pop("thumb")
+    return os.fsencode(path), json.dumps(values), thumb

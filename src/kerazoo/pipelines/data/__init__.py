@@ -1,0 +1,1 @@
+"""One table of examples, whatever the data lies in."""

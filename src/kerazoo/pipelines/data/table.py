@@ -1,0 +1,188 @@
+"""A table of pictures: CSV, TSV or Parquet, one row a picture.
+
+| column                              | holds                                                                        |
+|-------------------------------------|------------------------------------------------------------------------------|
+| `path` (or file, filename, image)   | the picture's file, from the table's folder                                  |
+| `label`                             | its class                                                                    |
+| `labels`, instead                   | its labels, any number, with `|` between them                                |
+| `target`, instead                   | the number to predict                                                        |
+| `split`, by choice                  | train, val or test, or another usual name of one; empty is train             |
+| `group`, by choice                  | what belongs together and must not be parted by a split                      |
+
+`data.label` names other columns: one with classes, one with numbers (`data.task = "regression"`), one with `|` between
+labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1 or of numbers.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerazoo.errors import DataError
+from kerazoo.pipelines.data.examples import SPLITS, Examples
+from kerazoo.pipelines.data.file_names import one_line, readable
+from kerazoo.recipes.parts import DataPart
+
+PATHS = ("path", "file", "filename", "image")
+LABELS = {"label": "multiclass", "labels": "multilabel", "target": "regression"}
+BETWEEN = "|"
+LISTED = 300  # characters
+FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+def read(path: Path, part: DataPart) -> Examples:
+    """The pictures in the table at `path`. Raises DataError that names the table, the row and the column."""
+    columns = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
+    where = next((name for name in PATHS if name in columns), None)
+    if where is None:
+        raise DataError(f"{path} has no column {' or '.join(PATHS)}; it has {_listed(columns) or 'none'}")
+    if not columns[where]:
+        raise DataError(f"{path} has no rows")
+    names, task = _label_columns(path, part, columns)
+    labels, class_names = _read_labels(path, [columns[name] for name in names], names, task)
+    files = [str(name) for name in columns[where]]
+    rows: dict[str, int] = {}
+    for row, file in enumerate(files, start=1):
+        if not file:
+            raise DataError(f"{path}, row {row}: column {where} is empty")
+        if "\0" in file:
+            raise DataError(f"{path}, row {row}: column {where} holds a NUL byte, which no path has; mend the row")
+        if (first := rows.setdefault(file, row)) != row:
+            raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; a picture has one row")
+    splits = _splits(path, columns.get("split", [""] * len(files)))
+    groups = columns.get("group")
+    return Examples(
+        str(path), tuple(map(readable, files)), labels, np.array(splits), class_names, task,
+        paths=tuple(str(path.parent / file) for file in files),
+        groups=None if groups is None else tuple(str(value) or key for value, key in zip(groups, files, strict=True)),
+    )  # fmt: skip
+
+
+def _text(path: Path) -> dict[str, list[Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    rows = [row for row in rows if row]
+    header = [name.strip() for name in rows[0]] if rows else []
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise DataError(f"{path}, row {number}: {len(row)} values for {len(header)} columns")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} has two columns of one name: {_listed(header)}")
+    return {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+        if len(set(table.column_names)) < len(table.column_names):
+            raise ValueError(f"two columns have one name: {_listed(table.column_names)}")
+        return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
+    except Exception as error:  # damaged text, dates out of range and more are found as the values are taken
+        raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+
+
+def _listed(columns: Iterable[str]) -> str:
+    """The names of columns for a message, which a damaged file would make very long."""
+    names = ", ".join(columns)
+    return names if len(names) <= LISTED else f"{names[:LISTED]}..."
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as a text file would have it: nothing for what is missing, names for bytes."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value if item is not None]
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) -> tuple[list[str], str]:
+    """The columns that hold the labels, and the task."""
+    if part.label is None:
+        known = [name for name in LABELS if name in columns]
+        if len(known) != 1:
+            has = f"it has {_listed(columns)}" if not known else f"it has {' and '.join(known)}"
+            raise DataError(f"{path} must have one column of {', '.join(LABELS)}, or data.label names another; {has}")
+        return known, part.task or LABELS[known[0]]
+    names = [name.strip() for name in part.label.split(",")]
+    for name in names:
+        if name not in columns:
+            raise DataError(f"data.label={part.label!r}: {path} has no column {name!r}; it has {_listed(columns)}")
+    if len(names) > 1 and part.task == "multiclass":
+        raise DataError(f"data.label={part.label!r}: classes stand in one column")
+    return names, part.task or ("multilabel" if len(names) > 1 else LABELS.get(names[0], "multiclass"))
+
+
+def _read_labels(
+    path: Path, columns: list[list[Any]], names: list[str], task: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if task == "regression" or len(columns) > 1:
+        values = np.stack([_numbers(path, name, column) for name, column in zip(names, columns, strict=True)], axis=1)
+        if task == "multilabel" and not np.isin(values, (0, 1)).all():
+            row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
+            raise DataError(f"{path}, row {row + 1}: column {names[at]} is {values[row, at]:g}; a label is 0 or 1")
+        return values.astype(np.float32), tuple(names)
+    (column,) = columns
+    if task == "multilabel":
+        sets = [_several(value) for value in column]
+        class_names = _in_order(label for labels in sets for label in labels)
+        if not class_names:
+            raise DataError(f"{path}: column {names[0]} is empty in every row")
+        targets = np.array([[name in labels for name in class_names] for labels in sets], np.float32)
+        return targets.reshape(len(column), len(class_names)), class_names
+    for row, value in enumerate(column, start=1):
+        if str(value).strip() == "":
+            raise DataError(f"{path}, row {row}: column {names[0]} is empty")
+    words = [str(value).strip() for value in column]
+    class_names = _in_order(words)
+    index = {name: number for number, name in enumerate(class_names)}
+    return np.array([index[word] for word in words], np.int64), class_names
+
+
+def _several(value: Any) -> set[str]:
+    words: Sequence[Any] = value if isinstance(value, list) else str(value).split(BETWEEN)
+    return {str(word).strip() for word in words} - {""}
+
+
+def _in_order(words: Any) -> tuple[str, ...]:
+    """Each word once: whole numbers by size, other words by letters."""
+    known = set(words)
+    whole = all(word.isdecimal() and word.isascii() for word in known)
+    return tuple(sorted(known, key=lambda word: (int(word) if whole else 0, word)))
+
+
+def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
+    values = np.empty(len(column))
+    for row, value in enumerate(column):
+        try:
+            values[row] = float(value)
+        except (TypeError, ValueError):
+            values[row] = np.nan
+        if not abs(values[row]) <= FLOAT_MAX:
+            raise DataError(f"{path}, row {row + 1}: column {name} is {value!r}; it must be a finite number")
+    return values
+
+
+def _splits(path: Path, column: list[Any]) -> list[str]:
+    """The split of each row. Raises DataError for a name that is none, and for two names of one split."""
+    splits: list[str] = []
+    names: dict[str, str] = {}
+    for row, value in enumerate(column, start=1):
+        name = str(value).strip().lower() or "train"
+        if name not in SPLITS:
+            raise DataError(f"{path}, row {row}: split {value!r} is not one of {', '.join(SPLITS)}")
+        split = SPLITS[name]
+        if (other := names.setdefault(split, name)) != name and str(value).strip():
+            raise DataError(
+                f"{path}, row {row}: split {value!r}, and {other!r} in rows before; use one name for {split}"
+            )
+        splits.append(split)
+    return splits

@@ -1,0 +1,164 @@
+"""A data set of TensorFlow Datasets by name: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME:VERSION`.
+
+Its encoded pictures are written out once, as files, below the cache folder: from there on they are checked, decoded and
+split like any other pictures, by the decoder of training. Splits train, validation and test are taken, others named.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerazoo.caches import cache_folder, room_for
+from kerazoo.errors import DataError
+from kerazoo.files import read_json, write_json
+from kerazoo.pipelines.data.examples import SPLITS, TFDS, Examples
+from kerazoo.recipes.parts import DataPart
+
+ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"RI": "webp"}
+INDEX = "index.json"
+OWN_FEATURES = "tensorflow_datasets.core.features."
+
+
+def read(part: DataPart) -> Examples:
+    """The examples of a TFDS data set, with the class names it declares. Raises DataError where it is not at hand."""
+    name = part.path.removeprefix(TFDS)
+    builder = _builder(name, part)
+    image, label, task, class_names = _features(name, builder.info)
+    # one name may be prepared in two places, with other contents
+    splits = {split: [info.num_examples, info.num_bytes] for split, info in builder.info.splits.items()}
+    mark = hashlib.sha256(json.dumps([str(builder.data_dir), splits], sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_folder("tfds") / f"{builder.info.full_name.replace('/', '-')}-{mark}"
+    if not (folder / INDEX).is_file():
+        _write_out(builder, image, label, folder)
+    index = read_json(folder / INDEX)
+    labels: Any = np.array(index["labels"], np.int64 if task == "multiclass" else np.float32)
+    if task == "multilabel":
+        labels = np.array([[k in row for k in range(len(class_names))] for row in index["labels"]], np.float32)
+    files, left_out = index["files"], dict(index["left_out"])
+    if task == "multiclass" and (labels < 0).any():
+        left_out |= {files[i]: "it has no label (-1)" for i in np.flatnonzero(labels < 0)}
+        files = [files[i] for i in np.flatnonzero(labels >= 0)]
+        labels = labels[labels >= 0]
+    if task == "regression":
+        labels = labels.reshape(len(labels), -1)
+    return Examples(
+        part.path, tuple(files), labels, np.array([file.split("/")[0] for file in files]), class_names, task,
+        paths=tuple(str(folder / file) for file in files), left_out=left_out,
+    )  # fmt: skip
+
+
+def _builder(name: str, part: DataPart) -> Any:
+    import tensorflow_datasets as tfds
+
+    place = {"data_dir": part.data_dir} if part.data_dir else {}
+    where = part.data_dir or tfds.core.constants.DATA_DIR
+    try:
+        with _own_features(f"{TFDS}{name} in {where}"):
+            builder = tfds.builder(name, try_gcs=False, **place)
+        # a folder on disk without its builder's version is not prepared
+        if not builder.is_prepared():
+            if not part.download:
+                raise DataError(
+                    f"{TFDS}{name} is not in {where}; prepare it there, name its folder by data.data_dir, "
+                    "or allow the download by data.download=true"
+                )
+            builder.download_and_prepare()
+    except DataError:
+        raise
+    except Exception as error:  # TFDS raises what its builders raise
+        words = " ".join(str(error).split())[:300]
+        raise DataError(f"{TFDS}{name} cannot be had from {where}: {type(error).__name__}: {words}") from error
+    return builder
+
+
+@contextmanager
+def _own_features(what: str) -> Iterator[None]:
+    """Inside, TFDS takes feature classes of its own only.
+
+    It would import any module that a `features.json` names, and so run code from wherever data was copied. Raises
+    DataError.
+    """
+    from tensorflow_datasets.core.features.feature import FeatureConnector
+
+    find = FeatureConnector.cls_from_name
+
+    def cls_from_name(name: Any) -> Any:
+        if not isinstance(name, str) or not name.startswith(OWN_FEATURES):
+            raise DataError(
+                f"the features.json of {what} names the feature class {name!r}; it must be one of TensorFlow "
+                f"Datasets' own ({OWN_FEATURES}...), because any other would run code that came with the data"
+            )
+        return find(name)
+
+    FeatureConnector.cls_from_name = cls_from_name
+    try:
+        yield
+    finally:
+        FeatureConnector.cls_from_name = find
+
+
+def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
+    """The names of the picture and of what is learned, the task, and the class names."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    keys: tuple[Any, ...] = info.supervised_keys or ()
+    image = keys[0] if keys and keys[0] in images else (images[0] if len(images) == 1 else None)
+    if image is None:
+        raise DataError(f"{TFDS}{name} has no picture to learn from; its features are {', '.join(features) or 'none'}")
+    wanted = [keys[1]] if len(keys) > 1 and isinstance(keys[1], str) else []
+    for key in [*wanted, "label", "labels", *features]:
+        feature: Any = features.get(key)
+        if isinstance(feature, tfds.features.ClassLabel):
+            return image, key, "multiclass", tuple(feature.names)
+        inner = getattr(feature, "feature", None)
+        if isinstance(inner, tfds.features.ClassLabel):
+            return image, key, "multilabel", tuple(inner.names)
+        if key in wanted and getattr(feature, "dtype", None) is not None and np.issubdtype(feature.np_dtype, np.number):
+            return image, key, "regression", (key,)
+    raise DataError(f"{TFDS}{name} declares no labels; its features are {', '.join(features)}")
+
+
+def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
+    """Every encoded picture to `folder/SPLIT/N.ending`, and the index: whole or not at all."""
+    import tensorflow_datasets as tfds
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    room_for(folder, builder.info.dataset_size, f"the pictures of {builder.info.full_name}")
+    files: list[str] = []
+    labels: list[Any] = []
+    taken: dict[str, str] = {}
+    for split in builder.info.splits:
+        if split in SPLITS and SPLITS[split] not in taken.values():
+            taken[split] = SPLITS[split]
+    others = {f"split {split}": "it is none of train, validation, test" for split in builder.info.splits}
+    left_out = {key: why for key, why in others.items() if key.removeprefix("split ") not in taken}
+    if "train" not in taken.values():
+        has = ", ".join(builder.info.splits)
+        raise DataError(f"{TFDS}{builder.info.full_name} has no train split; it has {has}")
+    try:
+        for split, ours in taken.items():
+            (temporary / ours).mkdir(parents=True)
+            encoded = builder.as_dataset(split=split, decoders={image: tfds.decode.SkipDecoding()}, shuffle_files=False)
+            for number, row in enumerate(encoded.as_numpy_iterator()):
+                contents = row[image]
+                file = f"{ours}/{number:07d}.{ENDINGS.get(contents[:2], 'jpg')}"
+                (temporary / file).write_bytes(contents)
+                files.append(file)
+                labels.append(np.asarray(row[label]).tolist())
+        write_json(temporary / INDEX, {"files": files, "labels": labels, "left_out": left_out})
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / INDEX).is_file():  # another process wrote the same meanwhile
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

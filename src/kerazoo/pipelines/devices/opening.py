@@ -1,0 +1,164 @@
+"""Opening the devices that a recipe asks for."""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from kerazoo.errors import RecipeError
+from kerazoo.pipelines.devices.cluster import Cluster, read_cluster
+from kerazoo.pipelines.devices.devices import Devices, Say
+from kerazoo.startup import quiet_start, start_tensorflow
+
+KINDS = ("auto", "cpu", "gpu", "mirrored", "mirrored:N", "multiworker", "tpu")
+
+
+def parse_devices(name: str) -> tuple[str, int | None]:
+    """("mirrored", 2) of "mirrored:2", ("auto", None) of "auto". Raises RecipeError; imports nothing."""
+    found = re.fullmatch(r"mirrored:([1-9]\d{0,3})", name)
+    if found:
+        return "mirrored", int(found[1])
+    if name not in KINDS or name == "mirrored:N":
+        raise RecipeError(f"devices={name!r} is none of {', '.join(KINDS)}")
+    return name, None
+
+
+def open_devices(name: str = "auto", say: Say = lambda line: None) -> Devices:
+    """The devices called `name`, one of KINDS, ready for the first operation; this starts TensorFlow, in silence.
+
+    `auto` is one GPU where there is one, all GPUs where there are several, else the CPU. `mirrored:N` without GPUs is
+    N logical CPUs. `multiworker` waits for all workers. Raises RecipeError that says what is there.
+    """
+    kind, count = parse_devices(name)
+    cluster = read_cluster(os.environ) if kind == "multiworker" else None
+    if cluster is not None and len(cluster.addresses) == 1:
+        kind, cluster = "auto", None
+    if cluster is not None:
+        say(f"worker {cluster.worker} of {len(cluster.addresses)} waits for the others ({cluster.addresses[0]} leads)")
+    with quiet_start(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+
+        on_jax = keras.config.backend() == "jax"
+        try:
+            found: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
+        except RecipeError as error:
+            found = error  # raised in here, TensorFlow's start-up lines would come with it
+    if isinstance(found, RecipeError):
+        raise found
+    start_tensorflow()
+    return found
+
+
+def _on_tensorflow(kind: str, count: int | None, cluster: Cluster | None) -> Devices:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "tpu":
+        raise RecipeError(
+            "devices=tpu: Keras 3 does not train on TPUs by TensorFlow; set KERAS_BACKEND=jax, which is untried here"
+        )
+    if kind == "gpu" and not gpus:
+        raise RecipeError("devices=gpu: TensorFlow finds no GPU here; use devices=cpu, or install tensorflow[and-cuda]")
+    if cluster is not None:
+        return _workers(cluster)
+    if kind == "mirrored":
+        return _mirrored(count, gpus)
+    if kind == "cpu" and gpus:
+        _settle(lambda: tf.config.set_visible_devices([], "GPU"), "devices=cpu")
+    if kind == "auto" and len(gpus) > 1:
+        return _mirrored(None, gpus)
+    if kind == "gpu" and len(gpus) > 1:
+        _settle(lambda: tf.config.set_visible_devices(gpus[:1], "GPU"), "devices=gpu")
+    return Devices("one GPU" if gpus and kind != "cpu" else "CPU")
+
+
+def _mirrored(count: int | None, gpus: list[Any]) -> Devices:
+    """All GPUs or `count` of them; without GPUs, `count` logical CPUs."""
+    import tensorflow as tf
+
+    if gpus:
+        if count is not None and count > len(gpus):
+            raise RecipeError(f"devices=mirrored:{count}: there are {len(gpus)} GPUs here")
+        names = [f"GPU:{index}" for index in range(count or len(gpus))]
+    elif count is None:
+        raise RecipeError("devices=mirrored: there is no GPU here; devices=mirrored:2 tries it on 2 logical CPUs")
+    else:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * count
+        if (tf.config.get_logical_device_configuration(cpu) or [None]) != parts and count > 1:
+            _settle(lambda: tf.config.set_logical_device_configuration(cpu, parts), f"devices=mirrored:{count}")
+        names = [f"CPU:{index}" for index in range(count)]
+    what = f"{'GPUs' if gpus else 'logical CPUs'} of one machine"
+    if len(names) == 1:
+        return Devices("one GPU" if gpus else "CPU")
+    return Devices(what, len(names), strategy=tf.distribute.MirroredStrategy(names))
+
+
+def _workers(cluster: Cluster) -> Devices:
+    import tensorflow as tf
+
+    from kerazoo.pipelines.devices.multiworker import check_version
+
+    check_version()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker", task_id=cluster.worker, rpc_layer="grpc",
+    )  # fmt: skip
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except RuntimeError as error:
+        raise RecipeError(f"devices=multiworker must be opened before anything is computed: {error}") from error
+    except tf.errors.OpError as error:
+        raise RecipeError(
+            f"worker {cluster.worker} at {cluster.addresses[cluster.worker]} does not come into the cluster: "
+            f"{str(error.message).splitlines()[0][:200]}; start all {len(cluster.addresses)} workers within an hour"
+        ) from error
+    return Devices(
+        "machines by TensorFlow", strategy.num_replicas_in_sync, cluster.worker, len(cluster.addresses), strategy
+    )
+
+
+def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
+    """One process on its first device, or one process a worker by `keras.distribution`."""
+    import jax
+    import keras
+    import tensorflow as tf
+
+    _settle(lambda: tf.config.set_visible_devices([], "GPU"), "KERAS_BACKEND=jax")  # they are JAX's
+    if kind == "mirrored":
+        raise RecipeError("devices=mirrored is of the TensorFlow backend; JAX takes auto, cpu, gpu, multiworker or tpu")
+    if kind == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+    if cluster is not None:
+        _keep_standard_output()
+        keras.distribution.initialize(",".join(cluster.addresses), len(cluster.addresses), cluster.worker)
+        found = keras.distribution.list_devices()
+        whole = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
+        return Devices(
+            "machines by JAX", len(found), cluster.worker, len(cluster.addresses), distribution=whole
+        )  # fmt: skip
+    try:
+        platform = jax.devices(None if kind == "auto" else kind)[0].platform.upper()
+    except RuntimeError as error:
+        raise RecipeError(
+            f"devices={kind}: JAX finds {jax.devices()[0].platform} only; install JAX for it, or use devices=auto"
+        ) from error
+    return Devices(f"one {platform} by JAX" if platform != "CPU" else "CPU by JAX")
+
+
+def _keep_standard_output() -> None:
+    """Gloo, which connects JAX's processes, writes to standard output: send that to standard error, and keep ours."""
+    own = sys.__stdout__
+    if own is not None and sys.stdout is own:
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=own.encoding, errors=own.errors, buffering=1)
+        os.dup2(sys.stderr.fileno(), 1)
+
+
+def _settle(change: Callable[[], None], what: str) -> None:
+    try:
+        change()
+    except RuntimeError as error:
+        raise RecipeError(f"{what} must be opened before anything is computed: {error}") from error

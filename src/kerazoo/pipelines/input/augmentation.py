@@ -1,0 +1,263 @@
+"""Augmentation of fitted pixels, in training only: an export cannot hold it, because no network or graph contains it.
+
+Stateless: what happens to a picture is a function of a seed, so it is the same whatever thread does it. Each part has
+draws of its own: switching one on or off leaves what the others do.
+
+Shape letters: B batch, H W space, C channels, K classes.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.errors import RecipeError
+from kerazoo.pipelines.input.mixing import draw_beta, draw_box
+from kerazoo.pipelines.input.randaugment import luma, mean, moved, randaugment
+from kerazoo.preprocessing.resizing import to_uint8
+from kerazoo.recipes.recipe import Recipe
+
+# What a part folds into the picture's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
+# these numbers say: a new part takes a new number, and none changes.
+CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX = range(1, 8)
+
+HIGHEST = {  # of what starts at 0: the highest value, and whether it is allowed itself
+    "shift": (1, False),
+    "rotate": (180, True),
+    "zoom": (1, False),
+    "crop": (1, True),
+    "brightness": (1, False),
+    "contrast": (1, False),
+    "saturation": (1, False),
+    "hue": (0.5, True),
+    "randaugment": (math.inf, False),
+    "magnitude": (10, True),
+    "erase": (1, True),
+    "mixup": (math.inf, False),
+    "cutmix": (math.inf, False),
+}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a picture, each part uniformly at random. Everything is off by default; edges are reflected.
+
+    Moves: `shift`, share of the side, in [0, 1), both ways; `rotate`, degrees in [0, 180], both ways; `zoom`, share by
+    which the picture grows or shrinks, in [0, 1); `flip` and `flip_vertical`, half of the time; `crop` in (0, 1], least
+    share of the area that is kept and resized to the whole (Szegedy et al. 2014, arXiv:1409.4842, Section 6), 0 is off.
+
+    Colours: `brightness`, `contrast` and `saturation` by a factor in [1 - v, 1 + v], v in [0, 1); `hue`, share of the
+    colour circle in [0, 0.5], both ways. Only pictures of three channels have saturation and hue.
+
+    `randaugment` operations of `magnitude` in [0, 10] (see `randaugment`); `erase`, probability in [0, 1] that a
+    rectangle turns to noise (Zhong et al. 2017, arXiv:1708.04896).
+
+    Mixing, of batches: `mixup` and `cutmix` are the alpha >= 0 of Beta(alpha, alpha), 0 is off (Zhang et al. 2017,
+    arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899). With both on, each example takes either half of the time.
+
+    Raises RecipeError that names the field, the value and what is allowed.
+    """
+
+    shift: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    flip: bool = False
+    crop: float = 0.0
+    flip_vertical: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in HIGHEST:
+                kind, right = "true or false", isinstance(value, bool)
+            else:
+                highest, reached = HIGHEST[field.name]
+                whole = isinstance(field.default, int)
+                kind = f"a {'whole ' if whole else ''}number in [0, {highest}{']' if reached else ')'}"
+                right = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+                right = right and (0 <= value < highest or (reached and value == highest))
+            if not right:
+                raise RecipeError(f"augmentation.{field.name} must be {kind}, not {value!r}")
+
+    def __bool__(self) -> bool:
+        """Whether calling it does anything; mixing is apart."""
+        return bool(self.describe().keys() - {"magnitude", "mixup", "cutmix"})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `mix` does anything."""
+        return bool(self.mixup or self.cutmix)
+
+    def describe(self) -> dict[str, Any]:
+        """The fields that are not off; `magnitude` only beside `randaugment`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: v for k, v in values.items() if v and (k != "magnitude" or self.randaugment)}
+
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8; H, W and C are known when the graph is built.
+
+        Crop comes first: it resamples what was photographed, not reflected edges or repeated pixels. Then what moves
+        pixels, then RandAugment, which may do either; then what changes colours, which is the same wherever a pixel
+        is; erasing comes last, so that its rectangle stays upright and its noise uniform.
+        """
+        if self.crop:
+            pixels = self._cropped(pixels, _fold(seed, CROP))
+        pixels = self._moved(pixels, seed)
+        if self.randaugment:
+            operations = int(self.randaugment)
+            pixels = randaugment(pixels, _fold(seed, RANDAUGMENT), operations=operations, magnitude=self.magnitude)
+        if self.brightness or self.contrast or self.saturation or self.hue:
+            pixels = self._coloured(pixels, _fold(seed, COLOUR))
+        return self._erased(pixels, seed) if self.erase else pixels
+
+    def _cropped(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Area uniform in [crop, 1], aspect log-uniform in [3/4, 4/3]."""
+        height, width, channels = pixels.shape
+        area, aspect, below, right = tf.unstack(tf.random.stateless_uniform((4,), seed, (self.crop, -1, 0, 0), 1.0))
+        top, left, rows, columns = _rectangle(area, tf.exp(aspect * math.log(4 / 3)), below, right, height, width)
+        part = tf.slice(pixels, [top, left, 0], [rows, columns, channels])
+        whole = tf.image.resize(tf.cast(part, tf.float32), (height, width), antialias=True)
+        return tf.ensure_shape(to_uint8(whole), pixels.shape)
+
+    def _moved(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        draws = tf.random.stateless_uniform((5,), seed, -1.0, 1.0)
+        if self.flip:
+            pixels = tf.cond(draws[4] < 0, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+        if self.flip_vertical:
+            draw = tf.random.stateless_uniform((), _fold(seed, FLIP_VERTICAL))
+            upright = pixels
+            pixels = tf.cond(draw < 0.5, lambda: tf.reverse(upright, [0]), lambda: upright)
+        if self.rotate or self.zoom:
+            return self._affine(pixels, draws)
+        return self._shifted(pixels, draws) if self.shift else pixels
+
+    def _shifted(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        height, width, channels = pixels.shape
+        rows, columns = (min(round(self.shift * side), side - 1) for side in (height, width))
+        padded = tf.pad(pixels, [[rows, rows], [columns, columns], [0, 0]], mode="REFLECT")
+        # each whole shift from -n to n as often as another: (-1, 1) -> [0, 2n]
+        start = tf.cast(tf.floor((draws[2:4] + 1) / 2 * (2 * rows + 1, 2 * columns + 1)), tf.int32)
+        start = tf.minimum(start, (2 * rows, 2 * columns))
+        return tf.slice(padded, tf.concat([start, [0]], axis=0), (height, width, channels))
+
+    def _affine(self, pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        height, width = pixels.shape[:2]
+        angle = draws[0] * (self.rotate * math.pi / 180)
+        size = 1.0 + draws[1] * self.zoom
+        cosine, sine = tf.cos(angle) / size, tf.sin(angle) / size
+        right, below = draws[2] * self.shift * width, draws[3] * self.shift * height
+        return moved(pixels, (cosine, -sine, sine, cosine), right, below)
+
+    def _coloured(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Brightness, contrast, saturation, hue, in this order, rounded and cut off once at the end.
+
+        The first three are linear: with luma g of a pixel x and mean luma m, they are b (m + c (g - m + s (x - g))).
+        """
+        spread = np.array([self.brightness, self.contrast, self.saturation, self.hue], np.float32)
+        middle = np.array([1, 1, 1, 0], np.float32)
+        draws = tf.random.stateless_uniform((4,), seed, middle - spread, middle + spread)
+        grey = luma(pixels)
+        average = mean(grey)
+        x = tf.cast(grey - average, tf.float32)
+        if pixels.shape[-1] > 1:  # only colours have a saturation
+            saturation = draws[2] if pixels.shape[-1] == 3 else 1.0
+            x += saturation * tf.cast(tf.cast(pixels, tf.int32) - grey, tf.float32)
+        x = draws[0] * (tf.cast(average, tf.float32) + draws[1] * x)
+        if self.hue and pixels.shape[-1] == 3:
+            x = tf.raw_ops.AdjustHue(images=x, delta=draws[3])
+        return to_uint8(x)
+
+    def _erased(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """2 to 33 % of the area, of an aspect log-uniform in [0.3, 3.3]: the paper's ranges."""
+        height, width, channels = pixels.shape
+        low, high = (0.0, 0.02, math.log(0.3), 0.0, 0.0), (1.0, 0.33, math.log(3.3), 1.0, 1.0)
+        draws = tf.unstack(tf.random.stateless_uniform((5,), _fold(seed, ERASE), low, high))
+        top, left, rows, columns = _rectangle(draws[1], tf.exp(draws[2]), draws[3], draws[4], height, width)
+
+        def erased() -> tf.Tensor:
+            noise = tf.random.stateless_uniform((rows, columns, channels), _fold(seed, NOISE), 0, 256, tf.int32)
+            beside = pixels[top : top + rows]
+            band = tf.concat([beside[:, :left], tf.cast(noise, tf.uint8), beside[:, left + columns :]], axis=1)
+            return tf.ensure_shape(tf.concat([pixels[:top], band, pixels[top + rows :]], axis=0), pixels.shape)
+
+        return tf.cond(draws[0] < self.erase, erased, lambda: pixels)
+
+    def mix(self, pixels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(B, H, W, C) uint8, (B, K) float32, (B, 2) int64 -> (B, H, W, C) float32 in [0, 255], (B, K) float32.
+
+        Each example is mixed with the next of the batch, the last with the first; a lone one stays as it is. How much
+        is a function of its own seed, which may be the one its picture was made with. mixup: lambda x + (1 - lambda)
+        x'; cutmix: a rectangle of x', and the target's share is that of the pixels. H, W and C are known when the
+        graph is built, B need not be.
+        """
+        pixels = tf.cast(pixels, tf.float32)
+        if not self.mixes:
+            return pixels, targets
+        height, width = pixels.shape[1:3]
+        draws = tf.map_fn(
+            lambda seed: tf.random.stateless_uniform((5,), _fold(seed, MIX), dtype=tf.float64),
+            seeds,
+            fn_output_signature=tf.TensorSpec((5,), tf.float64),
+        )
+        cuts = draws[:, 0] < (0.5 if self.mixup and self.cutmix else float(self.cutmix > 0))
+        alpha = tf.where(cuts, tf.constant(self.cutmix, tf.float64), tf.constant(self.mixup, tf.float64))
+        taken = 1.0 - draw_beta(alpha, draws[:, 1], draws[:, 2])
+        inside, area = draw_box(taken, draws[:, 3], draws[:, 4], height, width)
+        # divided in float64: a graph multiplies by 1 / (H W) instead, which is the same once it is a float32
+        taken = tf.cast(tf.where(cuts, tf.cast(area, tf.float64) / (height * width), taken), tf.float32)
+        weights = tf.where(cuts[:, None, None], tf.cast(inside, tf.float32), taken[:, None, None])[..., None]
+        pixels += weights * (tf.roll(pixels, -1, axis=0) - pixels)  # not l x + (1 - l) x', which rounds where x = x'
+        return pixels, targets + taken[:, None] * (tf.roll(targets, -1, axis=0) - targets)
+
+
+POLICIES = {
+    "none": Augmentation(),
+    "light": Augmentation(flip=True, crop=0.6),
+    "standard": Augmentation(flip=True, crop=0.35, brightness=0.2, contrast=0.2, saturation=0.2, erase=0.1),
+    "strong": Augmentation(flip=True, crop=0.25, randaugment=2, magnitude=9.0, erase=0.25, mixup=0.2, cutmix=1.0),
+}
+"""Photographs whose class does not depend on left and right; digits and letters want shifts and small turns instead.
+
+light: a few epochs of fine-tuning. The usual crop (0.08) makes things look larger in training than in validation
+(Touvron et al. 2019, arXiv:1906.06423), which few epochs do not make up for. standard: tens of epochs; half of the
+usual colour jitter (timm: 0.4), and the erasing of torchvision's reference recipe. strong: hundreds of epochs; two
+operations of magnitude 9 (the paper's for ResNet-50), erasing and CutMix of DeiT (Touvron et al. 2020,
+arXiv:2012.12877, Table 9), MixUp of torchvision's reference recipe.
+"""
+
+
+def _fold(seed: tf.Tensor, part: int) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, tf.constant(part, tf.int64))
+
+
+def _rectangle(
+    area: tf.Tensor, aspect: tf.Tensor, below: tf.Tensor, right: tf.Tensor, height: int, width: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(top, left, rows, columns) int32 inside (height, width), of a share `area` and an `aspect` of width by height.
+
+    `below` and `right` in [0, 1) say where. Where it would not fit the aspect gives way, never the area.
+    """
+    aspect = tf.clip_by_value(aspect, area * (width / height), (width / height) / area)
+    rows = tf.clip_by_value(tf.cast(tf.round(tf.sqrt(area * (height * width) / aspect)), tf.int32), 1, height)
+    columns = tf.clip_by_value(tf.cast(tf.round(tf.sqrt(area * (height * width) * aspect)), tf.int32), 1, width)
+    top = tf.cast(tf.floor(below * tf.cast(height - rows + 1, tf.float32)), tf.int32)
+    left = tf.cast(tf.floor(right * tf.cast(width - columns + 1, tf.float32)), tf.int32)
+    return tf.minimum(top, height - rows), tf.minimum(left, width - columns), rows, columns
+
+
+def augmentation_of(recipe: Recipe) -> Augmentation:
+    """The named policy, with the parts that the recipe sets otherwise. Raises RecipeError."""
+    parts = recipe.augmentation.model_dump(exclude_none=True)
+    return replace(POLICIES[parts.pop("policy")], **parts)

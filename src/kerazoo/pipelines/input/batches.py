@@ -1,0 +1,213 @@
+"""Batches: order(seed, epoch) -> position -> example -> pixels -> augmentation(seed, epoch, position) -> batch.
+
+The order and the augmentation are functions of whole numbers, never of thread timing: the same run gives the same
+batches whatever the parallelism, with or without a cache, and any step of any epoch is reached without going through
+the ones before it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.errors import RecipeError
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.pipelines.input.images import DECODERS, decoded_from, rows_from
+from kerazoo.preprocessing.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """Batches of one epoch, (B, h, w, C) float32 with their labels, whose order follows the variable `epoch`.
+
+    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed where the augmentation mixes. A third
+    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at,
+    for `fit`, which then asks for `steps - start` batches; past them the asserted cardinality would be an error. `at`
+    is for any other reader.
+    Each example comes once an epoch, unless sampling is balanced. The rest says what the batches are made of.
+    """
+
+    dataset: tf.data.Dataset
+    epoch: tf.Variable
+    start: tf.Variable
+    steps: int
+    class_names: tuple[str, ...]
+    counts: Mapping[str, int]
+    manifest: str | None
+    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> what is left of that epoch from that step on
+
+    def clock(self) -> keras.callbacks.Callback:
+        """The callback that sets `epoch` as `fit` goes on."""
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch))
+
+
+def training_batches(
+    examples: Examples,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    balance: str = "none",
+    drop_last: bool = True,
+    stored: np.ndarray | None = None,
+) -> TrainingBatches:
+    """Shuffled, augmented batches for `fit`; `stored` are the fitted pictures, where they are kept.
+
+    `balance`: "none"; "sampling", each class as often as another, its examples in turn; or "weights", each example
+    weighted by N / (K n), where n of N examples are of its class among K. The last, partial batch is dropped by
+    `drop_last`, unless it is the only one. Raises RecipeError where classes are balanced that are not there.
+    """
+    count = len(examples)
+    drop = drop_last and count >= batch_size
+    steps = count // batch_size if drop else -(-count // batch_size)
+    if balance != "none" and examples.task != "multiclass":
+        raise RecipeError(f"training.balance={balance!r} is for one class a picture; this data is {examples.task}")
+    index_of = _balanced(examples, seed) if balance == "sampling" else _shuffled(count, seed)
+    labels = tf.constant(examples.labels)
+    weights = tf.constant(class_weights(examples)) if balance == "weights" else None
+    classes = len(examples.class_names)
+
+    def finish(pixels: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        targets = tf.gather(labels, index)
+        if augmentation.mixes:
+            if examples.task == "multiclass":
+                targets = tf.one_hot(targets, classes)
+            pixels, targets = augmentation.mix(pixels, targets, seeds)
+        batch = (preprocessing.scale(pixels), targets)
+        return batch if weights is None else (*batch, tf.gather(weights, tf.gather(labels, index)))
+
+    def dataset(epoch: Callable[[], tf.Tensor], start: Callable[[], tf.Tensor]) -> tf.data.Dataset:
+        def positions(_: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.range(start() * batch_size, count).batch(batch_size, drop_remainder=drop)
+
+        def draw(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return index_of(position, epoch()), position
+
+        def seed_of(position: tf.Tensor) -> tf.Tensor:
+            order = tf.stack([tf.constant(seed, tf.int64), epoch()])
+            return tf.random.experimental.stateless_fold_in(order, position)
+
+        rows = tf.data.Dataset.range(1).flat_map(positions).map(draw)
+        pictures = _pictures(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
+        return pictures.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def at(epoch: int, step: int) -> tf.data.Dataset:
+        tail = dataset(lambda: tf.constant(epoch, tf.int64), lambda: tf.constant(step, tf.int64))
+        return tail.apply(tf.data.experimental.assert_cardinality(steps - step))
+
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+    start = tf.Variable(0, dtype=tf.int64, trainable=False, name="start")
+    whole = dataset(epoch.read_value, start.read_value).apply(tf.data.experimental.assert_cardinality(steps))
+    counts = {} if not count else examples.counts(str(examples.splits[0]))
+    return TrainingBatches(whole, epoch, start, steps, examples.class_names, counts, examples.manifest, at)
+
+
+def evaluation_batches(
+    examples: Examples,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 64,
+    stored: np.ndarray | None = None,
+    one_hot: bool = False,
+) -> tf.data.Dataset:
+    """(B, h, w, C) float32 and labels, in the order of the table, every example once, the last batch partial.
+
+    Labels are as in the table, or (B, K) float32 of 0 and 1 by `one_hot`.
+    """
+    labels = tf.constant(examples.labels)
+
+    def finish(pixels: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        targets = tf.gather(labels, index)
+        targets = tf.one_hot(targets, len(examples.class_names)) if one_hot and targets.dtype == tf.int64 else targets
+        return preprocessing.scale(pixels), targets
+
+    rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(lambda index: (index, index))
+    dataset = _pictures(rows, examples, preprocessing, stored, batch_size, drop=False)
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(examples) // batch_size)))
+
+
+def _pictures(
+    rows: tf.data.Dataset, examples: Examples, preprocessing: Preprocessing, stored: np.ndarray | None,
+    batch_size: int, drop: bool, augmentation: Augmentation | None = None,
+    seed_of: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:  # fmt: skip
+    """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each picture augmented by its seed.
+
+    Without augmentation the positions stand for the seeds.
+    """
+    if stored is None and examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
+        stored = examples.pixels
+    seeded = augmentation is not None and (bool(augmentation) or augmentation.mixes)
+
+    def augmented(pixels: tf.Tensor, index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if not seeded or augmentation is None or seed_of is None:
+            return pixels, index, position
+        seed = seed_of(position)
+        return augmentation(pixels, seed), index, seed
+
+    if stored is not None:
+        read_rows = rows_from(stored)
+        batches = rows.map(
+            lambda index, position: (read_rows(index), index, position),
+            num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+        )  # fmt: skip
+        if not seeded:
+            return batches
+        each = batches.unbatch().map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    else:
+        decode = decoded_from(examples, preprocessing)
+        each = rows.unbatch().map(
+            lambda index, position: augmented(decode(index), index, position),
+            num_parallel_calls=DECODERS, deterministic=True,
+        )  # fmt: skip
+    return each.batch(batch_size, drop_remainder=drop)
+
+
+IndexOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _shuffled(count: int, seed: int) -> IndexOf:
+    """(positions (B,), epoch) -> indices (B,): a permutation of all examples, another each epoch."""
+
+    def index_of(positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        order = tf.stack([tf.constant(seed, tf.int64), epoch])
+        return tf.random.experimental.index_shuffle(positions, order, tf.constant(count - 1, tf.int64))
+
+    return index_of
+
+
+def _balanced(examples: Examples, seed: int) -> IndexOf:
+    """(positions (B,), epoch) -> indices (B,): N draws an epoch, each class as often as another (within one).
+
+    A class goes through its examples in turn, across epochs, in a new order each time it begins again.
+    """
+    count, classes = len(examples), len(examples.class_names)
+    members = np.argsort(examples.labels, kind="stable")
+    sizes = np.bincount(examples.labels, minlength=classes)
+    draws = (count - np.arange(classes) + classes - 1) // classes  # of a class in an epoch
+    table = [tf.constant(values, tf.int64) for values in (members, sizes, np.cumsum(sizes) - sizes, draws)]
+    shuffled = _shuffled(count, seed)
+
+    def index_of(positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        all_members, size_of, first_of, draws_of = table
+        drawn = shuffled(positions, epoch)
+        label, number = drawn % classes, drawn // classes
+        size = tf.gather(size_of, label)
+        number += epoch * tf.gather(draws_of, label)
+        # of the class and its round; index_shuffle itself takes no seed per index
+        seeds = tf.stack([tf.fill(tf.shape(label), tf.constant(seed, tf.int64)), label + 1, number // size], axis=1)
+        within = tf.raw_ops.RandomIndexShuffle(index=number % size, seed=seeds, max_index=size - 1, rounds=4)
+        return tf.gather(all_members, tf.gather(first_of, label) + within)
+
+    return index_of
+
+
+def class_weights(examples: Examples) -> np.ndarray:
+    """(K,) float32: N / (K n). Source: King and Zeng 2001, as scikit-learn's "balanced"."""
+    sizes = np.bincount(examples.labels, minlength=len(examples.class_names))
+    return (len(examples) / (len(sizes) * np.maximum(sizes, 1))).astype(np.float32)

@@ -1,0 +1,184 @@
+"""The graph code that turns encoded bytes into upright pixels; `headers.py` says first what may be decoded."""
+
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from kerazoo.preprocessing.exif import exif_orientation, upright
+from kerazoo.preprocessing.headers import (
+    LARGE,
+    announced,
+    choose,
+    head_of,
+    jpeg_bytes,
+    occurrences,
+    other_bytes,
+    other_kind_of,
+    traced,
+)
+
+Way = Callable[[tf.Tensor], tf.Tensor]
+BAND = 1 << 20  # pixels that arithmetic takes at once: its whole numbers take ten times the memory of the image
+LOCK = "kerazoo_large_image"  # one in a process
+
+
+def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
+    """Scalar string -> (H, W, channels) uint8, upright; see `Preprocessing.decode`."""
+    return _compiled(channels)(tf.convert_to_tensor(contents, tf.string))
+
+
+@functools.cache
+def _compiled(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The graph, built once a process: it takes longer than to decode many a folder."""
+    decode = tf.function(lambda contents: decoded(contents, channels), autograph=False)
+    return decode.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def announced_bytes(contents: bytes) -> int:
+    """The decoded bytes that an image announces. Raises tf.errors.InvalidArgumentError for what is not decoded."""
+    return int(_compiled_header()(tf.constant(contents)))
+
+
+@functools.cache
+def _compiled_header() -> Callable[[tf.Tensor], tf.Tensor]:
+    function = tf.function(announced, autograph=False)
+    return function.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image was not decoded, in one line, from what TensorFlow raised."""
+    text = str(getattr(error, "message", error))
+    if "assertion failed: [" in text:
+        text = text.split("assertion failed: [")[1].split("[[")[0]
+        return " ".join(text.replace("]", " ").replace("[", " ").split()).replace(" ;", ";")
+    text = text.split("}}", 1)[1] if text.startswith("{{") else text.split("{{")[0]
+    lines = text.split("[[")[0].split(" [Op:")[0].strip().splitlines() or [""]
+    return (" ".join(lines[-1].split())[:160] or type(error).__name__).removeprefix("{{").strip()
+
+
+def decoded(contents: tf.Tensor, channels: int, fit_large: Way | None = None) -> tf.Tensor:
+    """Scalar string -> (H, W, channels) uint8, in a graph.
+
+    By `fit_large`, an image over LARGE decoded bytes is decoded and fitted while no other one is in this process, so
+    that the memory which large images take does not grow with the number of threads.
+    """
+
+    def finished(way: Way) -> Way:
+        """`way`, and its grey where that is asked for: one function of the graph, wherever it is called."""
+
+        def finish(contents: tf.Tensor) -> tf.Tensor:
+            image = tf.ensure_shape(way(contents), (None, None, 3))
+            return _in_bands(luma, image, 1) if channels == 1 else image
+
+        return traced(finish, contents)  # type: ignore[no-any-return]
+
+    def alone(whole: Way, contents: tf.Tensor) -> tf.Tensor:
+        assert fit_large is not None
+        lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # given back where decoding fails, too
+        with tf.control_dependencies([lock]):
+            contents = tf.identity(contents)
+        fitted = fit_large(whole(contents))
+        with tf.control_dependencies([fitted]):
+            done = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+        return _after(done, fitted)
+
+    def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
+        """The index among `ways`, to which, for a large image, `whole` is added."""
+        if fit_large is None:
+            return _after(size, tf.convert_to_tensor(index)), ways
+        return tf.where(size > LARGE, len(ways), index), [*ways, functools.partial(alone, whole)]
+
+    def other(contents: tf.Tensor) -> tf.Tensor:
+        return choose(*by_size(other_bytes(contents), other_kind_of(head_of(contents)), others, any_other), contents)
+
+    def any_other(contents: tf.Tensor) -> tf.Tensor:
+        image = choose(other_kind_of(head_of(contents)), others, contents)
+        return tf.ensure_shape(image, (None, None, channels))
+
+    others = [finished(way) for way in (_png, _gif, _bmp, _webp)]  # anything else has no size
+    jpegs = [finished(way) for way in (_jpeg, _turned_jpeg)]
+    is_jpeg, size = jpeg_bytes(contents)
+    # walking the segments costs more than decoding a small image, and few images have anything to find there
+    may_turn = tf.cast(occurrences(contents, b"Exif\x00\x00", 1), tf.int32)
+    index, ways = by_size(size, may_turn, jpegs, jpegs[1])
+    index = tf.where(is_jpeg, index, len(ways))
+    shape = (None, None, channels)
+    return tf.ensure_shape(choose(index, [*ways, other], contents), shape)
+
+
+def _after(done: tf.Tensor | tf.Operation, value: tf.Tensor) -> tf.Tensor:
+    with tf.control_dependencies([done]):
+        return tf.identity(value)
+
+
+def _jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _turned_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return upright(_jpeg(contents), exif_orientation(contents))
+
+
+def _png(contents: tf.Tensor) -> tf.Tensor:
+    # byte 25 is the colour type: 3 a palette, 4 and 6 with alpha. Grey of under 8 bits must not be asked for four
+    # channels: TensorFlow fills its alpha with 1 of 255.
+    may_have_alpha = tf.cast(tf.reduce_any(head_of(contents)[25] == [3, 4, 6]), tf.int32)
+    ways: list[Way] = [
+        lambda contents: tf.io.decode_png(contents, channels=3),
+        lambda contents: over_white(tf.io.decode_png(contents, channels=4)),
+    ]
+    return choose(may_have_alpha, ways, contents)
+
+
+def _gif(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+
+def _bmp(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_bmp(contents, channels=0)[..., :3]
+
+
+def _webp(contents: tf.Tensor) -> tf.Tensor:
+    # three channels or four, and it takes no other number than its own
+    image = tf.ensure_shape(tf.io.decode_image(contents, expand_animations=False), (None, None, None))
+    has_alpha = tf.cast(tf.shape(image)[-1] == 4, tf.int32)
+    return choose(has_alpha, [lambda image: image[..., :3], over_white], image)
+
+
+def luma(image: tf.Tensor) -> tf.Tensor:
+    """(H, W, 3) uint8 -> (H, W, 1) uint8: ITU-R 601-2 luma in Pillow's whole numbers; grey stays exactly grey."""
+    weights = tf.constant([19595, 38470, 7471])  # 65536 * (0.299, 0.587, 0.114)
+    total = tf.reduce_sum(tf.cast(image, tf.int32) * weights, axis=-1, keepdims=True)
+    return tf.cast((total + 32768) // 65536, tf.uint8)
+
+
+def over_white(image: tf.Tensor) -> tf.Tensor:
+    """(H, W, 4) uint8 -> (H, W, 3) uint8: laid over white by its alpha; opaque pixels stay as they are."""
+
+    def lay(image: tf.Tensor) -> tf.Tensor:
+        pixels = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits, in half the memory of int32
+        colour, alpha = pixels[..., :3], pixels[..., 3:]
+        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    return _in_bands(lay, image, 3)
+
+
+def _in_bands(function: Way, image: tf.Tensor, channels: int) -> tf.Tensor:
+    """`function(image)`, (H, W, channels): of all pixels at once where the image is small, else of BAND at a time."""
+
+    def banded(image: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(image)
+        flat = tf.reshape(image, (-1, shape[2]))
+        count = (shape[0] * shape[1] - 1) // BAND + 1
+        bands = tf.TensorArray(tf.uint8, size=count, infer_shape=False, element_shape=(None, channels))
+
+        def step(number: tf.Tensor, bands: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            return number + 1, bands.write(number, function(flat[number * BAND : (number + 1) * BAND]))
+
+        _, bands = tf.while_loop(lambda number, _: number < count, step, (0, bands), parallel_iterations=1)
+        return tf.reshape(bands.concat(), (shape[0], shape[1], channels))
+
+    is_large = tf.size(image) // tf.shape(image)[2] > BAND
+    found = choose(tf.cast(is_large, tf.int32), [function, banded], image)
+    return tf.ensure_shape(found, (None, None, channels))

@@ -1,0 +1,212 @@
+"""The recipe: all that a run depends on. Read from TOML, changed by `--set`, written resolved into the run."""
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from kerazoo.errors import RecipeError
+from kerazoo.files import open_regular
+from kerazoo.models.registry import find, weight_names
+from kerazoo.recipes.parts import (
+    AugmentationPart,
+    CheckpointPart,
+    DataPart,
+    ModelPart,
+    OptimizerPart,
+    Part,
+    TrainingPart,
+    TransferPart,
+    refuse,
+)
+from kerazoo.recipes.presets import PRESETS, preset_values
+
+OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
+
+__all__ = [
+    "AugmentationPart", "CheckpointPart", "DataPart", "ModelPart", "OptimizerPart", "Recipe", "TrainingPart",
+    "TransferPart", "data_part", "make_recipe", "override", "read_recipe",
+]  # fmt: skip
+
+
+class Recipe(Part):
+    """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew."""
+
+    model: ModelPart
+    data: DataPart
+    training: TrainingPart = TrainingPart()
+    optimizer: OptimizerPart = OptimizerPart()
+    augmentation: AugmentationPart = AugmentationPart()
+    checkpoint: CheckpointPart = CheckpointPart()
+    transfer: TransferPart | None = None
+    devices: str = "auto"
+    seed: int = Field(0, ge=0, lt=2**31)
+    watch: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Recipe":
+        patience, epochs = self.optimizer.patience, self.training.epochs
+        if patience is not None and 0 < epochs <= patience:
+            refuse(
+                f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
+                "would never fall; take a smaller one, or more epochs"
+            )
+        if self.transfer is not None and self.devices == "multiworker":
+            refuse("devices='multiworker' is for `kerazoo train`; fine-tune on one machine")
+        return self
+
+    def anchored(self) -> "Recipe":
+        """The same, with absolute paths, so that it can be run from anywhere."""
+        data = self.data
+        if not data.path.startswith("tfds:"):
+            data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
+        for name in ("manifest", "data_dir"):
+            place = getattr(data, name)
+            if place is not None and place != "none":
+                data = data.model_copy(update={name: str(Path(place).expanduser().resolve())})
+        transfer = self.transfer
+        if transfer is not None and transfer.weights not in weight_names(find(self.model.name)):
+            path = Path(transfer.weights).expanduser()
+            transfer = transfer.model_copy(update={"weights": str(path.resolve())}) if path.exists() else transfer
+        return self.model_copy(update={"data": data, "transfer": transfer})
+
+    def to_toml(self) -> str:
+        """The resolved recipe, as it can be read again."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def make_recipe(
+    values: dict[str, Any],
+    settings: list[str] | tuple[str, ...] = (),
+    *,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """The recipe in `values` (nested), changed by `settings` such as "optimizer.learning_rate=0.1".
+
+    `defaults` are those of a network or a command: they stand where `values` and `settings` say nothing, and do not
+    count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out; so are
+    those of a schedule. Without any, those of the preset that is named stand in, as far as they are known without data.
+
+    Raises RecipeError that names the key, the value and what is allowed.
+    """
+    values = copy.deepcopy(values)
+    for setting in settings:
+        override(values, *read_setting(setting))
+    defaults = _of_preset(values) if defaults is None else defaults
+    if not defaults:
+        return _validated(values)
+    merged, own = copy.deepcopy(values), {part: dict(keys) for part, keys in defaults.items()}
+    asked = values.get("optimizer", {})
+    if (
+        isinstance(asked, dict)
+        and asked.get("name", name := own.get("optimizer", {}).get("name", OptimizerPart().name)) != name
+    ):
+        own.pop("optimizer", None)
+    rate = own.get("optimizer", {})
+    if (
+        isinstance(asked, dict)
+        and asked.get("schedule", plan := rate.get("schedule", OptimizerPart().schedule)) != plan
+    ):
+        own["optimizer"] = {key: value for key, value in rate.items() if key not in OF_SCHEDULE}
+    for part, keys in own.items():
+        if isinstance(merged.setdefault(part, {}), dict):
+            merged[part] = keys | merged[part]
+    recipe = _validated(merged)
+    for part, keys in own.items():
+        for key in keys.keys() - values.get(part, {}).keys():
+            getattr(recipe, part).model_fields_set.discard(key)
+    return recipe
+
+
+def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None:
+    transfer = values.get("transfer")
+    preset = transfer.get("preset") if isinstance(transfer, dict) else None
+    # of the fewest pictures, for which the BiT-HyperRule plans the most epochs
+    return preset_values(preset, pictures=1, stages=0) if preset in (*PRESETS, "bit") else None
+
+
+def data_part(values: dict[str, Any]) -> DataPart:
+    """The data part of a recipe by itself. Raises RecipeError as `make_recipe` does."""
+    return _validated({"model": {"name": "-"}, "data": values}).data
+
+
+def _validated(values: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        # an unknown key first: it is often why another is missing
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        raise RecipeError(_one_line(first["type"], first["loc"], first["msg"], first["input"])) from error
+
+
+def _one_line(kind: str, location: tuple[int | str, ...], message: str, received: Any) -> str:
+    key = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        known = list(_PARTS[str(location[0])].model_fields) if len(location) > 1 else list(Recipe.model_fields)
+        near = _nearest(location, known)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"the recipe has no key {key!r}; known here: {', '.join(known)}{hint}"
+    if kind == "missing":
+        return f"recipe key {key} is missing; {'name it with --data' if key.startswith('data') else 'set it'}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"recipe key {key} is a table of keys of its own, not {received!r}"
+    message = message.removeprefix("Value error, ")
+    if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
+        return f"recipe: {key}.{message}" if key else f"recipe: {message}"
+    return f"recipe key {key}: {message[0].lower()}{message[1:]}, not {received!r}"
+
+
+def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
+    """The keys that were likely meant: of a name much like it in the same part, else in any other."""
+    import difflib  # needed here only
+
+    last = str(location[-1])
+    places = {key: [f"{part}.{key}" for part in _PARTS if key in _PARTS[part].model_fields] for key in _KEYS}
+    prefix = "".join(f"{part}." for part in location[:-1])
+    here = [f"{prefix}{key}" for key in difflib.get_close_matches(last, known, n=2, cutoff=0.6)]
+    return here or [place for key in difflib.get_close_matches(last, places, n=1, cutoff=0.75) for place in places[key]]
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The values in a TOML recipe. Raises RecipeError where it cannot be read."""
+    try:
+        with open_regular(path) as file:  # a pipe would be waited for
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe {path}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """The key and the value of `KEY=VALUE`, whose value is TOML or a bare word. Raises RecipeError."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {setting!r} is not key=value, such as optimizer.learning_rate=0.1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text.strip()  # a bare word is a string
+
+
+def override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key` (dotted) in nested `values`. Raises RecipeError where a part of it is a value itself."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"recipe key {key}: {part!r} is {values!r}, which has no keys of its own")
+    values[last] = value
+
+
+_PARTS: dict[str, type[Part]] = {
+    name: part
+    for name, field in Recipe.model_fields.items()
+    for part in (field.annotation, *get_args(field.annotation))
+    if isinstance(part, type) and issubclass(part, Part)
+}
+_KEYS = list(dict.fromkeys(key for part in _PARTS.values() for key in part.model_fields))

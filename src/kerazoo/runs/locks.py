@@ -1,0 +1,62 @@
+"""Who works in the folder of a run: locks that go with their process, and what killed processes left beside it."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kerazoo.errors import RunError
+from kerazoo.files import lock
+
+LOCK = ".lock"
+LEFT = re.compile(r"\..+-(?:new|old)-(\d+)")  # see `beside`
+
+
+class TakenError(RunError):
+    """The folder belongs to another process, or to a run that has finished."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the lock goes with the process, however it ends. Raises TakenError if held."""
+    with (folder / LOCK).open("w") as file:
+        if not lock(file.fileno()):
+            raise TakenError(f"run {folder} is being trained by another process; wait for it or choose another --name")
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is training there."""
+    try:
+        with (folder / LOCK).open("r+") as file:
+            return not lock(file.fileno())
+    except FileNotFoundError:
+        return False
+
+
+def beside(folder: Path, what: str) -> Path:
+    """Where this process keeps the "new" or the "old" folder until they change places."""
+    return folder.with_name(f".{folder.name}-{what}-{os.getpid()}")
+
+
+def remove_left(root: Path) -> None:
+    """Remove the folders that killed processes left in `root` while they made or replaced a run."""
+    for path in root.glob(".*"):
+        left = LEFT.fullmatch(path.name)
+        if left and path.is_dir() and not _is_alive(int(left[1])) and not is_held(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process has this number; of other machines, which may share the folder, the lock knows."""
+    if os.name == "nt":  # os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,138 @@
+"""A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
+
+runs/NAME/run.json             status (running, interrupted, finished), results, whether they were reported; the recipe
+                               it was begun with and its digest; digest of the weights it started from, and of the
+                               files that must not change once it is finished (see digests.py)
+          recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
+          environment.json     versions, hardware, command, commit
+          data.json            source, digest, classes, counts
+          model.json, model.weights.h5
+          stages.json          of a fine-tuning: what each phase cost and gained; the penalties that the probe tried
+          history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
+          checkpoints/         the newest state of training; see callbacks/checkpoints.py
+          evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kerazoo.errors import KerazooError, RunError
+from kerazoo.files import read_json, sha256, write_json
+from kerazoo.models.saved import DESCRIPTION
+from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
+
+RUNS = Path("runs")
+LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems take 255
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe it was made by."""
+        path = self.folder / "recipe.toml"
+        values = read_recipe(path)
+        try:
+            return make_recipe(values)
+        except KerazooError as error:
+            raise RunError(f"{path}: {error}") from error
+
+    @property
+    def status(self) -> str:
+        """running (or killed), interrupted, or finished."""
+        return str(read_json(self.folder / "run.json").get("status"))
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is finished and its result was told; until then the same command is answered by it."""
+        state = read_json(self.folder / "run.json")
+        return state.get("status") == "finished" and state.get("reported") is not False
+
+    def check_recipe(self) -> None:
+        """Raise RunError if `recipe.toml` has other values than the run was begun with."""
+        state = read_json(self.folder / "run.json")
+        path = self.folder / "recipe.toml"
+        recorded = state.get("recipe_sha256")
+        if recorded is None or not path.is_file() or sha256(path) == recorded:  # older versions recorded nothing
+            return
+        if keys := ", ".join(differences(state.get("recipe") or {}, read_recipe(path))):
+            raise RunError(
+                f"{path} was edited since the run began ({keys}), which would give other results; undo that, or begin "
+                f"another run by it: kerazoo train {path} --name NAME"
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.folder / "checkpoints"
+
+    @property
+    def recipe_sha256(self) -> str | None:
+        """The digest of the recipe it was begun with; None in runs of older versions."""
+        return read_json(self.folder / "run.json").get("recipe_sha256")
+
+    def set_reported(self) -> None:
+        """Its result was told: the same command does not stand for it any more."""
+        self.set_status(self.status, reported=True)
+
+    def set_status(self, status: str, **values: Any) -> None:
+        """Change its status, with `values` beside."""
+        write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), "status": status, **values})
+
+
+def check_name(name: str, what: str = "run") -> None:
+    """Raise RunError if `name` cannot be the folder of a run, or of another `what`."""
+    if not name or name != Path(name).name or name.startswith(".") or "\0" in name or len(os.fsencode(name)) > LONGEST:
+        raise RunError(f"{what} name {name!r:.60} must be a plain folder name, of {LONGEST} bytes at most")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of two nested recipes whose values differ, in words: "seed was 0, is 1"."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before!r}, is {after!r}")
+    return found
+
+
+def unfinished(folder: str | Path) -> Run:
+    """The run at `folder`, which did not finish. Raises RunError."""
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise RunError(f"there is no run {folder} to go on with")
+    run = Run(folder)
+    if run.is_told:
+        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows what it gave")
+    run.check_recipe()
+    return run
+
+
+def finished(folder: Path) -> bool:
+    """Whether a finished run is there."""
+    return (folder / "run.json").is_file() and Run(folder).status == "finished"
+
+
+def open_run(path: str | Path) -> Run:
+    """The finished run at `path`, or at `runs/path`. Raises RunError where there is none."""
+    for folder in (Path(path), RUNS / path):
+        if (folder / "run.json").is_file():
+            status = read_json(folder / "run.json").get("status")
+            if status != "finished" or not (folder / DESCRIPTION).is_file():
+                raise RunError(
+                    f"run {folder} did not finish (status {status!r}); go on by `kerazoo train --resume {folder}`"
+                )
+            return Run(folder)
+    raise RunError(f"there is no run {path}: a run is a folder that `kerazoo train` or `kerazoo finetune` made")

@@ -1,0 +1,1 @@
+"""What is learned: classes, labels or numbers; their losses and scores."""

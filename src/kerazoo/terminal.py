@@ -1,0 +1,67 @@
+"""What a person sees on a terminal: progress bars, and sizes in words."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+EVERY = 15.0  # seconds between two lines
+FILES_A_LINE = 2000  # files between two lines where there is no terminal
+
+
+@contextmanager
+def download_bar(title: str, source: str, say: Callable[[str], None]) -> Iterator[Callable[[int, int | None], None]]:
+    """A function of (bytes there, bytes in all or None) that shows them; lines go to `say` and name the source, too."""
+    if not sys.stderr.isatty():
+        yield _lines(f"{title} from {source}", say)
+        return
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn(title, markup=False), *columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(title: str, say: Callable[[str], None]) -> Callable[[int, int | None], None]:
+    said: float | None = None
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if said is None or (now - said >= EVERY and done != total):
+            of = f" of {in_words(total)}" if total else ""
+            say(f"{title}: {in_words(done)}{of}")
+            said = now
+
+    return show
+
+
+def in_words(size: float) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+@contextmanager
+def progress_bar(doing: str = "checking", done: str = "checked") -> Iterator[Callable[[int, int], None]]:
+    """A function of (count, of) that shows them on standard error: a bar on a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+
+        def line(count: int, of: int) -> None:
+            if count % FILES_A_LINE < 256 and count >= FILES_A_LINE and count != of:
+                print(f"{done} {count:,} of {of:,}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda count, of: bar.update(task, completed=count, total=of)

@@ -1,0 +1,1 @@
+"""Training from random weights: the plan, Keras's `fit`, optimizers and trials."""

@@ -1,0 +1,67 @@
+"""A learning rate of its own for each layer: the optimizer's, times a factor that falls from the head to the stem.
+
+Source: "discriminative fine-tuning", Howard & Ruder 2018, arXiv:1801.06146, section 3.2.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.registry import Network
+
+
+def rates_of(model: keras.Model, entry: Network | Backbone, decay: float) -> dict[str, float]:
+    """The factor of each trainable variable by its path: 1 for the head, `decay` for the last stage, then its powers.
+
+    The stages are the backbone's; a network of our own is one stage.
+    """
+    names = [layer.name for layer in model.layers]
+    head = names.index("features")
+    stages = entry.stages if isinstance(entry, Backbone) else ()
+    ends = [names.index(stage) for stage in stages[:-1]]
+    factors: dict[str, float] = {}
+    for index, layer in enumerate(model.layers):
+        above = 0 if index >= head else 1 + sum(index <= end for end in ends)
+        factors |= {variable.path: decay**above for variable in layer.trainable_variables}
+    return factors
+
+
+class LayerRates:
+    """Goes before the class of an optimizer: its rate times a factor for each variable, decoupled decay included.
+
+    `factors` are by the variables' paths, 1 where there is none. `decay` takes rate * factor * decay * w from w before
+    the gradient's step, but for variables whose path matches `spared`.
+    """
+
+    def __init__(self, *args: Any, factors: Mapping[str, float], decay: float, spared: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factors, self.decay, self.spared = dict(factors), decay, spared
+
+    def build(self, variables: list[Any]) -> None:
+        """Look up each variable's factor and decay."""
+        super().build(variables)  # type: ignore[misc]
+        self._factors = [self.factors.get(variable.path, 1.0) for variable in variables]
+        self._decays = [0.0 if re.search(self.spared, variable.path) else self.decay for variable in variables]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable."""
+        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        rate = learning_rate * self._factors[index]
+        if self._decays[index]:
+            self.assign_sub(variable, variable * keras.ops.cast(rate * self._decays[index], variable.dtype))  # type: ignore[attr-defined]
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return config | {"factors": self.factors, "decay": self.decay, "spared": self.spared}
+
+
+@functools.cache
+def with_layer_rates(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """The optimizer `kind` with a rate for each layer; it takes `factors`, `decay` and `spared`, too."""
+    return type(f"{kind.__name__}ByLayer", (LayerRates, kind), {})

@@ -1,0 +1,79 @@
+"""Whether a network can learn one batch by heart."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from kerazoo.tasks.losses import perfect_loss
+from kerazoo.training.rate_finder import Batch, training_step, untouched
+
+ENOUGH = 0.01  # above the loss of perfect answers: learned by heart
+
+
+@dataclass(frozen=True)
+class BatchTrial:
+    """What came of learning one batch by heart: the loss before each step, and the loss that counts as learned."""
+
+    losses: np.ndarray
+    perfect: float
+    enough: float
+    passed: bool
+
+    def line(self) -> str:
+        """The verdict, in one line."""
+        last, steps = self.losses[-1], len(self.losses)
+        went = f"the loss of one batch went from {self.losses[0]:.4f} to {last:.4f} in {steps} steps"
+        goal = f"{self.enough:.4f}" + (f" ({self.perfect:.4f} is the least that its labels allow)" * (self.perfect > 0))
+        if self.passed:
+            return f"learned by heart: {went}, below {goal}"
+        return f"NOT learned by heart: {went}, not below {goal}; look at labels, scaling, loss and learning rate"
+
+
+def overfit_one_batch(model: keras.Model, batch: Batch, *, learning_rate: float, steps: int = 200) -> BatchTrial:
+    """Train `model` on one `batch` at a constant rate until it knows it by heart, or for `steps`.
+
+    By heart is a loss within 0.01 of that of perfect answers, which is the entropy of labels that are mixed or
+    smoothed; of numbers, 1 % of the loss of their mean (squared error) or 10 % (absolute error). Dropout, penalties and
+    weight decay are off: they are there to prevent just this.
+
+    Source: Karpathy, "A Recipe for Training Neural Networks" (2019), "overfit one batch".
+    """
+    labels = np.asarray(batch[1])
+    units = int(model.output_shape[-1])
+    weight = batch[2] if len(batch) > 2 else None
+    if isinstance(model.loss, keras.losses.MeanSquaredError | keras.losses.MeanAbsoluteError):
+        share = 0.01 if isinstance(model.loss, keras.losses.MeanSquaredError) else 0.1
+        mean = np.broadcast_to(labels.mean(axis=0), labels.shape)
+        perfect, enough = 0.0, share * float(model.loss(labels, mean, sample_weight=weight))
+    else:
+        perfect = perfect_loss(model.loss, labels, units)
+        enough = perfect + ENOUGH
+    losses: list[float] = []
+    with untouched(model), _without_dropout(model):
+        step = training_step(model, penalties=False)
+        for _ in range(steps):
+            losses.append(step(batch, learning_rate))
+            if losses[-1] < enough or not np.isfinite(losses[-1]):
+                break
+    return BatchTrial(np.array(losses), perfect, enough, bool(losses[-1] < enough))
+
+
+@contextmanager
+def _without_dropout(model: keras.Model) -> Iterator[None]:
+    kept = [
+        (layer, name, vars(layer)[name])
+        for layer in model._flatten_layers()
+        for name in ("rate", "dropout", "recurrent_dropout")
+        if isinstance(vars(layer).get(name), int | float)
+        and (name != "rate" or any(part in type(layer).__name__ for part in ("Dropout", "Stochastic")))
+    ]
+    try:
+        for layer, name, _ in kept:
+            setattr(layer, name, 0.0)
+        yield
+    finally:
+        for layer, name, value in kept:
+            setattr(layer, name, value)

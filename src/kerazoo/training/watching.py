@@ -1,0 +1,76 @@
+"""The loggers of a run: what they look at, and where they write; see `callbacks`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+
+from kerazoo.callbacks.epochs import EpochMetrics
+from kerazoo.callbacks.feature_maps import FeatureMaps, default_taps
+from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.writers.folder import RunWriter
+from kerazoo.models.registry import Network, find
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.batches import evaluation_batches
+from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.recipes.recipe import Recipe
+from kerazoo.runs.run import Run
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def watchers(
+    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0, say: Say = print
+) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
+    """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
+
+    What they wrote of the first `epochs` is kept.
+    """
+    if not recipe.watch:
+        yield lambda model: []
+        return
+    probe = _probe(examples, preprocessing)
+
+    def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
+        maps = FeatureMaps(writer, probe, _taps(model, recipe))
+        return [GradientNorms(writer), WeightNorms(writer), maps, EpochMetrics(writer)]
+
+    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
+        yield watch
+
+
+def watch_kept(
+    model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, recipe: Recipe, examples: Examples,
+    preprocessing: Preprocessing, *, epochs: int, say: Say = print,
+) -> None:  # fmt: skip
+    """Draw the feature maps of the `model` that was kept after all `epochs`, as of one epoch more.
+
+    `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own.
+    """
+    if not recipe.watch:
+        return
+    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
+        for name, values in levels.items():
+            writer.level(name.partition(":")[0], values, epochs)
+        maps = FeatureMaps(writer, _probe(examples, preprocessing), _taps(model, recipe))
+        maps.set_model(model)
+        maps.on_epoch_end(epochs)
+
+
+def _probe(examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
+    """The first image of validation, prepared, (1, H, W, C)."""
+    batch = evaluation_batches(examples.split("val").take([0]), preprocessing)
+    pixels: np.ndarray = next(iter(batch.as_numpy_iterator()))[0]
+    return pixels
+
+
+def _taps(model: keras.Model, recipe: Recipe) -> Sequence[str]:
+    """The layers whose maps are drawn: a network's by size, a backbone's stages."""
+    entry = find(recipe.model.name)
+    if isinstance(entry, Network):
+        return default_taps(model)
+    known = {layer.name for layer in model.layers}
+    return [stage for stage in entry.stages if stage in known]

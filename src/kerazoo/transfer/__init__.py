@@ -1,0 +1,1 @@
+"""Fine-tuning: features, a probe on them, the network from there on, each phase judged."""

@@ -1,0 +1,54 @@
+"""The moving statistics of batch norm, taken anew from data."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.pipelines.input.batches import training_batches
+from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.transfer.features import BATCH
+
+REESTIMATED = 100  # batches that batch norm's statistics are taken from, at most
+
+
+def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
+    """Set the moving statistics of every trainable batch norm to the mean over `batches` of (pixels, ...).
+
+    Weights stay as they are, and so does every seed. Source: "precise batch norm", Wu & Johnson 2021, arXiv:2105.07576,
+    section 3.
+    """
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+    momenta = [norm.momentum for norm in norms]
+    own = {id(variable) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)}
+    others = [variable for variable in model.variables if id(variable) not in own]
+    kept = [np.array(ops.convert_to_numpy(variable)) for variable in others]
+    try:
+        for number, batch in enumerate(batches):
+            for norm in norms:
+                norm.momentum = number / (number + 1)  # a plain mean: the n-th batch counts 1 / n
+            model(np.asarray(batch[0]), training=True)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for variable, value in zip(others, kept, strict=True):
+            variable.assign(value)
+
+
+def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: int) -> None:
+    """Give the batch norms of random weights the statistics of the training pictures, as they are.
+
+    Those of a new network are 0 and 1, far from what training, which uses each batch's own, would make of the features
+    under the probe's head.
+    """
+    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        return
+    train = examples.split("train")
+    plain = training_batches(train, spec.preprocessing, batch_size=BATCH, seed=seed, augmentation=Augmentation())
+    with true_causes(None, train, spec.preprocessing):
+        reestimate(model, plain.at(0, 0).take(REESTIMATED))

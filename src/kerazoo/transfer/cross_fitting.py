@@ -1,0 +1,171 @@
+"""Averages of weights and temperatures, each judged on validation examples that did not choose it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kerazoo.tasks.scores import Measured, calibration_error
+
+SHARES = (0.2, 0.4, 0.6, 0.8)  # of the tuned weights in an average
+KEPT = -1.0  # stands for the weights kept so far, among the shares
+RANGE = (0.05, 20.0)  # of a temperature
+FOLDS = 5  # of validation
+
+Weights = list[np.ndarray]
+
+
+def folds_of(labels: np.ndarray, task: str) -> np.ndarray:
+    """(N,) the fold of each example, 0 to FOLDS - 1 (fewer of fewer examples), each class spread evenly over them."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    if task == "multiclass":
+        order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def cross_fit(fit: Callable[[np.ndarray], float], folds: np.ndarray) -> np.ndarray:
+    """(N,) what `fit`, given a mask of examples, makes of all folds but the example's own."""
+    values = np.empty(len(folds))
+    for fold in np.unique(folds):
+        others = folds != fold
+        values[~others] = fit(others if others.any() else ~others)  # of one example alone nothing is kept anyway
+    return values
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average of two sets of weights: the `share` of the second, None where what is kept is better than any.
+
+    `judged` is measured on each fold of validation with the share that the other folds choose, `measured` with `share`,
+    which all of them choose.
+    """
+
+    share: float | None
+    weights: Weights
+    judged: Measured
+    measured: Measured
+
+    def helps_over(self, kept: Measured) -> bool:
+        """Whether it is to be kept."""
+        return self.share is not None and self.judged.helps_over(kept)
+
+
+def best_average(
+    before: Weights, after: Weights, measure: Callable[[Weights], Measured], kept: Measured, folds: np.ndarray
+) -> Average:
+    """The share a of `after` in (1 - a) * before + a * after that has the lowest loss, or what is kept (`kept`).
+
+    One whose loss is not finite comes last. Source: WiSE-FT, Wortsman et al. 2021, arXiv:2109.01903; the first set is
+    here the probe on the pretrained network.
+    """
+
+    def average(share: float) -> Weights:
+        return [_between(old, new, share) for old, new in zip(before, after, strict=True)]
+
+    tried = {KEPT: kept} | {share: measure(average(share)) for share in SHARES}
+
+    def choose(rows: np.ndarray) -> float:
+        losses = {share: float(one.losses[rows].mean()) for share, one in tried.items()}
+        return min(tried, key=lambda share: losses[share] if np.isfinite(losses[share]) else np.inf)
+
+    share = choose(np.ones(len(folds), bool))
+    judged = _joined(tried, cross_fit(choose, folds))
+    if share == KEPT:
+        return Average(None, [], judged, kept)
+    return Average(share, average(share), judged, tried[share])
+
+
+def _joined(tried: Mapping[float, Measured], shares: np.ndarray) -> Measured:
+    """Of each example what the model of its own share gets."""
+    first = next(iter(tried.values()))
+    scores = np.empty_like(first.scores)
+    losses = np.empty_like(first.losses)
+    doubts = None if first.doubts is None else np.empty_like(first.doubts)
+    for share in np.unique(shares):
+        rows, one = shares == share, tried[float(share)]
+        scores[rows] = one.scores[rows]
+        losses[rows] = one.losses[rows]
+        if doubts is not None and one.doubts is not None:
+            doubts[rows] = one.doubts[rows]
+    return Measured(scores, losses, doubts)
+
+
+def _between(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
+    if not np.issubdtype(new.dtype, np.floating):
+        return new
+    wide = old.astype(np.float64)
+    mixed: np.ndarray = (wide + share * (new - wide)).astype(new.dtype)  # what is equal stays so to the last bit
+    return mixed
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature: `value` is fitted to all of validation.
+
+    `judged` and `error` (the expected calibration error) are measured on each fold of validation with the temperature
+    that is fitted to the other folds, `before` and `error_before` without any.
+    """
+
+    value: float
+    before: Measured
+    judged: Measured
+    error_before: float
+    error: float
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the loss has its least outside of RANGE: `value` is then the nearer end, and no estimate."""
+        return self.value in RANGE
+
+    @property
+    def helps(self) -> bool:
+        """Whether it is to be kept."""
+        return not self.at_end and self.judged.helps_over(self.before)
+
+
+def best_temperature(logits: np.ndarray, labels: np.ndarray, task: str, folds: np.ndarray) -> Temperature:
+    """The T that makes the mean loss of logits / T least, of classes or labels; `folds` as of `folds_of`.
+
+    Where all answers are right the loss falls with T without end: such labels say nothing about T.
+    Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
+    """
+    each = cross_fit(lambda rows: _fitted(logits[rows], labels[rows], task), folds)[:, None]
+    error_before = calibration_error(logits, labels, task)
+    error = calibration_error(logits / each, labels, task)
+    assert error_before is not None
+    assert error is not None
+    return Temperature(
+        value=_fitted(logits, labels, task),
+        before=Measured.of(logits, labels, task),
+        judged=Measured.of(logits / each, labels, task),
+        error_before=error_before,
+        error=error,
+    )
+
+
+def _fitted(logits: np.ndarray, labels: np.ndarray, task: str) -> float:
+    """The root of the slope of the mean loss in 1 / T, which rises; an end of RANGE where it has none within."""
+    from scipy.optimize import brentq
+
+    z = logits.astype(np.float64)
+    if task == "multiclass":
+        z = z - z.max(axis=1, keepdims=True)
+        of_labels = z[np.arange(len(z)), labels].mean()
+    else:
+        of_labels = (z * labels).mean()
+
+    def slope(power: float) -> float:
+        if task == "multiclass":
+            chances = np.exp(z / np.exp(power))
+            chances /= chances.sum(axis=1, keepdims=True)
+            return float((chances * z).sum(axis=1).mean() - of_labels)
+        return float((0.5 * (1 + np.tanh(z / np.exp(power) / 2)) * z).mean() - of_labels)
+
+    low, high = RANGE
+    if slope(np.log(low)) <= 0:
+        return low
+    if slope(np.log(high)) >= 0:
+        return high
+    return float(np.exp(brentq(slope, *np.log(RANGE))))

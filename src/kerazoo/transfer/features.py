@@ -1,0 +1,182 @@
+"""Features: one pass of a frozen network over pictures, in inference mode, kept on disk picture by picture.
+
+What is kept is found again by the content of the picture and by all that its features depend on: a changed picture is
+computed again by itself, another preprocessing, weight, network, view or engine makes another folder. A pass that was
+cut off goes on behind the last chunk that it wrote. Every batch has the same shape, so that a picture's features are
+the same whatever pictures are beside it.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.caches import cache_folder, sweep
+from kerazoo.errors import KerazooError
+from kerazoo.files import write_whole
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.engines import Runner, make_runner, versions_of
+from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.weights.loading import weights_digest
+from kerazoo.pipelines.data.examples import Examples, check_contents
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.pipelines.input.images import DECODERS, decoded_from
+from kerazoo.pipelines.input.images import VERSION as PICTURES
+from kerazoo.preprocessing.preprocessing import Preprocessing
+
+BATCH = 32  # pictures in every batch
+CHUNK = 256  # pictures in a file: what a killed pass loses at most
+VERSION = 2  # of how features are made and kept
+HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronised")  # arguments that no feature depends on
+
+
+@dataclass(frozen=True)
+class Features:
+    """(N, F) float32, a row for each example; how many of them were computed now; the seconds it took."""
+
+    values: np.ndarray
+    computed: int
+    seconds: float
+
+
+class FeaturePass:
+    """The frozen part of `model` (built by `spec`) as a function of examples; `cached` keeps what it gives on disk.
+
+    `engine` is "keras", "onnx" or "openvino"; see `engines.py`.
+    """
+
+    def __init__(self, model: keras.Model, spec: ModelSpec, *, engine: str = "keras", cached: bool = True) -> None:
+        self.model = feature_extractor(model)
+        self.preprocessing = spec.preprocessing
+        self.engine = engine
+        self.cached = cached
+        self._made_by: dict[str, Any] = {
+            "version": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__,
+            "backend": keras.config.backend(), "precision": model.dtype_policy.name,
+            "engine": [engine, versions_of(engine)],
+            "network": spec.name, "weights": weights_digest(self.model),
+            "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
+            "preprocessing": spec.preprocessing.to_json(), "pictures": PICTURES,
+            "devices": sorted({device.device_type for device in tf.config.get_visible_devices()}),
+        }  # fmt: skip
+        self._run: Runner | None = None
+
+    def __call__(
+        self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0,
+        progress: Callable[[int, int], None] = lambda count, of: None,
+    ) -> Features:  # fmt: skip
+        """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
+
+        `progress` is told how many of those to be computed are done. Raises DataError, which names the image, where an
+        image is not the one whose hash is known or cannot be decoded; KerazooError where memory or a device failed (see
+        `causes.py`), features are not finite or the disk is full.
+        """
+        start = time.perf_counter()
+        if view and augmentation is not None:
+            augmentation = replace(augmentation, mixup=0.0, cutmix=0.0)  # a mixture has no features of its own
+            drawn: Mapping[str, Any] = {"view": view, "seed": seed, "augmentation": augmentation.describe()}
+        else:
+            augmentation, drawn = None, {}
+        folder = self._folder(drawn) if self.cached else None
+        width = int(self.model.output_shape[-1])
+        known = {} if folder is None else _read(folder, width, frozenset(examples.hashes))
+        if folder is not None:
+            sweep(folder)
+        missing = [i for i, key in enumerate(examples.hashes) if key not in known]
+        for first in range(0, len(missing), CHUNK):
+            chosen = missing[first : first + CHUNK]
+            keys = tuple(examples.hashes[i] for i in chosen)
+            part = replace(examples.take(chosen), known_hashes=keys)
+            rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
+            check_contents(part, keys)
+            if wrong := [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]:
+                raise KerazooError(
+                    f"{self.model.name} of {wrong[0]} are not finite; take other weights or another size"
+                )
+            if folder is not None:
+                _write(folder, keys, rows)
+            known.update(zip(keys, rows, strict=True))
+            progress(first + len(chosen), len(missing))
+        values = np.stack([known[key] for key in examples.hashes])
+        return Features(values, len(missing), time.perf_counter() - start)
+
+    def _folder(self, drawn: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps({**self._made_by, **drawn}, sort_keys=True, default=str).encode())
+        return cache_folder("features", digest.hexdigest()[:32])
+
+    def _computed(
+        self, examples: Examples, augmentation: Augmentation | None, seeds: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """(BATCH, F) for batch after batch; the last one is filled up by its last picture."""
+        inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
+        with true_causes(None, examples, self.preprocessing):
+            for batch in inputs.as_numpy_iterator():
+                whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
+                if self._run is None:
+                    self._run = make_runner(self.model, self.engine, whole)
+                yield self._run(whole)
+
+
+def _inputs(
+    examples: Examples, preprocessing: Preprocessing, augmentation: Augmentation | None, seeds: np.ndarray
+) -> tf.data.Dataset:
+    read: Callable[[tf.Tensor], tf.Tensor] = decoded_from(examples, preprocessing)
+    seed_of = tf.constant(seeds)
+
+    def one(index: tf.Tensor) -> tf.Tensor:
+        pixels = read(index)
+        return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed_of[index]))
+
+    pictures = tf.data.Dataset.range(len(examples)).map(one, num_parallel_calls=DECODERS, deterministic=True)
+    return pictures.batch(BATCH).prefetch(2)
+
+
+def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
+    """(N, 2) int64: of the picture's content, so that neither order nor neighbours matter."""
+    contents = np.array([int(key[:15], 16) for key in keys], np.int64)
+    return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)
+
+
+def _read(folder: Path, width: int, wanted: frozenset[str]) -> dict[str, np.ndarray]:
+    """The rows in the chunks of `folder`; a chunk that is not what its name says is taken away, to be made again."""
+    known: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npy")):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:32] != path.stem:
+            path.unlink(missing_ok=True)
+            continue
+        rows = np.load(io.BytesIO(content), allow_pickle=False)
+        if rows.dtype == _kind(width):
+            keys = (key.decode() for key in rows["key"].tolist())
+            known |= {key: row for key, row in zip(keys, rows["features"], strict=True) if key in wanted}
+    return known
+
+
+def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
+    """One more chunk, whole or not at all."""
+    rows = np.empty(len(keys), _kind(values.shape[1]))
+    rows["key"], rows["features"] = [key.encode() for key in keys], values
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    content = buffer.getvalue()
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise KerazooError(
+            f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
+            "or go without by data.cache=never"
+        ) from error
+
+
+def _kind(width: int) -> np.dtype[Any]:
+    return np.dtype([("key", "S64"), ("features", "<f4", (width,))])

@@ -1,0 +1,76 @@
+"""The head of a fine-tuning: learned on the features of the frozen network."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerazoo.errors import RecipeError
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.engines import check_engine
+from kerazoo.models.weights.loading import load_features
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.augmentation import augmentation_of
+from kerazoo.pipelines.input.batches import class_weights, evaluation_batches
+from kerazoo.recipes.parts import TransferPart
+from kerazoo.recipes.recipe import Recipe
+from kerazoo.tasks.scores import Measured
+from kerazoo.terminal import progress_bar
+from kerazoo.transfer.features import FeaturePass
+from kerazoo.transfer.phases import Stages
+from kerazoo.transfer.probe import Probe, check_folds, learn_probe
+
+
+def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> keras.Model:
+    """The network with the features of `source`, or random ones; its head is random. `scaling`: see `TransferPart`."""
+    model = spec.build()
+    if source is not None:
+        load_features(model, source, scaling=scaling)
+    return model
+
+
+def check_probe(recipe: Recipe, examples: Examples) -> None:
+    """Raise RecipeError or DataError for what the features or the probe would fail at, before any work."""
+    transfer, train = recipe.transfer or TransferPart(), examples.split("train")
+    if recipe.training.balance != "none" and examples.task != "multiclass":
+        raise RecipeError(
+            f"training.balance={recipe.training.balance!r} is for one class a picture; this data is {examples.task}"
+        )
+    if transfer.views > 1 and not replace(augmentation_of(recipe), mixup=0.0, cutmix=0.0).describe():
+        raise RecipeError(
+            f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, or leave "
+            "views out"
+        )
+    if transfer.penalties is None or len(transfer.penalties) > 1:
+        check_folds(train.labels, examples.task, examples.class_names, transfer.folds)
+    check_engine(transfer.engine)
+
+
+def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe, stages: Stages) -> Probe:
+    """The probe on features of the frozen network, put into the layer `logits` of `model`; two stages."""
+    transfer, train, val = recipe.transfer or TransferPart(), examples.split("train"), examples.split("val")
+    features = FeaturePass(model, spec, engine=transfer.engine, cached=recipe.data.cache != "never")
+    drawn = augmentation_of(recipe)
+    with progress_bar("features", "features of") as progress:
+        views = [
+            features(train, view=view, augmentation=drawn, seed=recipe.seed, progress=progress)
+            for view in range(transfer.views)
+        ]
+        held = features(val, progress=progress)
+    stages.features([*views, held])
+
+    begin = time.perf_counter()
+    probe = learn_probe(
+        np.concatenate([view.values for view in views]), train.labels, examples.task,
+        class_names=examples.class_names, penalties=transfer.penalties, folds=transfer.folds, views=transfer.views,
+        weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
+    )  # fmt: skip
+    model.get_layer("logits").set_weights([probe.kernel.astype(np.float32), probe.bias.astype(np.float32)])
+    if transfer.engine == "keras":
+        logits = probe.logits(held.values)
+    else:  # what is measured is what is served: Keras's own features
+        logits = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
+    stages.probe(probe, Measured.of(logits, val.labels, examples.task), time.perf_counter() - begin)
+    return probe

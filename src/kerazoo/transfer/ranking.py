@@ -1,0 +1,159 @@
+"""Which backbone suits a data set: the probe on each, ranked by cross-validation, and what each costs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerazoo.errors import RecipeError, WeightsError
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.keras_applications import BACKBONES
+from kerazoo.models.registry import find, weight_names
+from kerazoo.models.weights.download import cached
+from kerazoo.models.weights.published import published
+from kerazoo.models.weights.sources import weights_of
+from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.pipelines.devices.opening import open_devices
+from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.recipes.parts import TransferPart
+from kerazoo.recipes.recipe import Recipe, make_recipe
+from kerazoo.training.plan import fitting, input_and_arguments, reproducible, spec_of
+from kerazoo.transfer.batch_norm import norm_by_data
+from kerazoo.transfer.head import build_with, check_probe, learn_head
+from kerazoo.transfer.phases import Stages
+
+Say = Callable[[str], None]
+TIMED = 8  # pictures in the batch that is timed
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a probe on one backbone gives, and its cost.
+
+    `cross_validated` is the mean score over the folds of train, `score` and `loss` are on val (see `scores.py`).
+    `seconds` are of features and probe, as they were now, `computed` the features that were not in the cache;
+    `milliseconds` of the network alone for a picture, in batches of 8; `parameters` of it without its head.
+    """
+
+    backbone: str
+    weights: str
+    cross_validated: float
+    score: float
+    loss: float
+    seconds: float
+    computed: int
+    milliseconds: float
+    parameters: int
+    features: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields."""
+        return asdict(self)
+
+    @staticmethod
+    def title() -> str:
+        """The heads of the columns of `line`."""
+        return f"{'backbone':<24}  folds   val     loss    ms/picture  parameters   features   s"
+
+    def line(self) -> str:
+        """One row for people."""
+        return (
+            f"{self.backbone:<24}  {self.cross_validated:.4f}  {self.score:.4f}  {self.loss:.4f}  "
+            f"{self.milliseconds:>10.1f}  {self.parameters:>11,}  {self.features:>8}  {self.seconds:>4.0f}"
+        )
+
+
+def at_hand() -> list[tuple[str, str]]:
+    """All backbones whose ImageNet weights a cache holds. Raises WeightsError where there is none."""
+    found = [(entry.name, "imagenet") for entry in BACKBONES if cached(published(entry.name)) is not None]
+    if not found:
+        raise WeightsError(
+            "no ImageNet weights are on this machine; fetch some by `kerazoo weights fetch NAME...`, or name backbones "
+            "by --backbone NAME=PATH"
+        )
+    return found
+
+
+def rank(
+    recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devices | None = None, say: Say = print
+) -> list[Ranked]:
+    """The candidates, (name of the registry, weights), best first by cross-validation on the recipe's data.
+
+    `recipe` is for any model; its name and weights are replaced. Raises InputError as `finetune` does, before the first
+    pass where a name or weights are bad.
+    """
+    penalties = None if recipe.transfer is None else recipe.transfer.penalties
+    if penalties is not None and len(penalties) < 2:
+        raise RecipeError(f"transfer.penalties={penalties}: backbones are ranked by cross-validation; name two or more")
+    devices = devices or open_devices(recipe.devices, say)
+    sources = [weights_of(find(name), weights, say) for name, weights in candidates]
+    examples = load_examples(recipe.data)
+    check_pictures(examples)
+    made = []
+    for (name, weights), source in zip(candidates, sources, strict=True):
+        one, spec = _planned(recipe, name, weights, source, examples, devices)
+        if weights not in weight_names(find(name)):
+            with true_causes(one):
+                build_with(spec, source, (one.transfer or TransferPart()).scaling)  # a file of one's own may not fit
+        made.append((one, spec, source))
+    ranked = []
+    for one, spec, source in made:
+        with true_causes(one, examples, spec.preprocessing):
+            ranked.append(_one(one, spec, source, examples, say))
+    return sorted(ranked, key=_order)
+
+
+def _order(row: Ranked) -> tuple[float, float]:
+    return -row.cross_validated, row.milliseconds
+
+
+def _planned(
+    recipe: Recipe, name: str, weights: str, source: Path | None, examples: Examples, devices: Devices
+) -> tuple[Recipe, ModelSpec]:
+    entry = find(name)
+    values = recipe.model_dump(exclude_unset=True)
+    values["model"] = values["model"] | {"name": name}
+    values["transfer"] = values.get("transfer", {}) | {"weights": weights}
+    recipe = fitting(make_recipe(values), examples, devices)
+    check_probe(recipe, examples)
+    preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
+    return recipe, spec_of(entry, recipe, preprocessing, examples, **stored)
+
+
+def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples, say: Say) -> Ranked:
+    begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
+    reproducible(recipe.seed)
+    model = build_with(spec, source, transfer.scaling)
+    if source is None:
+        norm_by_data(model, spec, examples, recipe.seed)
+    stages = Stages(lambda line: say(f"{name}: {line}"))
+    probe = learn_head(model, spec, examples, recipe, stages)
+    first, last = stages.stages
+    assert first.computed is not None
+    assert last.score is not None
+    assert last.loss is not None
+    assert probe.score is not None
+    return Ranked(
+        name, transfer.weights, probe.score, last.score, last.loss,
+        time.perf_counter() - begin, first.computed, _milliseconds(model), find(name).parameters,
+        int(model.get_layer("features").output.shape[-1]),
+    )  # fmt: skip
+
+
+def _milliseconds(model: keras.Model, rounds: int = 5) -> float:
+    """Of the network alone for a picture, the median of a few batches; the first, which builds the graph, left out."""
+    pixels = np.zeros((TIMED, *model.input_shape[1:]), np.float32)
+    model.predict_on_batch(pixels)
+    taken = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        model.predict_on_batch(pixels)
+        taken.append(time.perf_counter() - begin)
+    return float(np.median(taken)) / TIMED * 1000

@@ -1,0 +1,77 @@
+"""After fine-tuning: batch norm's statistics, an average with the probe, a temperature, each kept only if it helps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
+from kerazoo.pipelines.input.images import prepared
+from kerazoo.recipes.parts import TransferPart
+from kerazoo.recipes.recipe import Recipe
+from kerazoo.tasks.scores import Measured
+from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
+from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
+from kerazoo.transfer.phases import Stages
+
+
+def after(
+    model: keras.Model, before: list[np.ndarray], batches: TrainingBatches, examples: Examples, spec: ModelSpec,
+    recipe: Recipe, stages: Stages, seconds: float, choices: int,
+) -> None:  # fmt: skip
+    """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best.
+
+    The tuned weights are the best of `choices` epochs on validation.
+    """
+    transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
+    tuned = model.get_weights()
+    kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds, choices=choices) else before
+    if not all(np.isfinite(weights).all() for weights in tuned):
+        model.set_weights(before)  # nothing can be made of it
+        return
+    if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
+        begin = time.perf_counter()
+        model.set_weights(tuned)
+        reestimate(model, batches.at(0, 0).take(REESTIMATED))
+        tuned = model.get_weights()
+        if stages.judge("batch norm again", measure(tuned), time.perf_counter() - begin):
+            kept = tuned
+    if transfer.average:
+        begin = time.perf_counter()
+        assert stages.best is not None
+        folds = folds_of(examples.split("val").labels, examples.task)
+        average = best_average(before, tuned, measure, stages.best, folds)
+        if stages.average(average, time.perf_counter() - begin):
+            kept = average.weights
+    model.set_weights(kept)
+
+
+def measure_of(
+    model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe
+) -> Callable[[list[np.ndarray]], Measured]:
+    """A function of weights: what `model` gets with them on validation."""
+    val = examples.split("val")
+    stored = prepared(val, spec.preprocessing, cache=recipe.data.cache, passes=2, say=lambda line: None)
+    batches = evaluation_batches(val, spec.preprocessing, stored=stored)
+
+    def measure(weights: list[np.ndarray]) -> Measured:
+        model.set_weights(weights)
+        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, examples.task)
+
+    return measure
+
+
+def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, stages: Stages) -> ModelSpec:
+    """`spec` with the temperature that suits validation, where that helps."""
+    if examples.task == "regression":
+        return spec
+    begin, val = time.perf_counter(), examples.split("val")
+    logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
+    temperature = best_temperature(logits, val.labels, examples.task, folds_of(val.labels, examples.task))
+    kept = stages.temperature(temperature, time.perf_counter() - begin)
+    return replace(spec, temperature=temperature.value) if kept else spec

@@ -1,0 +1,36 @@
+"""Which layers learn."""
+
+import keras
+
+from kerazoo.errors import ModelError
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.registry import Network
+from kerazoo.recipes.parts import TransferPart
+
+
+def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:
+    """Make the layers trainable that `transfer` asks for, batch norm by its policy. Raises ModelError."""
+    unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
+    policy = transfer.batch_norm or ("frozen" if pretrained else "train")
+    for layer in model.layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer.name in unfrozen and not (norm and policy == "frozen")
+        if norm and policy == "stats":
+            for variable in (layer.gamma, layer.beta):
+                if variable is not None:
+                    variable.trainable = False
+
+
+def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: int) -> set[str]:
+    """The names of the layers that learn when the last `stages` stages are unfrozen; 0 unfreezes all.
+
+    Raises ModelError where there are fewer stages.
+    """
+    names = [layer.name for layer in model.layers]
+    if stages == 0:
+        return set(names)
+    if isinstance(entry, Network) or stages >= len(entry.stages):
+        has = 0 if isinstance(entry, Network) else len(entry.stages) - 1
+        raise ModelError(f"transfer.unfreeze={stages}: {entry.name} has {has} stages to unfreeze one by one; 0 is all")
+    last_frozen = entry.stages[-1 - stages]
+    return set(names[names.index(last_frozen) + 1 :])
