@@ -101,7 +101,7 @@ def ours(arguments, data, seed):
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KERAZOO_CACHE"] = f"{folder}/cache"
-        run = finetune(make_recipe(values, arguments.set), root=Path(folder) / "runs", say=note)
+        run = finetune(make_recipe(values, arguments.set), root=Path(folder) / "runs")
         kept = json.loads((run.folder / "run.json").read_text())["results"]["val_accuracy"]
     return [*rows, ("kept", time.perf_counter() - begin, kept)]
 

@@ -68,7 +68,7 @@ def datasets(folder, size, batch):
         made[f"bare loop, {fit}"] = (bare, count)
         made[f"keras, our settings, {fit}"] = (settings.batch(batch).prefetch(tf.data.AUTOTUNE), count)
         made[f"ours, cold, {fit}"] = (cold, count)
-    stored = prepared(examples, preprocessing, cache="always", passes=1, say=lambda line: None)
+    stored = prepared(examples, preprocessing, cache="always", passes=1)
     cached = training_batches(examples, preprocessing, **options, stored=stored).dataset
     return made | {"ours, cached": (cached, count)}
 

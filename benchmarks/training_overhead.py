@@ -86,7 +86,7 @@ def ours(arguments):
         "optimizer": {"name": "adamw", "learning_rate": 0.01, "weight_decay": 1e-4, "warmup": 0.05},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as root:
-        train(make_recipe(values), root=Path(root), say=lambda line: None)
+        train(make_recipe(values), root=Path(root))
     return clocks.result()
 
 

@@ -1,12 +1,14 @@
 """Shared by all tests: TensorFlow starts once, in silence, and small real data sets are made on the spot."""
 
 import atexit
+import logging
 import os
 import shutil
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,33 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+@contextmanager
+def log_lines() -> Iterator[list[str]]:
+    """The lines that kerazoo logs within."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, keep = logging.getLogger("kerazoo"), Keep()
+    level = log.level
+    log.addHandler(keep)
+    log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(keep)
+        log.setLevel(level)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that kerazoo logs during the test."""
+    with log_lines() as lines:
+        yield lines
 
 
 @pytest.fixture(autouse=True)

@@ -58,8 +58,8 @@ def train(tmp_path):
     return load_examples(make_pictures(tmp_path / "many", count=14, size=20)).split("train")
 
 
-def cache_of(examples, say=lambda line: None):
-    return prepared(examples, SMALL, cache="always", passes=1, say=say)
+def cache_of(examples):
+    return prepared(examples, SMALL, cache="always", passes=1)
 
 
 def test_an_epoch_is_the_same_whatever_makes_it(train):
@@ -234,9 +234,9 @@ def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash
 
 
 def test_when_a_cache_is_made_unasked(train, tmp_path):
-    assert prepared(train, SMALL, cache="never", passes=9, say=print) is None
-    assert prepared(train, SMALL, cache="auto", passes=1, say=print) is None
-    assert prepared(train, SMALL, cache="auto", passes=2, say=lambda line: None) is not None
+    assert prepared(train, SMALL, cache="never", passes=9) is None
+    assert prepared(train, SMALL, cache="auto", passes=1) is None
+    assert prepared(train, SMALL, cache="auto", passes=2) is not None
 
 
 WRITER = """
@@ -254,7 +254,7 @@ if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 train = load_examples(sys.argv[1]).split("train")
 try:
-    stored = prepared(train, Preprocessing(64, 64), cache="always", passes=1, say=print)
+    stored = prepared(train, Preprocessing(64, 64), cache="always", passes=1)
     print(stored.shape, stored.astype(int).sum())
 except KerazooError as error:
     print("error:", error)
@@ -295,7 +295,7 @@ def test_a_cache_that_cannot_fit_is_refused_before_it_is_begun(train, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10_000, 0, 10_000))
     with pytest.raises(DataError, match=r"the prepared pictures take [\d.]+ kB, and .* has 10.0 kB free; make room"):
         cache_of(train)
-    assert prepared(train, SMALL, cache="auto", passes=2, say=print) is None
+    assert prepared(train, SMALL, cache="auto", passes=2) is None
     assert not cache_path(train, SMALL).exists()
 
 

@@ -23,20 +23,16 @@ from kerazoo.transfer.ranking import rank
 LOWER = r"; lower training.batch_size \(now 8\) or data.size"
 
 
-def quiet(_):
-    pass
-
-
 def by_train(recipe, root):
-    train(recipe, root=root, say=quiet)
+    train(recipe, root=root)
 
 
 def by_finetune(recipe, root):
-    finetune(recipe, root=root, say=quiet)
+    finetune(recipe, root=root)
 
 
 def by_rank(recipe, root):
-    rank(recipe, [("mlp", "none")], say=quiet)
+    rank(recipe, [("mlp", "none")])
 
 
 def recipe_for(pictures, size, **values):
@@ -62,7 +58,7 @@ def test_a_network_that_no_memory_holds_is_said_so(pictures, tmp_path, monkeypat
 def test_memory_that_tensorflow_does_not_get_is_said_so(pictures, tmp_path):
     size = r"OOM when allocating tensor with shape\[16000000,65536\]"
     with pytest.raises(KerazooError, match=f"^out of memory: {size}.*{LOWER}") as caught:
-        train(recipe_for(pictures, 4000), root=tmp_path / "runs", say=quiet)
+        train(recipe_for(pictures, 4000), root=tmp_path / "runs")
     assert "[Op:" not in str(caught.value)
     assert not list(tmp_path.glob("runs/*"))
 
@@ -119,7 +115,7 @@ def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(pictures, tmp_
     )  # fmt: skip
     monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(pictures))
     with pytest.raises(DataError, match=r"^square/\d\d.png in .* is not the image that it was"):
-        train(recipe, root=tmp_path / "runs", say=quiet)
+        train(recipe, root=tmp_path / "runs")
 
 
 def test_an_image_that_is_damaged_before_an_evaluation_is_named(pictures):

@@ -44,10 +44,6 @@ EVERY = [
 ]
 
 
-def quiet(_):
-    pass
-
-
 def flowers(shared, count):
     """(count, 96, 96, 3) uint8 of real photographs."""
     with tarfile.open(shared / "flowers240.tar") as archive:
@@ -231,7 +227,7 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
         "model": {"name": "mobilenet_025"}, "data": {"path": str(many)}, "training": {"epochs": 0, "batch_size": 16},
         "transfer": {"weights": str(shared / "weights" / REAL)},
     }  # fmt: skip
-    run = finetune(make_recipe(values), root=tmp_path / "runs", say=quiet)
+    run = finetune(make_recipe(values), root=tmp_path / "runs")
     state = json.loads((run.folder / "run.json").read_text())
     assert state["results"]["val_accuracy"] > 0.8  # by chance 0.5
     folder = export_run(run, root=tmp_path / "saved")
@@ -245,9 +241,9 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
     with pytest.raises(RunError, match="for pictures of 4 channels, which no encoded picture has: call its signature"):
         exported.probabilities([b""])
     with pytest.raises(RecipeError, match="data.channels=3: the arrays have 4 channels; leave it out"):
-        finetune(make_recipe(values, ["data.channels=3"]), root=tmp_path / "runs", say=quiet)
+        finetune(make_recipe(values, ["data.channels=3"]), root=tmp_path / "runs")
     own = {"model": {"name": "cnn"}, "data": {"path": str(many)}, "training": {"epochs": 1, "batch_size": 16}}
-    run = train(make_recipe(own), root=tmp_path / "runs", say=quiet)
+    run = train(make_recipe(own), root=tmp_path / "runs")
     assert json.loads((run.folder / "model.json").read_text())["arguments"]["input_shape"] == [40, 40, 4]
 
 
@@ -261,7 +257,7 @@ def test_grey_arrays_are_copied_unless_one_channel_is_asked_for(shared, many, tm
             "model": {"name": "mobilenet_025"}, "data": {"path": str(tmp_path / "grey.npz")},
             "training": {"epochs": 0, "batch_size": 16}, "transfer": {"weights": str(shared / "weights" / REAL)},
         }  # fmt: skip
-        run = finetune(make_recipe(values, settings), root=tmp_path / "runs", name=f"r{number}", say=quiet)
+        run = finetune(make_recipe(values, settings), root=tmp_path / "runs", name=f"r{number}")
         channels = json.loads((run.folder / "model.json").read_text())["preprocessing"]["channels"]
         assert channels == (1 if settings else 3)
         answers.append(np.load(run.folder / "evaluation" / "val.npy"))

@@ -112,7 +112,7 @@ def made(tmp_path_factory):
     values = {
         "model": {"name": "perceptron"}, "data": {"path": str(root / "data.npz")}, "training": {"epochs": 1},
     }  # fmt: skip
-    run = train(make_recipe(values), name="made", root=root, say=lambda line: None)
+    run = train(make_recipe(values), name="made", root=root)
     return run.folder, root / "data.npz"
 
 
@@ -130,7 +130,7 @@ def test_run_json(run, made, amount):
     recipe, examples = Run(run).recipe(), load_examples(made[1])
 
     def go_on():
-        with begun(run, recipe, examples, say=lambda line: None, start_weights="a" * 64, devices="cpu"):
+        with begun(run, recipe, examples, start_weights="a" * 64, devices="cpu"):
             pass
 
     def claim_it():
@@ -189,7 +189,7 @@ def test_environment_json_keeps_no_run_from_going_on(run, amount):
     assert path.is_file()
 
 
-def test_a_run_with_damage_that_only_informs_goes_on(run, made):
+def test_a_run_with_damage_that_only_informs_goes_on(run, made, said):
     """The command that goes on, with every such file damaged at once."""
     state = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**state, "status": "interrupted"}))
@@ -199,29 +199,27 @@ def test_a_run_with_damage_that_only_informs_goes_on(run, made):
         (run / name).write_bytes(b"\xff\xfe" + b"[" * 5000)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     (run / "tensorboard").write_text("no folder")
-    said = []
-    again = train(Run(run).recipe(), name="made", root=run.parent, say=said.append)
+    again = train(Run(run).recipe(), name="made", root=run.parent)
     assert again.status == "finished"
     assert any("environment.json cannot be used" in line for line in said)
     assert (again.folder / "environment.json.damaged").is_file()
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
-def test_lines_of_watchers_are_kept_where_they_are_whole(tmp_path, amount):
+def test_lines_of_watchers_are_kept_where_they_are_whole(tmp_path, amount, said):
     lines = b"".join(json.dumps({"step": n, "tag": "a", "value": 0.5}).encode() + b"\n" for n in (1, 2))
     rows = b"".join(json.dumps({"epoch": n, "loss": 0.5}).encode() + b"\n" for n in (1, 2))
     extra = [b'{"step": 1e999}\n', b'{"step": ' + b"9" * 400 + b"}\n", b'{"epoch": null}\n', b'{"epoch": [1]}\n']
     for damaged in [*damages(lines, amount), *damages(rows, amount), *extra]:
         (tmp_path / "watch.jsonl").write_bytes(damaged)
         (tmp_path / "metrics.jsonl").write_bytes(damaged)
-        said = []
-        RunWriter(tmp_path, epochs=1, say=said.append).close()
+        RunWriter(tmp_path, epochs=1).close()
         assert not said
         MetricsWriter(tmp_path, 10, history=[{"epoch": 1.0, "loss": 0.5}]).settle()
     (tmp_path / "watch.jsonl").unlink()
     (tmp_path / "watch.jsonl").mkdir()
     (tmp_path / "tensorboard").write_text("no folder")
-    with RunWriter(tmp_path, say=said.append) as writer:
+    with RunWriter(tmp_path) as writer:
         writer.scalar("norm", 0.5, 1)
     assert "watch.jsonl cannot be used: it is no regular file" in said[0]
     assert "tensorboard cannot be used: it is no folder" in said[1]

@@ -29,7 +29,8 @@ from kerazoo.training.plan import fitting
 TRAINING = """
 import sys
 from kerazoo.pipelines.devices.opening import open_devices
-devices = open_devices(sys.argv[1], say=lambda line: print(line, flush=True))
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+devices = open_devices(sys.argv[1])
 import keras, numpy as np, tensorflow as tf
 from kerazoo.callbacks.gradients import GradientNorms
 from kerazoo.preprocessing.preprocessing import Preprocessing

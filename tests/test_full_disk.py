@@ -67,10 +67,9 @@ def line(rate=0.1, **options):
     return model
 
 
-def test_watchers_say_once_that_they_stopped(small):
+def test_watchers_say_once_that_they_stopped(small, said):
     fill(small)
-    said = []
-    with RunWriter(small, say=said.append) as writer:
+    with RunWriter(small) as writer:
         for step in range(1, 6):
             writer.scalar("norm", 1.0, step)
             writer.image("maps", np.zeros((8, 8), np.uint8), step)
@@ -81,9 +80,8 @@ def test_watchers_say_once_that_they_stopped(small):
     assert all("No space left on device; training goes on without it" in text for text in said[:2])
 
 
-def test_the_history_is_written_once_there_is_room(small):
-    said = []
-    writer = MetricsWriter(small, 32, say=said.append)
+def test_the_history_is_written_once_there_is_room(small, said):
+    writer = MetricsWriter(small, 32)
     room = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: fill(small) if epoch == 0 else (small / "ballast").unlink(missing_ok=True)
     )
@@ -95,10 +93,9 @@ def test_the_history_is_written_once_there_is_room(small):
     assert len((small / "history.csv").read_text().splitlines()) == 4
 
 
-def test_no_checkpoint_is_promised_that_is_not_there(small):
+def test_no_checkpoint_is_promised_that_is_not_there(small, said):
     fill(small)
-    said = []
-    resume = Resume(small / "states", steps=1, say=said.append)
+    resume = Resume(small / "states", steps=1)
     line(callbacks=[resume], initial_epoch=resume.initial_epoch(3))
     assert said
     assert all("No space left" in text and "there is no checkpoint yet" in text for text in said)
@@ -135,10 +132,6 @@ RECIPE = {"model": {"name": "bottleneck_cnn"}, "training": {"epochs": 2, "batch_
 RESULTS = ("history.csv", "evaluation/val.npy", "evaluation/val.csv")
 
 
-def quiet(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("data") / "shapes", count=8, size=16)
@@ -152,14 +145,14 @@ def recipe(data):
 @pytest.fixture(scope="module")
 def whole(recipe, tmp_path_factory):
     """What a run on a disk with room gives."""
-    run = training.train(recipe, name="whole", root=tmp_path_factory.mktemp("whole"), say=quiet)
+    run = training.train(recipe, name="whole", root=tmp_path_factory.mktemp("whole"))
     return [(run.folder / name).read_bytes() for name in RESULTS]
 
 
 def goes_on(recipe, root, whole):
     """Make room, give the same command again, and compare."""
     (root.parent / "ballast").unlink(missing_ok=True)
-    run = training.train(recipe, name="one", root=root, say=quiet)
+    run = training.train(recipe, name="one", root=root)
     assert [(run.folder / name).read_bytes() for name in RESULTS] == whole
     assert not list(root.rglob("*.tmp"))
     assert [path.name for path in root.iterdir()] == ["one"]
@@ -176,7 +169,7 @@ SLOW = pytest.mark.slow  # each is a training and a half
         pytest.param("end", marks=SLOW),
     ],
 )  # fmt: skip
-def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, monkeypatch, when):
+def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, monkeypatch, when, said):
     where = {
         "second epoch": (StopOnNaN, "on_epoch_begin"),
         "model": (training, "save_model"),
@@ -195,9 +188,8 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, m
         else:
             usual = getattr(*where[when])
             patch.setattr(*where[when], filled)
-        said = []
         with pytest.raises(KerazooError, match="cannot be written: No space left on device; make room") as caught:
-            training.train(recipe, name="one", root=small / "runs", say=said.append)
+            training.train(recipe, name="one", root=small / "runs")
     assert caught.value.exit_code == 1
     ends = {"begin": "begins from the start", "second epoch": "epoch 2, step 0"}
     assert str(caught.value).endswith(ends.get(when, "epoch 3, step 0"))
@@ -210,7 +202,7 @@ def test_whatever_room_there_was_the_same_command_goes_on(recipe, whole, small, 
     fill(small, leave=pages * 4096)
     ended = None
     try:
-        training.train(recipe, name="one", root=small / "runs", say=quiet)
+        training.train(recipe, name="one", root=small / "runs")
     except KerazooError as error:
         ended = error
     if ended is None:

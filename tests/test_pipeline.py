@@ -60,10 +60,6 @@ def recipe(data, model="bottleneck_cnn", **parts):
     return make_recipe(values)
 
 
-def quiet(_):
-    pass
-
-
 def table(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
@@ -80,7 +76,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(pictures, tmp_path_factory):
     """A finished training run."""
-    return train(recipe(pictures), name="first", root=tmp_path_factory.mktemp("runs"), say=quiet)
+    return train(recipe(pictures), name="first", root=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +114,8 @@ def test_a_run_holds_all_that_it_should(run, pictures):
 def test_the_same_recipe_gives_the_same_bits(run, pictures, tmp_path):
     """Run again from the recipe that the run kept, without its watchers; then with another seed."""
     kept = read_recipe(run.folder / "recipe.toml")
-    unwatched = train(make_recipe(kept, ["watch=false"]), root=tmp_path, say=quiet)
-    other = train(make_recipe(kept, ["seed=1"]), root=tmp_path, say=quiet)
+    unwatched = train(make_recipe(kept, ["watch=false"]), root=tmp_path)
+    other = train(make_recipe(kept, ["seed=1"]), root=tmp_path)
     digests = [read_json(r.folder / "model.json")["weights_sha256"] for r in (run, unwatched, other)]
     weights = [load_model(r.folder)[1].get_weights() for r in (run, unwatched, other)]
     assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
@@ -487,7 +483,7 @@ def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export
 
 def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
     data = make_pictures(tmp_path / "data", count=6)
-    made = train(recipe(data, training={"epochs": 1}, watch=False), root=tmp_path / "runs", say=quiet)
+    made = train(recipe(data, training={"epochs": 1}, watch=False), root=tmp_path / "runs")
     extra = next((data / "circle").glob("*.png"))
     (data / "circle" / "new.png").write_bytes(extra.read_bytes())
     with pytest.raises(DataError, match="has changed since .* was trained"):
@@ -503,7 +499,7 @@ def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
 
 def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
     with pytest.raises(RunError, match="first exists and is finished; choose another --name"):
-        train(recipe(pictures), name="first", root=run.folder.parent, say=quiet)
+        train(recipe(pictures), name="first", root=run.folder.parent)
     with pytest.raises(RunError, match="there is no run nothing"):
         open_run("nothing")
     half = run.folder.parent / "half"
@@ -516,7 +512,7 @@ def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
 def test_a_loss_that_is_not_a_number_is_said(pictures, tmp_path):
     wild = recipe(pictures, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", watch=False)
     with pytest.raises(KerazooError, match=r"lower optimizer.learning_rate \(it was 1e\+30\)"):
-        train(wild, root=tmp_path, say=quiet)
+        train(wild, root=tmp_path)
 
 
 def test_answers_that_are_no_numbers_are_refused(pictures, run):
@@ -534,7 +530,7 @@ def test_a_loss_that_does_not_go_with_the_head_leaves_nothing(pictures, tmp_path
         (finetune, recipe(pictures, training={"loss": loss}, transfer={"weights": "none"})),
     ):
         with pytest.raises(ModelError, match=f"loss='{loss}' does not go with a multiclass head"):
-            make(asked, root=tmp_path / "runs", say=quiet)
+            make(asked, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -553,7 +549,7 @@ def test_bad_recipes_are_named(pictures):
     with pytest.raises(RecipeError, match="data"):
         make_recipe({"model": {"name": "mlp"}})
     with pytest.raises(ModelError, match="no model is called 'resnet21'"):
-        train(recipe(pictures, model="resnet21"), say=quiet)
+        train(recipe(pictures, model="resnet21"))
     assert not Path("runs").exists()
 
 
@@ -575,7 +571,7 @@ def transfer_recipe(data, model, weights, epochs=0, **more):
 
 
 def test_finetune_from_a_run_keeps_the_frozen_part(run, pictures, tmp_path):
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder), root=tmp_path, say=quiet)
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder), root=tmp_path)
     old, new = (feature_extractor(load_model(r.folder)[1]) for r in (run, made))
     for a, b in zip(old.weights, new.weights, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -589,7 +585,7 @@ def test_finetune_from_a_run_keeps_the_frozen_part(run, pictures, tmp_path):
 
 def test_finetune_unfreezes_but_never_batch_norm(run, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)  # what was tuned is kept, whatever it gained
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path, say=quiet)
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path)
     old, new = (load_model(r.folder)[1] for r in (run, made))
     moved = set()
     for a, b in zip(feature_extractor(old).layers, feature_extractor(new).layers, strict=True):
@@ -612,7 +608,7 @@ def test_the_last_stages_are_unfrozen(monkeypatch):
 
 def test_random_weights_train_their_batch_norm(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", "none", epochs=1), root=tmp_path, say=quiet)
+    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", "none", epochs=1), root=tmp_path)
     norms = [x for x in load_model(made.folder)[1].layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms
     assert all(np.any(np.array(norm.gamma) != 1) for norm in norms)
@@ -622,7 +618,7 @@ def test_a_real_backbone_goes_the_whole_way(shared, pictures, tmp_path):
     """ImageNet's MobileNet at alpha 0.25: fine-tune, export through the gate, the same answers from both."""
     weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
     asked = transfer_recipe(pictures, "mobilenet_025", weights)
-    made = finetune(make_recipe(asked.model_dump(), ["data.size=64"]), root=tmp_path, say=quiet)
+    made = finetune(make_recipe(asked.model_dump(), ["data.size=64"]), root=tmp_path)
     assert read_json(made.folder / "run.json")["results"]["val_accuracy"] >= 0.9
     folder = export_run(made, root=tmp_path / "saved_models")
     assert json.loads((folder / PASSPORT).read_text())["preprocessing"]["scaling"] == "tf"
@@ -636,7 +632,7 @@ def test_finetune_refuses_weights_that_do_not_fit(run, pictures, tmp_path):
     }
     for model, (weights, message) in cases.items():
         with pytest.raises(WeightsError, match=message):
-            finetune(transfer_recipe(pictures, model, weights), root=tmp_path / "runs", say=quiet)
+            finetune(transfer_recipe(pictures, model, weights), root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -649,7 +645,7 @@ def test_flowers_reach_085_and_the_export_agrees_on_every_photo(shared, tmp_path
         "model": {"name": "mobilenet_025"}, "data": {"path": str(tmp_path / "flowers240")},
         "training": {"epochs": 0, "batch_size": 32}, "transfer": {"weights": str(weights)},
     }  # fmt: skip
-    made = finetune(make_recipe(values), root=tmp_path, say=quiet)
+    made = finetune(make_recipe(values), root=tmp_path)
     assert read_json(made.folder / "run.json")["results"]["val_accuracy"] >= 0.85
     folder = export_run(made, root=tmp_path / "saved_models")
     assert json.loads((folder / PASSPORT).read_text())["gate"]["pictures"] == 736
@@ -667,7 +663,7 @@ def test_npz_goes_the_whole_way(tmp_path):
     values = plain.model_dump(exclude_none=True)
     values["data"] = {"path": str(tmp_path / "bars.npz")}
     values["augmentation"] = {}
-    made = train(make_recipe(values), root=tmp_path / "runs", say=quiet)
+    made = train(make_recipe(values), root=tmp_path / "runs")
     results = read_json(made.folder / "run.json")["results"]
     assert results["test_accuracy"] == 1.0
     assert results["test_examples"] == 9

@@ -178,7 +178,7 @@ def test_what_is_not_named_is_decoded_right(faulty):
     assert compared >= 18
 
 
-def test_training_uses_exactly_the_good_files(faulty, report, tmp_path):
+def test_training_uses_exactly_the_good_files(faulty, report, tmp_path, said):
     from kerazoo.files import read_json
     from kerazoo.training.train import train
 
@@ -197,8 +197,7 @@ def test_training_uses_exactly_the_good_files(faulty, report, tmp_path):
             "training": {"epochs": 2, "batch_size": 8, "drop_last": False},
         }
     )  # fmt: skip
-    said = []
-    run = train(recipe, name="run", root=tmp_path, say=said.append)
+    run = train(recipe, name="run", root=tmp_path)
     data = read_json(run.folder / "data.json")
     used = load_examples(root)
     assert set(used.keys) == good - spoiled
@@ -569,7 +568,7 @@ recipe = make_recipe({
     "model": {"name": "mlp", "arguments": {"units": [4]}}, "data": {"path": sys.argv[1], "size": 8, "channels": 3},
     "training": {"epochs": 2, "batch_size": 256}, "watch": False,
 })
-train(recipe, name="run", root=Path(sys.argv[2]), say=lambda line: None)
+train(recipe, name="run", root=Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -19,6 +19,7 @@ import pytest
 from kerazoo.callbacks import progress
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
+from kerazoo.cli.output import log_to_stderr
 from kerazoo.training.plan import reproducible
 
 REDRAW, HIDE_CURSOR = b"\x1b[2K", b"\x1b[?25l"
@@ -94,14 +95,14 @@ def say(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def test_without_a_terminal_there_are_lines_and_nothing_else(capfd, monkeypatch):
+def test_without_a_terminal_there_are_lines_and_nothing_else(capfd, monkeypatch, said):
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes it for a terminal
-    lines = []
-    train(Progress(lines.append, 96))
-    assert [bool(re.fullmatch(LINE, line)) for line in lines] == [True, True]
-    lines = []
-    train(Progress(lines.append, 96, title="head epoch", every=2), epochs=3)
-    assert [line[:14] for line in lines] == ["head epoch 2/3", "head epoch 3/3"]
+    said.clear()
+    train(Progress(96))
+    assert [bool(re.fullmatch(LINE, line)) for line in said] == [True, True]
+    said.clear()
+    train(Progress(96, title="head epoch", every=2), epochs=3)
+    assert [line[:14] for line in said] == ["head epoch 2/3", "head epoch 3/3"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -109,7 +110,7 @@ def test_on_a_terminal_there_is_a_bar_and_the_same_lines(terminal):
     terminal.show()
     stderr = sys.stderr
     slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.05))  # for it to be drawn
-    with Progress(say, 96) as bar:
+    with log_to_stderr(), Progress(96) as bar:
         train(bar, slow)
     assert sys.stderr is stderr
     say("after")
@@ -132,13 +133,14 @@ def test_a_dumb_terminal_gets_lines_and_no_color_is_heeded(terminal, monkeypatch
     monkeypatch.setenv("TERM", "dumb")
     with monkeypatch.context() as talkative:
         talkative.setattr(progress, "QUIET", 0.0)
-        train(Progress(say, 96))
+        with log_to_stderr():
+            train(Progress(96))
     time.sleep(0.2)
     assert b"\x1b" not in terminal.written
     assert terminal.written.count(b"  step ") == 22  # each step but the first of both epochs, for there is no bar
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
-    with Progress(say, 96) as bar:
+    with log_to_stderr(), Progress(96) as bar:
         train(bar)
     time.sleep(0.2)
     assert REDRAW in terminal.written
@@ -149,7 +151,7 @@ def test_an_error_takes_the_bar_away(terminal):
     terminal.show()
     stderr = sys.stderr
     fail = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: 1 / 0)
-    with pytest.raises(ZeroDivisionError), Progress(say, 96) as bar:
+    with pytest.raises(ZeroDivisionError), log_to_stderr(), Progress(96) as bar:
         train(bar, fail)
     assert sys.stderr is stderr
     assert threading.active_count() == len([t for t in threading.enumerate() if "Refresh" not in type(t).__name__])
@@ -163,7 +165,7 @@ import keras, numpy as np
 from kerazoo.callbacks.progress import Progress
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
-asynchronous = keras.callbacks.CallbackList([Progress(print, 1)])._async_train
+asynchronous = keras.callbacks.CallbackList([Progress(1)])._async_train
 
 def slow(batch, logs):
     time.sleep(0.05)
@@ -172,7 +174,7 @@ def slow(batch, logs):
 
 slow = keras.callbacks.LambdaCallback(on_train_batch_begin=slow)
 x = np.ones((4000, 4), "float32")
-model.fit(x, x[:, :1], epochs=9, verbose=0, callbacks=[Progress(print, 4000), slow])
+model.fit(x, x[:, :1], epochs=9, verbose=0, callbacks=[Progress(4000), slow])
 """
 
 
@@ -205,8 +207,8 @@ def test_training_is_bit_equal_with_bar_with_lines_and_without(terminal, monkeyp
     plain, history = train()
     terminal.show()
     monkeypatch.setattr(progress, "QUIET", 0.0)
-    with Progress(say, 96) as bar:
-        seen = [train(bar, MetricsWriter(tmp_path, 96)), train(Progress(lambda line: None, 96, bar=False))]
+    with log_to_stderr(), Progress(96) as bar:
+        seen = [train(bar, MetricsWriter(tmp_path, 96)), train(Progress(96, bar=False))]
     assert REDRAW in terminal.written
     for model, watched_history in seen:
         assert watched_history == history
@@ -228,26 +230,26 @@ def test_keras_converts_the_logs_of_each_step_whoever_listens():
 
     keras.callbacks.CallbackList([]).on_train_batch_end(0, {"loss": Value()})
     assert Value.asked == 1
-    watch = Progress(say, 96, bar=False)
+    watch = Progress(96, bar=False)
     keras.callbacks.CallbackList([watch]).on_train_batch_end(0, {"loss": Value()})
     assert Value.asked == 2
     assert watch._logs == {"loss": 0.5}
 
 
-def test_a_long_epoch_says_how_far_it_is(monkeypatch):
+def test_a_long_epoch_says_how_far_it_is(monkeypatch, said):
     monkeypatch.setattr(progress, "QUIET", 0.0)
-    lines = []
+    said.clear()
     slow = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: time.sleep(0.02))
-    train(Progress(lines.append, 96), slow, epochs=1)
-    assert len(lines) > 4
-    for line in lines[:-1]:
+    train(Progress(96), slow, epochs=1)
+    assert len(said) > 4
+    for line in said[:-1]:
         assert re.fullmatch(
             r"epoch 1/1  step \d+/12  accuracy \d\.\d{4}  loss \d+\.\d{4}  [\d.]+ s  [\d,]+ pictures/s", line
         )
     monkeypatch.setattr(progress, "QUIET", 30.0)
-    lines.clear()
-    train(Progress(lines.append, 96), slow, epochs=1)
-    assert len(lines) == 1
+    said.clear()
+    train(Progress(96), slow, epochs=1)
+    assert len(said) == 1
 
 
 def ended(monkeypatch, watch, steps, seconds_a_step):
@@ -262,25 +264,24 @@ def ended(monkeypatch, watch, steps, seconds_a_step):
     return clock, text
 
 
-def test_rates_and_times_left(monkeypatch):
+def test_rates_and_times_left(monkeypatch, said):
     """100 steps of 0.5 s in 3 epochs; 10 pictures a step. After step 41 of the first epoch: 29.5 s, and 100 s more."""
-    watch = Progress(say, 1000, bar=False)
+    watch = Progress(1000, bar=False)
     watch.set_params({"epochs": 3, "steps": 100})
     watch.on_train_begin()
     clock, text = ended(monkeypatch, watch, range(41), 0.5)
     assert "epoch 1/3  ################------------------------  41/100  0:30 left, run 2:10  20 pictures/s" in text
     assert text.endswith("  loss 0.5000")
-    lines = []
-    watch.say = lines.append
+    said.clear()
     clock[0] = 60.0
     watch.on_epoch_end(0, {"loss": 0.25})
-    assert lines == ["epoch 1/3  loss 0.2500  60.0 s  17 pictures/s"]
+    assert said == ["epoch 1/3  loss 0.2500  60.0 s  17 pictures/s"]
 
 
-def test_an_epoch_that_is_resumed_counts_from_where_it_begins(monkeypatch):
+def test_an_epoch_that_is_resumed_counts_from_where_it_begins(monkeypatch, said):
     """The first 60 of 100 steps are passed over in no time; those after take 0.5 s."""
-    lines = []
-    watch = Progress(lines.append, 1000, start_step=60, bar=False)
+    said.clear()
+    watch = Progress(1000, start_step=60, bar=False)
     watch.set_params({"epochs": 1, "steps": 100})
     watch.on_train_begin()
     clock, text = ended(monkeypatch, watch, range(60), 0.0)
@@ -291,11 +292,11 @@ def test_an_epoch_that_is_resumed_counts_from_where_it_begins(monkeypatch):
     assert "80/100  0:10 left, run 0:10  20 pictures/s" in text
     clock[0] = 20.0
     watch.on_epoch_end(0, {})
-    assert lines == ["epoch 1/1    20.0 s  20 pictures/s"]
+    assert said == ["epoch 1/1    20.0 s  20 pictures/s"]
 
 
 def test_the_line_fits_the_terminal(monkeypatch):
-    watch = Progress(say, 1000, bar=False)
+    watch = Progress(1000, bar=False)
     watch.set_params({"epochs": 3, "steps": None})  # a dataset of unknown length
     watch.on_train_begin()
     ended(monkeypatch, watch, range(5), 0.5)

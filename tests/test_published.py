@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import free_ports
+from conftest import free_ports, log_lines
 from test_cli import call
 
 import kerazoo
@@ -275,8 +275,8 @@ def home(tmp_path, monkeypatch):
 
 
 def fetch(server, entry=ENTRY, **given):
-    said = []
-    path = published_path("vgg16", mirror=server.url, entry=entry, say=said.append, pause=0.01, **given)
+    with log_lines() as said:
+        path = published_path("vgg16", mirror=server.url, entry=entry, pause=0.01, **given)
     return path, said
 
 

@@ -100,7 +100,7 @@ def data(tmp_path_factory):
     return examples, preprocessing
 
 
-def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delta=0.0, said=None, **options):
+def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delta=0.0, **options):
     """One attempt; (model, history, callbacks). Everything that has state is on."""
     examples, preprocessing = data
     reproducible(0)
@@ -123,8 +123,7 @@ def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delt
     stop = keras.callbacks.EarlyStopping("val_loss", min_delta, patience, restore_best_weights=True)
     best = keras.callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True)
     callbacks = [batches.clock(), *plateau, stop, best, Counted()]
-    lines = said if said is not None else []
-    resume = Resume(folder / "states", position=batches.start.assign, say=lines.append, steps=steps, **options)
+    resume = Resume(folder / "states", position=batches.start.assign, steps=steps, **options)
     callbacks = resume.after(callbacks)
     # the cut comes before the others where they would have seen the hook, and is none of them
     callbacks = callbacks if cut is None else [CutOff(*cut), *callbacks]
@@ -233,7 +232,7 @@ def test_in_anybody_s_fit_no_epoch_and_no_batch_comes_twice(tmp_path, cut, given
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
-        resume = Resume(str(folder), steps=1, say=lambda line: None)
+        resume = Resume(str(folder), steps=1)
         callbacks = [*([CutOff(*cut)] if cut else []), *resume.after([])]
         history = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=callbacks, **where)
         return [v.numpy() for v in model.variables] + [np.array(list(history.history.values())), history.epoch], model
@@ -253,7 +252,7 @@ def test_what_resume_cannot_put_right_it_refuses(tmp_path):
 
     def fit(model, *callbacks, **options):
         model.compile("sgd", "mse")
-        callbacks = [*callbacks, Resume(tmp_path, steps=1, say=lambda line: None)]
+        callbacks = [*callbacks, Resume(tmp_path, steps=1)]
         model.fit(x, x, batch_size=1, epochs=2, verbose=0, callbacks=callbacks, **options)
 
     with pytest.raises(Cut):
@@ -267,7 +266,7 @@ def test_what_resume_cannot_put_right_it_refuses(tmp_path):
 @pytest.mark.parametrize(
     "harm", [*(pytest.param(harm, marks=SLOW) for harm in ("bit", "missing")), "cut short", "empty"]
 )
-def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm):
+def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm, said):
     rate, wanted = undisturbed
     with pytest.raises(Cut):
         training(data, tmp_path, cut=("train_batch", 2, 3), rate=rate)
@@ -282,8 +281,8 @@ def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_pat
             "empty": b"",
         }
         newest.write_bytes(damaged[harm])
-    said = []
-    model, history, _ = training(data, tmp_path, rate=rate, said=said)
+    said.clear()
+    model, history, _ = training(data, tmp_path, rate=rate)
     assert same(everything(model, history, tmp_path), wanted)
     assert [line for line in said if newest.name in line and "damaged" in line] == said
     # it is out of the way of those to come
@@ -291,16 +290,16 @@ def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_pat
     assert len(said) == (harm != "missing")
 
 
-def test_no_whole_checkpoint_is_a_beginning(data, tmp_path):
+def test_no_whole_checkpoint_is_a_beginning(data, tmp_path, said):
     (tmp_path / "states").mkdir()
     (tmp_path / "states" / f"000001-00000002-{'0' * 32}.ckpt").write_bytes(b"nothing")
-    said = []
-    _, history, _ = training(data, tmp_path, said=said)
+    said.clear()
+    _, history, _ = training(data, tmp_path)
     assert len(history.epoch) == EPOCHS
     assert said[-1] == "no checkpoint is whole: training starts from the beginning"
 
 
-def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch):
+def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch, said):
     """What cannot be written is said, and training goes on to the same end; the last one stays whole."""
     with pytest.raises(Cut):
         training(data, tmp_path, cut=("train_batch", 1, 1))
@@ -310,8 +309,8 @@ def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    said = []
-    _, history, _ = training(data, tmp_path, said=said)
+    said.clear()
+    _, history, _ = training(data, tmp_path)
     assert len(history.epoch) == EPOCHS
     assert sorted((tmp_path / "states").iterdir()) == kept
     assert said
@@ -408,25 +407,20 @@ def interrupted(recipe, root, monkeypatch, **options):
     with monkeypatch.context() as patch:
         patch.setattr(StopOnNaN, "on_epoch_begin", asked)
         with pytest.raises(Interrupted, match="the same command goes on") as caught:
-            train(recipe, root=root, say=quiet, **options)
+            train(recipe, root=root, **options)
     assert caught.value.exit_code == 130
 
 
-def quiet(_):
-    pass
-
-
-def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, monkeypatch):
+def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, monkeypatch, said):
     root, recipe = tmp_path / "runs", recipe_for(pictures, epochs=3)
     interrupted(recipe, root, monkeypatch)
     assert read_json(root / "mlp-pictures-1" / "run.json")["status"] == "interrupted"
-    other = train(recipe_for(pictures, epochs=1), root=root, say=quiet)
+    other = train(recipe_for(pictures, epochs=1), root=root)
     assert other.name == "mlp-pictures-2"
-    said = []
-    run = train(recipe, root=root, say=said.append)
+    run = train(recipe, root=root)
     assert run.name == "mlp-pictures-1"
     assert any("goes on from epoch 2, step 0" in line for line in said)
-    whole = train(recipe, root=tmp_path / "whole", say=quiet)
+    whole = train(recipe, root=tmp_path / "whole")
     for name in ("history.csv", "evaluation/val.npy"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert [row["epoch"] for row in map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())] == [
@@ -434,13 +428,13 @@ def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, 
         2,
         3,
     ]
-    assert train(recipe, root=root, say=quiet).name == "mlp-pictures-3"  # both are finished
+    assert train(recipe, root=root).name == "mlp-pictures-3"  # both are finished
 
 
 def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_path, monkeypatch):
     recipe = recipe_for(pictures, epochs=2)
     interrupted(recipe, tmp_path / "runs", monkeypatch, name="one")
-    options = {"name": "one", "root": tmp_path / "runs", "say": quiet}
+    options = {"name": "one", "root": tmp_path / "runs"}
     with pytest.raises(RunError, match=r"another recipe \(training.epochs was 2, is 3\)"):
         train(recipe_for(pictures, epochs=3), **options)
     with held(tmp_path / "runs" / "one"), pytest.raises(RunError, match="is being trained by another process"):
@@ -462,7 +456,7 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     # one that finished while another process was still reading its data
     with (
         pytest.raises(RunError, match="cannot go on: it is finished"),
-        begun(run.folder, run.recipe(), load_examples(pictures), say=quiet),
+        begun(run.folder, run.recipe(), load_examples(pictures)),
     ):
         pytest.fail("it was opened again")
     # a finished run is never in the way of another, nor lost
@@ -479,12 +473,12 @@ def test_a_signal_after_the_last_step_leaves_an_interrupted_run(pictures, tmp_pa
             StopOnNaN, "on_epoch_end", lambda self, epoch, logs=None: epoch and os.kill(os.getpid(), signal.SIGTERM)
         )
         with pytest.raises(Interrupted, match="stopped by SIGTERM after training"):
-            train(recipe, root=tmp_path, name="late", say=quiet)
+            train(recipe, root=tmp_path, name="late")
     assert Run(tmp_path / "late").status == "interrupted"
-    assert train(recipe, root=tmp_path, name="late", say=quiet).status == "finished"
+    assert train(recipe, root=tmp_path, name="late").status == "finished"
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch, said):
     """Another version, or another count of CPUs, may give other last bits."""
     lines = {}
     for name, versions in (("here", {}), ("elsewhere", {"tensorflow": "2.20.0"})):
@@ -493,8 +487,9 @@ def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch):
         known = json.loads(place.read_text())
         known["versions"] |= versions
         place.write_text(json.dumps(known))
-        said = lines[name] = []
-        train(recipe_for(pictures, epochs=2), root=tmp_path, name=name, say=said.append)
+        said.clear()
+        train(recipe_for(pictures, epochs=2), root=tmp_path, name=name)
+        lines[name] = list(said)
     assert not [line for line in lines["here"] if "environment has changed" in line]
     told = [line for line in lines["elsewhere"] if line.startswith("the environment has changed (")]
     assert len(told) == 1
@@ -507,4 +502,4 @@ def test_a_batch_size_is_not_changed_on_the_way(pictures, tmp_path, monkeypatch)
     interrupted(recipe_for(pictures, epochs=2), tmp_path, monkeypatch, name="one")
     values = {"model": {"name": "mlp"}, "data": {"path": str(pictures)}, "training": {"epochs": 2}}
     with pytest.raises(RunError, match="training.batch_size was 8, is 22"):
-        train(make_recipe(values, ["watch=false"]), root=tmp_path, name="one", say=quiet)
+        train(make_recipe(values, ["watch=false"]), root=tmp_path, name="one")

@@ -31,10 +31,6 @@ from kerazoo.transfer.finetune import finetune
 NOBODY = 2**22 + 1  # above the largest number of a process
 
 
-def quiet(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("data") / "shapes")
@@ -56,7 +52,7 @@ def stopped(data, tmp_path_factory):
             StopOnNaN, "on_epoch_begin", lambda self, epoch, logs: epoch and os.kill(os.getpid(), signal.SIGTERM)
         )
         with pytest.raises(Interrupted):
-            train(recipe_for(data), name="one", root=root, say=quiet)
+            train(recipe_for(data), name="one", root=root)
     return root / "one"
 
 
@@ -102,7 +98,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(data, cut):
     write_json(cut / "run.json", {**state, "recipe_sha256": runs.sha256(cut / "recipe.toml")})
     run = unfinished(cut)
     with pytest.raises(RunError, match="was made by another recipe; resume with what it was begun with"):
-        train(run.recipe(), name="one", root=cut.parent, say=quiet)
+        train(run.recipe(), name="one", root=cut.parent)
 
 
 def test_a_run_of_an_older_version_goes_on(cut):
@@ -116,20 +112,20 @@ def test_two_runs_at_once_take_two_numbers(data, tmp_path):
     recipe, examples = recipe_for(data), load_examples(data)
     told = claim(recipe, "mlp-shapes", name=None, root=tmp_path)
     with (
-        begun(told, recipe, examples, say=quiet, numbered=True) as first,
-        begun(told, recipe, examples, say=quiet, numbered=True) as second,
+        begun(told, recipe, examples, numbered=True) as first,
+        begun(told, recipe, examples, numbered=True) as second,
     ):
         assert (first.name, second.name) == ("mlp-shapes-1", "mlp-shapes-2")
         assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-3"  # both are held
-    with begun(told, recipe, examples, say=quiet), pytest.raises(RunError, match="by another process"):
-        begun(told, recipe, examples, say=quiet).__enter__()
+    with begun(told, recipe, examples), pytest.raises(RunError, match="by another process"):
+        begun(told, recipe, examples).__enter__()
 
 
 def many(data, root, barrier, names):
     examples, recipe = load_examples(data), recipe_for(data)
     told = claim(recipe, "mlp-shapes", name=None, root=root)
     barrier.wait()
-    with begun(told, recipe, examples, say=quiet, numbered=True) as run:
+    with begun(told, recipe, examples, numbered=True) as run:
         names.put(run.name)
         barrier.wait()
 
@@ -152,13 +148,13 @@ def test_what_killed_processes_left_is_removed(data, tmp_path):
     for folder in (*dead, alive, tmp_path / ".one-new-notes"):
         folder.mkdir()
         (folder / "run.json").write_text("{}")
-    with begun(tmp_path / "one", recipe_for(data), load_examples(data), say=quiet) as run:
+    with begun(tmp_path / "one", recipe_for(data), load_examples(data)) as run:
         (run.folder / "evaluation").mkdir()
         (run.folder / "evaluation" / "val.npy.77.tmp").write_bytes(b"half")
     assert not any(folder.exists() for folder in dead)
     assert alive.exists()
     assert (tmp_path / ".one-new-notes").exists()
-    with begun(tmp_path / "one", recipe_for(data), load_examples(data), say=quiet):
+    with begun(tmp_path / "one", recipe_for(data), load_examples(data)):
         assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -222,9 +218,9 @@ def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, wher
     with monkeypatch.context() as patch:
         patch.setattr(*place[where], asked)
         with pytest.raises(SystemExit, match="143"), cli.stoppable():
-            finetune(recipe, name="one", root=tmp_path, say=quiet)
+            finetune(recipe, name="one", root=tmp_path)
     assert Run(tmp_path / "one").status == "interrupted"
-    assert finetune(recipe, name="one", root=tmp_path, say=quiet).status == "finished"
+    assert finetune(recipe, name="one", root=tmp_path).status == "finished"
 
 
 @pytest.mark.parametrize(

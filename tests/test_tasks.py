@@ -20,10 +20,6 @@ from kerazoo.training.train import train
 from kerazoo.transfer.finetune import finetune
 
 
-def quiet(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """60 pictures, red by chance and bright by chance; tables of both as labels, and of the brightness."""
@@ -65,7 +61,7 @@ def rows_of(path):
 
 
 def test_several_labels_all_the_way(pictures, tmp_path):
-    run = train(recipe(pictures / "labels.csv"), name="labels", root=tmp_path, say=quiet)
+    run = train(recipe(pictures / "labels.csv"), name="labels", root=tmp_path)
     assert load_spec(run.folder).head == "multilabel"
     results = read_json(run.folder / "run.json")["results"]
     assert results["val_accuracy"] >= 0.9
@@ -91,7 +87,7 @@ def test_numbers_all_the_way(pictures, tmp_path):
     run = finetune(
         recipe(pictures / "numbers.csv", model={"name": "bottleneck_cnn"}, training={"epochs": 0}, data={"size": 28},
                transfer={"weights": "none"}),
-        name="numbers", root=tmp_path, say=quiet,
+        name="numbers", root=tmp_path,
     )  # fmt: skip
     results = read_json(run.folder / "run.json")["results"]
     assert set(results) == {"val_mae", "val_rmse", "val_r2", "val_loss", "val_examples"}
@@ -145,7 +141,7 @@ def test_mixed_and_balanced_labels_train(classes, tmp_path, balance, policy):
     made = recipe(
         classes, augmentation={"policy": policy}, training={"balance": balance, "epochs": 3, "drop_last": False}
     )
-    run = train(made, name="run", root=tmp_path, say=quiet)
+    run = train(made, name="run", root=tmp_path)
     history = rows_of(run.folder / "history.csv")
     assert len(history) == 3
     assert all(0 <= float(row["val_accuracy"]) <= 1 and np.isfinite(float(row["loss"])) for row in history)
@@ -159,13 +155,13 @@ def test_mixed_and_balanced_labels_train(classes, tmp_path, balance, policy):
 def test_what_does_not_go_together_is_refused_before_any_work(classes, tmp_path):
     mixed = {"policy": "strong"}
     with pytest.raises(ModelError, match="loss='perceptron' takes no mixed labels; it goes without mixup and cutmix"):
-        train(recipe(classes, model={"name": "perceptron"}, augmentation=mixed), root=tmp_path, say=quiet)
+        train(recipe(classes, model={"name": "perceptron"}, augmentation=mixed), root=tmp_path)
     with pytest.raises(RecipeError, match=r"augmentation.policy: input should be 'none', 'light'"):
-        train(recipe(classes, augmentation={"policy": "wild"}), root=tmp_path, say=quiet)
+        train(recipe(classes, augmentation={"policy": "wild"}), root=tmp_path)
     with pytest.raises(RecipeError, match=r"augmentation.hue must be a number in \[0, 0.5\], not 0.7"):
-        train(recipe(classes, augmentation={"hue": 0.7}), root=tmp_path, say=quiet)
+        train(recipe(classes, augmentation={"hue": 0.7}), root=tmp_path)
     with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass head"):
-        train(recipe(classes, training={"loss": "mse"}), root=tmp_path, say=quiet)
+        train(recipe(classes, training={"loss": "mse"}), root=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -180,6 +176,6 @@ def test_the_same_recipe_with_and_without_a_cache_gives_the_same_bits(classes, t
     found = []
     for cache in ("never", "always"):
         made = recipe(classes, data={"cache": cache}, training={"epochs": 2}, augmentation={"policy": "strong"})
-        found.append(load_model(train(made, name=cache, root=tmp_path, say=quiet).folder)[1].get_weights())
+        found.append(load_model(train(made, name=cache, root=tmp_path).folder)[1].get_weights())
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -408,12 +408,12 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(EpochMetrics, "on_epoch_end", cut)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.train(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
+            pipeline.train(make_recipe(values), name="run", root=tmp_path)
     time.sleep(1.1)  # files of events are named, and read in the order, of seconds
     (newest,) = (tmp_path / "run" / "tensorboard" / "train").iterdir()
     with newest.open("ab") as file:
         file.write(b"torn")
-    run = pipeline.train(make_recipe(values), name="run", root=tmp_path, say=lambda line: None)
+    run = pipeline.train(make_recipe(values), name="run", root=tmp_path)
     rows = list(csv.DictReader((run.folder / "history.csv").read_text().splitlines()))
     for part, prefix in (("train", ""), ("validation", "val_")):
         read = scalars_in(run.folder / "tensorboard" / part)

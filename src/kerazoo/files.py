@@ -4,9 +4,10 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from kerazoo.terminal import in_words
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger("kerazoo")
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
@@ -104,7 +107,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
+def set_aside(path: Path, why: str) -> None:
     """Rename what nothing depends on, so that it can be begun anew, and say so. Raises OSError."""
     aside = path.with_name(f"{path.name}.damaged")
     number = 1
@@ -112,7 +115,7 @@ def set_aside(path: Path, why: str, say: Callable[[str], None]) -> None:
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
     path.rename(aside)
-    say(f"{path} cannot be used: {why}; it was renamed {aside.name}, and a new one begins")
+    log.info(f"{path} cannot be used: {why}; it was renamed {aside.name}, and a new one begins")
 
 
 def remove_temporary(folder: Path) -> None:

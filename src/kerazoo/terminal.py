@@ -1,5 +1,6 @@
 """What a person sees on a terminal: progress bars, and sizes in words."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,15 +9,17 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+log = logging.getLogger("kerazoo")
+
 EVERY = 15.0  # seconds between two lines
 FILES_A_LINE = 2000  # files between two lines where there is no terminal
 
 
 @contextmanager
-def download_bar(title: str, source: str, say: Callable[[str], None]) -> Iterator[Callable[[int, int | None], None]]:
-    """A function of (bytes there, bytes in all or None) that shows them; lines go to `say` and name the source, too."""
+def download_bar(title: str, source: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function of (bytes there, bytes in all or None) that shows them; lines go to the log and name the source, too."""
     if not sys.stderr.isatty():
-        yield _lines(f"{title} from {source}", say)
+        yield _lines(f"{title} from {source}")
         return
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
@@ -26,7 +29,7 @@ def download_bar(title: str, source: str, say: Callable[[str], None]) -> Iterato
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(title: str, say: Callable[[str], None]) -> Callable[[int, int | None], None]:
+def _lines(title: str) -> Callable[[int, int | None], None]:
     said: float | None = None
 
     def show(done: int, total: int | None) -> None:
@@ -34,7 +37,7 @@ def _lines(title: str, say: Callable[[str], None]) -> Callable[[int, int | None]
         now = time.monotonic()
         if said is None or (now - said >= EVERY and done != total):
             of = f" of {in_words(total)}" if total else ""
-            say(f"{title}: {in_words(done)}{of}")
+            log.info(f"{title}: {in_words(done)}{of}")
             said = now
 
     return show

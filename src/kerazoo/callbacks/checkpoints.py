@@ -8,14 +8,17 @@ tells on itself. It holds 8 bytes, the length of a JSON text (little-endian); th
 import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerazoo.files import write_whole
+
+log = logging.getLogger("kerazoo")
 
 NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{32})\.ckpt")
 
@@ -36,10 +39,8 @@ def write_checkpoint(folder: str | Path, epoch: int, step: int, state: dict[str,
     return path
 
 
-def newest_checkpoint(
-    folder: str | Path, say: Callable[[str], None] = lambda line: None, *, aside: bool = False
-) -> dict[str, Any] | None:
-    """The state in the newest file that is whole; None where there is none. A damaged one is named by `say`.
+def newest_checkpoint(folder: str | Path, *, aside: bool = False) -> dict[str, Any] | None:
+    """The state in the newest file that is whole; None where there is none. A damaged one is named in the log.
 
     `aside` renames damaged ones to NAME.damaged, so that they do not count among those to keep.
     """
@@ -51,12 +52,12 @@ def newest_checkpoint(
                 raise ValueError("its contents do not match its checksum")
             return _decode(contents)
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-            say(f"checkpoint {path} is damaged ({error}); going back to the one before")
+            log.info(f"checkpoint {path} is damaged ({error}); going back to the one before")
             if aside:
                 with contextlib.suppress(OSError):
                     path.replace(path.with_name(f"{path.name}.damaged"))
     if found:
-        say("no checkpoint is whole: training starts from the beginning")
+        log.info("no checkpoint is whole: training starts from the beginning")
     return None
 
 

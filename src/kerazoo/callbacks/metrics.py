@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import keras
 
 from kerazoo.files import write_whole
+
+log = logging.getLogger("kerazoo")
 
 Row = dict[str, float]
 
@@ -28,16 +31,14 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
     and no others. `rows` is the whole history. Stand last among the callbacks that add to the logs, and before the one
     that keeps `state()`.
 
-    An error of the disk does not end the training: `say` is told once, the next epoch tries again, and `settle`, which
+    An error of the disk does not end the training: the log says so once, the next epoch tries again, and `settle`, which
     raises it, writes what is missing.
     """
 
     def __init__(
         self, folder: str | Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch",
-        say: Callable[[str], None] = print,
-    ) -> None:  # fmt: skip
+        ) -> None:  # fmt: skip
         super().__init__()
-        self.say = say
         self.lines_path = Path(folder) / "metrics.jsonl"
         self.table_path = Path(folder) / "history.csv"
         self.pictures = pictures
@@ -111,7 +112,7 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
             self._settled = False
             if not self._warned:
                 self._warned = True
-                self.say(f"{self.table_path} cannot be written: {error.strerror}; training goes on and tries again")
+                log.info(f"{self.table_path} cannot be written: {error.strerror}; training goes on and tries again")
 
 
 def history_table(rows: Iterable[Row]) -> str:

@@ -7,10 +7,10 @@ No variable is read, so it is the same on every backend.
 """
 
 import atexit
+import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,8 @@ import keras
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+log = logging.getLogger("kerazoo")
 
 REDRAWN = 4  # times a second
 WINDOW = 10.0  # seconds over which the bar's rate is taken
@@ -36,11 +38,10 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     async_safe = True  # or Keras waits for every step on backends where it need not
 
     def __init__(
-        self, say: Callable[[str], None], pictures: int, *, title: str = "epoch", every: int = 1, start_step: int = 0,
+        self, pictures: int, *, title: str = "epoch", every: int = 1, start_step: int = 0,
         bar: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.say = say
         self.pictures = pictures
         self.title = title
         self.every = every
@@ -84,7 +85,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self._said = time.perf_counter()
             steps = f"step {self._done[0]:,}/{self.params['steps'] or '?'}"
             rate = f"{self._pictures(self._done[0]) / (self._said - self._start):,.0f} pictures/s"
-            self.say(f"{self._title()}  {steps}  {_values(self._logs)}  {self._said - self._start:.1f} s  {rate}")
+            log.info(f"{self._title()}  {steps}  {_values(self._logs)}  {self._said - self._start:.1f} s  {rate}")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep how far it is. Runs on threads of Keras's where it has them, which may overtake one another."""
@@ -109,7 +110,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             return
         seconds = now - self._start
         rate = f"{self._pictures(self.params['steps']) / seconds:,.0f} pictures/s"
-        self.say(f"{self._title()}  {_values(logs or {})}  {seconds:.1f} s  {rate}")
+        log.info(f"{self._title()}  {_values(logs or {})}  {seconds:.1f} s  {rate}")
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Take the bar away."""

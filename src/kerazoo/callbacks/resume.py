@@ -5,6 +5,7 @@ averages, rate, count of steps) and of the metrics, on each replica; epoch and s
 callbacks beside it. The data needs none: its order and its augmentation are functions of (seed, epoch, position).
 """
 
+import logging
 import signal
 import threading
 import time
@@ -20,6 +21,8 @@ import numpy as np
 from kerazoo.callbacks.checkpoints import newest_checkpoint, newest_place, write_checkpoint
 from kerazoo.callbacks.training_state import blank_of, components_of, parts_of, restore, scope_of, state_of
 from kerazoo.errors import Interrupted, RunError
+
+log = logging.getLogger("kerazoo")
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
@@ -54,17 +57,15 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         write: bool = True,
         epochs_only: bool = False,
         made_by: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
         self.position = position
-        self.say = say
         self.seconds, self.steps, self.keep, self.writes, self.epochs_only = seconds, steps, keep, write, epochs_only
         self.made_by = dict(made_by or {})
         self.beside: tuple[keras.callbacks.Callback, ...] = ()
         self.rows: list[dict[str, float]] = []
-        self._found = newest_checkpoint(folder, say, aside=write)
+        self._found = newest_checkpoint(folder, aside=write)
         self._signal: int | None = None
         self._metrics: list[list[np.ndarray]] | None = None
         self._undo: Callable[[], None] | None = None
@@ -185,7 +186,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             if self._signal is not None:
                 raise KeyboardInterrupt
             self._signal = number
-            self.say("stopping: the state is written first (once more: stop at once)")
+            log.info("stopping: the state is written first (once more: stop at once)")
 
         if threading.current_thread() is not threading.main_thread():
             yield  # signals go to the main thread
@@ -239,7 +240,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             write_checkpoint(self.folder, epoch, step, state, keep=self.keep)
         except OSError as error:
-            self.say(f"no checkpoint could be written to {self.folder}: {error.strerror}; {self._last_one()}")
+            log.info(f"no checkpoint could be written to {self.folder}: {error.strerror}; {self._last_one()}")
             return False
         finally:
             self._last = time.monotonic()

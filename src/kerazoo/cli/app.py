@@ -13,7 +13,7 @@ from kerazoo.cli import weights as cli_weights
 from kerazoo.cli.data import check
 from kerazoo.cli.export import export
 from kerazoo.cli.models import models
-from kerazoo.cli.output import say
+from kerazoo.cli.output import log_to_stderr, say
 from kerazoo.cli.runs import evaluate, predict
 from kerazoo.cli.signals import stoppable
 from kerazoo.cli.train import finetune, probe, train
@@ -57,7 +57,7 @@ def main() -> None:
     """The console script: one clear line for an error, and the exit code that belongs to it."""
     arguments = sys.argv[1:]
     try:
-        with stoppable(at_the_end=True):
+        with log_to_stderr(), stoppable(at_the_end=True):
             app(standalone_mode=True)
     except (KerazooError, OSError) as error:
         if "--traceback" in arguments:

@@ -1,8 +1,10 @@
 """What commands say: progress on standard error, results on standard output."""
 
 import json
+import logging
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,30 @@ def say(line: str) -> None:
     """One line of progress, on standard error. A full disk under it, or a closed pipe, ends nothing."""
     with suppress(OSError):
         print(harmless(line), file=sys.stderr, flush=True)
+
+
+class Lines(logging.Handler):
+    """Prints what is logged on standard error, bare."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        say(self.format(record))
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Within, what kerazoo logs is printed on standard error, and nowhere else."""
+    log = logging.getLogger("kerazoo")
+    lines = Lines()
+    before = log.level, log.propagate
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.level, log.propagate = before
 
 
 def print_text(line: str) -> None:

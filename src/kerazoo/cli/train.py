@@ -19,7 +19,7 @@ from kerazoo.cli.options import (
     Size,
     override_flags,
 )
-from kerazoo.cli.output import Json, print_json, say
+from kerazoo.cli.output import Json, print_json
 from kerazoo.errors import RecipeError
 from kerazoo.files import read_json
 from kerazoo.models import registry
@@ -41,12 +41,12 @@ def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
     check_paths(recipe, where.get("name"))
     from kerazoo.pipelines.devices.opening import open_devices
 
-    devices = open_devices(recipe.devices, say)
+    devices = open_devices(recipe.devices)
     if recipe.transfer is not None:
         from kerazoo.transfer.finetune import finetune as make
     else:
         from kerazoo.training.train import train as make
-    run = make(recipe, devices=devices, say=say, reported=False, **where)
+    run = make(recipe, devices=devices, reported=False, **where)
     if devices.is_chief:
         report(run, as_json)
         sys.stdout.flush()
@@ -60,15 +60,15 @@ def try_first(recipe: Any, picture: Path | None, as_json: bool) -> None:
         raise RecipeError(f"--lr-find {picture}: there is no folder {picture.parent}; make it, or name another file")
     from kerazoo.pipelines.devices.opening import open_devices
 
-    devices = open_devices(recipe.devices, say)
+    devices = open_devices(recipe.devices)
     from kerazoo.training.trials import try_one_batch, try_rates
 
     if picture is not None:
-        rates = try_rates(recipe, picture, devices=devices, say=say)
+        rates = try_rates(recipe, picture, devices=devices)
         line, good, value = f"{rates.line()}; drawn: {picture}", rates.suggestion is not None, rates.suggestion
         found = {"suggestion": value, "picture": str(picture)}
     else:
-        batch = try_one_batch(recipe, devices=devices, say=say)
+        batch = try_one_batch(recipe, devices=devices)
         line, good, found = batch.line(), batch.passed, {"passed": batch.passed, "loss": float(batch.losses[-1])}
     if as_json:
         print_json(found)
@@ -249,10 +249,10 @@ def probe(
 
     from kerazoo.pipelines.devices.opening import open_devices
 
-    opened = open_devices(recipe.devices, say)
+    opened = open_devices(recipe.devices)
     from kerazoo.transfer.ranking import at_hand, rank
 
-    ranked = rank(recipe, candidates or at_hand(), devices=opened, say=say)
+    ranked = rank(recipe, candidates or at_hand(), devices=opened)
     if as_json:
         print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
         return

@@ -67,7 +67,7 @@ def fetch(
 
     rows = []
     for entry in _entries(names):
-        path = published_path(entry.name, mirror=mirror, say=say)
+        path = published_path(entry.name, mirror=mirror)
         rows.append({"name": entry.name, "path": str(path), "checked_by": entry.checked_by})
         if not as_json:
             print(f"{entry.name}  {path}")
@@ -121,7 +121,7 @@ def bundle(
 
     entries = _entries(names)
     check_output(output)
-    rows = write_bundle(output, [(entry, published_path(entry.name, say=say)) for entry in entries])
+    rows = write_bundle(output, [(entry, published_path(entry.name)) for entry in entries])
     if as_json:
         print_json({"bundle": str(output), "bytes": output.stat().st_size, "weights": rows})
         return
@@ -136,7 +136,7 @@ def unbundle(
     """Put the weights of a bundle into the cache, all of them or, where anything is wrong, none."""
     from kerazoo.models.weights.bundles import unpack_bundle
 
-    found = unpack_bundle(bundle, say)
+    found = unpack_bundle(bundle)
     if as_json:
         rows = [{"name": entry.name, "path": str(path), "checked_by": entry.checked_by} for entry, path in found]
         print_json({"bundle": str(bundle), "weights": rows})

@@ -2,9 +2,10 @@
 
 import glob
 import hashlib
+import logging
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.environment import changes, environment, recorded
 from kerazoo.runs.locks import TakenError, beside, held, is_held, remove_left
 from kerazoo.runs.run import RUNS, Run, check_name, differences
+
+log = logging.getLogger("kerazoo")
 
 
 def claim(
@@ -93,14 +96,14 @@ def free_name(stem: str, root: Path = RUNS) -> str:
 
 @contextmanager
 def begun(
-    folder: Path, recipe: Recipe, examples: Examples, *, say: Callable[[str], None], writes: bool = True,
+    folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True,
     overwrite: bool = False, numbered: bool = False, **known: Any,
 ) -> Iterator[Run]:  # fmt: skip
     """The run in `folder`, held by this process within; as it is, where another process `writes` it.
 
     A new one is made whole with all that is known before training; `known` goes into `run.json`. An unfinished one goes
-    on where recipe, data and what is `known` are the same; versions and hardware may have changed, which is told to
-    `say`. `overwrite` puts a new one in the place of any other. With `numbered`, the next free number is taken if
+    on where recipe, data and what is `known` are the same; versions and hardware may have changed, which the
+    log says. `overwrite` puts a new one in the place of any other. With `numbered`, the next free number is taken if
     another process was faster. Raises RunError; KerazooError where the disk is full.
     """
     if not writes:
@@ -111,7 +114,7 @@ def begun(
         while True:
             try:
                 with _full_disk_named(folder):
-                    run = _opened(folder, recipe, examples, known, stack, say=say, overwrite=overwrite)
+                    run = _opened(folder, recipe, examples, known, stack, overwrite=overwrite)
                 break
             except TakenError:
                 if not numbered:
@@ -123,7 +126,7 @@ def begun(
 
 def _opened(
     folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any], stack: ExitStack, *,
-    say: Callable[[str], None], overwrite: bool,
+    overwrite: bool,
 ) -> Run:  # fmt: skip
     """The run in `folder`, held by `stack`: the one that is there, made ready to go on, or a new one."""
     if not folder.exists():
@@ -138,8 +141,10 @@ def _opened(
         raise kind(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
     remove_temporary(folder)
     before, now = read_json(folder / "run.json").get("resumed", []), environment()
-    if changed := ", ".join(changes(recorded(folder / "environment.json", say), now)):
-        say(f"the environment has changed ({changed}); results may differ in the last bits from an uninterrupted run")
+    if changed := ", ".join(changes(recorded(folder / "environment.json"), now)):
+        log.info(
+            f"the environment has changed ({changed}); results may differ in the last bits from an uninterrupted run"
+        )
     run.set_status("running", resumed=[*before, now])
     return run
 

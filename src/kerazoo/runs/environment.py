@@ -5,7 +5,6 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,7 +41,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def recorded(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def recorded(path: Path) -> dict[str, Any]:
     """What `environment` gave as a run began. It informs only: if it is damaged, it is set aside, and this one kept."""
     try:
         return read_json(path)
@@ -50,7 +49,7 @@ def recorded(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         now = environment()
         with suppress(OSError):
             if path.exists():
-                set_aside(path, str(error), say)
+                set_aside(path, str(error))
             write_json(path, now)
         return now
 

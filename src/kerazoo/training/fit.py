@@ -1,5 +1,6 @@
 """Compile and fit: Keras's own `fit` with the callbacks of a run."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -20,8 +21,10 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_head
 from kerazoo.training.optimizers import make_optimizer, steering
-from kerazoo.training.plan import Say, make_loss
+from kerazoo.training.plan import make_loss
 from kerazoo.training.watching import watchers
+
+log = logging.getLogger("kerazoo")
 
 
 def fit(
@@ -36,7 +39,6 @@ def fit(
     loss: str,
     devices: Devices,
     factors: Mapping[str, float] | None = None,
-    say: Say,
 ) -> list[dict[str, float]]:
     """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
@@ -46,19 +48,19 @@ def fit(
     epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
     resume = Resume(
-        run.checkpoints, position=batches.start.assign, say=say, write=devices.is_chief,
+        run.checkpoints, position=batches.start.assign, write=devices.is_chief,
         epochs_only=devices.workers > 1, made_by={"recipe": run.recipe_sha256}, **recipe.checkpoint.model_dump(),
     )  # fmt: skip
     epoch, step = resume.found or (0, 0)
     if resume.found is not None:
-        say(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
+        log.info(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
     metrics = None
     with ExitStack() as stack:
         callbacks = [batches.clock(), *steering(recipe), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch, say=say))
-            metrics = MetricsWriter(run.folder, pictures, say=say)
-            progress = stack.enter_context(Progress(say, pictures, start_step=step))
+            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
+            metrics = MetricsWriter(run.folder, pictures)
+            progress = stack.enter_context(Progress(pictures, start_step=step))
             callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
         stack.enter_context(devices.training())

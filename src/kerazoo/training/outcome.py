@@ -1,12 +1,15 @@
 """What was kept of a training, as its drawings show it: curves, feature maps and TensorBoard."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerazoo.insight.curves import curves_of
 from kerazoo.recipes.recipe import Recipe
+
+log = logging.getLogger("kerazoo")
 
 Values = dict[str, float]  # of a chart: "loss", and the head's metric
 
@@ -23,7 +26,7 @@ class Outcome:
     dropped: bool = False
     levels: Mapping[str, Values] = field(default_factory=dict)
 
-    def draw(self, history: Sequence[Mapping[str, float]], folder: Path, say: Callable[[str], None]) -> None:
+    def draw(self, history: Sequence[Mapping[str, float]], folder: Path) -> None:
         """`curves.svg` and `curves.png`, where there are epochs; an error of the disk is said, and no more."""
         levels = {name: values for name, values in self.levels.items() if f"kept: {name}" not in self.levels}
         try:
@@ -31,7 +34,7 @@ class Outcome:
                 path = folder / f"curves.{ending}"
                 curves_of(history, path, kept=self.epoch, dropped=self.dropped, levels=levels)
         except OSError as error:
-            say(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
+            log.info(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
 
 
 def trained(history: Sequence[Mapping[str, float]], recipe: Recipe) -> Outcome:

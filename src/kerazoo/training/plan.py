@@ -1,6 +1,7 @@
 """What a recipe and its data come to: batches, preprocessing, loss and network, resolved once."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from kerazoo.recipes.checks import check_against, check_replicas
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.task import find_head
 
-Say = Callable[[str], None]
+log = logging.getLogger("kerazoo")
+
 EVALUATED = 64  # examples in a batch of validation
 
 
@@ -45,7 +47,7 @@ class Assembled:
     loss: str
 
 
-def assemble(recipe: Recipe, devices: Devices, say: Say) -> Assembled:
+def assemble(recipe: Recipe, devices: Devices) -> Assembled:
     """What `recipe` describes, seeded. Raises InputError where it, or its data, is bad."""
     entry = find(recipe.model.name)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
@@ -55,13 +57,13 @@ def assemble(recipe: Recipe, devices: Devices, say: Say) -> Assembled:
     preprocessing = input_of(entry, recipe, examples)
     check_pictures(examples)
     reproducible(recipe.seed)
-    batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
+    batches, validation = batches_of(recipe, examples, preprocessing, devices)
     preferred = {"momentum": momentum_for(batches.steps), "synchronised": recipe.training.synchronised_batch_norm}
     spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
     with devices.building(), devices.scope(), precision(recipe):
         model = spec.build()
     devices.check_batch_norm(model)
-    say(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}; on {devices.describe()}")
+    log.info(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}; on {devices.describe()}")
     return Assembled(recipe, examples, batches, validation, spec, model, loss)
 
 
@@ -142,13 +144,13 @@ def make_loss(recipe: Recipe, head: str, name: str) -> keras.losses.Loss:
 
 
 def batches_of(
-    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, devices: Devices, say: Say
+    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, devices: Devices
 ) -> tuple[TrainingBatches, tf.data.Dataset]:
     """The training and the validation batches that `recipe` asks for, from a cache where it is worth it."""
     train, val, augmentation = examples.split("train"), examples.split("val"), augmentation_of(recipe)
 
     def stored(part: Examples) -> np.ndarray | None:
-        return prepared(part, preprocessing, cache=recipe.data.cache, passes=recipe.training.epochs, say=say)
+        return prepared(part, preprocessing, cache=recipe.data.cache, passes=recipe.training.epochs)
 
     batches = training_batches(
         train, preprocessing, batch_size=int(recipe.training.batch_size), seed=recipe.seed, augmentation=augmentation,

@@ -18,12 +18,10 @@ from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.run import Run
 
-Say = Callable[[str], None]
-
 
 @contextmanager
 def watchers(
-    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0, say: Say = print
+    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
@@ -38,21 +36,20 @@ def watchers(
         maps = FeatureMaps(writer, probe, _taps(model, recipe))
         return [GradientNorms(writer), WeightNorms(writer), maps, EpochMetrics(writer)]
 
-    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
+    with RunWriter(run.folder, epochs=epochs) as writer:
         yield watch
 
 
 def watch_kept(
     model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, recipe: Recipe, examples: Examples,
-    preprocessing: Preprocessing, *, epochs: int, say: Say = print,
-) -> None:  # fmt: skip
+    preprocessing: Preprocessing, *, epochs: int, ) -> None:  # fmt: skip
     """Draw the feature maps of the `model` that was kept after all `epochs`, as of one epoch more.
 
     `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own.
     """
     if not recipe.watch:
         return
-    with RunWriter(run.folder, epochs=epochs, say=say) as writer:
+    with RunWriter(run.folder, epochs=epochs) as writer:
         for name, values in levels.items():
             writer.level(name.partition(":")[0], values, epochs)
         maps = FeatureMaps(writer, _probe(examples, preprocessing), _taps(model, recipe))

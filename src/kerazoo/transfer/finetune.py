@@ -8,6 +8,7 @@
    weights, a temperature.
 """
 
+import logging
 import time
 from pathlib import Path
 
@@ -34,7 +35,6 @@ from kerazoo.runs.run import RUNS, Run, finished
 from kerazoo.training.fit import diverged, fit
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import (
-    Say,
     batches_of,
     fitting,
     input_and_arguments,
@@ -53,16 +53,18 @@ from kerazoo.transfer.phases import Stages
 from kerazoo.transfer.refinement import after, calibrated
 from kerazoo.transfer.unfreezing import unfreeze
 
+log = logging.getLogger("kerazoo")
+
 
 def finetune(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
-    devices: Devices | None = None, say: Say = print, reported: bool = True,
+    devices: Devices | None = None, reported: bool = True,
 ) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
     same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
-    `say` takes one line of progress; `reported` as in `train`. `stages.json` in the run has what each stage cost and
+    `reported` as in `train`. `stages.json` in the run has what each stage cost and
     gained.
 
     Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
@@ -70,7 +72,7 @@ def finetune(
     """
     start = time.perf_counter()
     entry, recipe = find(recipe.model.name), recipe.anchored()
-    devices = devices or open_devices(recipe.devices, say)
+    devices = devices or open_devices(recipe.devices)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
     transfer = recipe.transfer or TransferPart()
@@ -89,7 +91,7 @@ def finetune(
         return Run(folder)
     recipe = fitting(recipe, examples, devices)
     loss = loss_of(recipe, examples)
-    source = weights_of(entry, transfer.weights, say)
+    source = weights_of(entry, transfer.weights)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
     check_pictures(examples)
     check_probe(recipe, examples)
@@ -107,35 +109,35 @@ def finetune(
     if epochs:
         unfreeze(model, entry, transfer, pretrained=source is not None)
         devices.check_batch_norm(model)
-    say(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
+    log.info(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
 
     if not epochs and (recipe.training.loss or (transfer.views == 1 and augmentation_of(recipe).describe())):
-        say("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
+        log.info("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
 
     digest, on = weights_digest(feature_extractor(single)), devices.describe()
     with (
         true_causes(recipe, examples, spec.preprocessing),
         begun(
-            folder, recipe, examples, say=say, overwrite=overwrite, numbered=name is None, start_weights=digest,
+            folder, recipe, examples, overwrite=overwrite, numbered=name is None, start_weights=digest,
             devices=on,
         ) as run,
     ):  # fmt: skip
         if source is None:
             norm_by_data(single, spec, examples, recipe.seed)
-        stages = Stages(say)
+        stages = Stages()
         probe = learn_head(single, spec, examples, recipe, stages)
         history: list[dict[str, float]] = []
         if epochs:
             copy_weights(single, model)
-            batches, validation = batches_of(recipe, examples, preprocessing, devices, say)
+            batches, validation = batches_of(recipe, examples, preprocessing, devices)
             begin, first = time.perf_counter(), single.get_weights()
             factors = rates_of(model, entry, transfer.decay)
             history = fit(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
-                devices=devices, factors=factors, say=say,
+                devices=devices, factors=factors,
             )  # fmt: skip
             if reason := diverged(history, recipe):
-                say(f"fine-tuning ended early: {reason}")
+                log.info(f"fine-tuning ended early: {reason}")
             copy_weights(model, single)
             for layer, trained in zip(single.layers, model.layers, strict=True):
                 layer.trainable = trained.trainable
@@ -149,6 +151,6 @@ def finetune(
         stages.write(run.folder, probe)
         outcome = transferred(history, recipe, stages.stages, examples.task)
         return close_run(
-            run, recipe, spec, single, examples, history, start, say, outcome=outcome, stages=stages.to_json(),
+            run, recipe, spec, single, examples, history, start, outcome=outcome, stages=stages.to_json(),
             reported=reported,
         )  # fmt: skip

@@ -5,7 +5,8 @@ What is fitted to validation is judged by cross-fitting: `score` and `loss` are 
 give.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from kerazoo.tasks.scores import Gain, Measured
 from kerazoo.transfer.cross_fitting import Average, Temperature
 from kerazoo.transfer.features import Features
 from kerazoo.transfer.probe import Probe
+
+log = logging.getLogger("kerazoo")
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,10 @@ class Stage:
 
 
 class Stages:
-    """The stages of a run so far, and the measure of the best of them. `say` takes one line for each."""
+    """The stages of a run so far, and the measure of the best of them. The log gets a line for each, behind `title`."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, title: str = "") -> None:
+        self.title = title
         self.stages: list[Stage] = []
         self.best: Measured | None = None
 
@@ -149,7 +152,7 @@ class Stages:
 
     def _add(self, stage: Stage, line: str) -> None:
         self.stages.append(stage)
-        self.say(line)
+        log.info(f"{self.title}{line}")
 
     def to_json(self) -> list[dict[str, Any]]:
         """As they are stored: infinite ends of an interval are null."""

@@ -1,7 +1,8 @@
 """Which backbone suits a data set: the probe on each, ranked by cross-validation, and what each costs."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
 from kerazoo.transfer.phases import Stages
 
-Say = Callable[[str], None]
+log = logging.getLogger("kerazoo")
+
 TIMED = 8  # pictures in the batch that is timed
 
 
@@ -81,9 +83,7 @@ def at_hand() -> list[tuple[str, str]]:
     return found
 
 
-def rank(
-    recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devices | None = None, say: Say = print
-) -> list[Ranked]:
+def rank(recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devices | None = None) -> list[Ranked]:
     """The candidates, (name of the registry, weights), best first by cross-validation on the recipe's data.
 
     `recipe` is for any model; its name and weights are replaced. Raises InputError as `finetune` does, before the first
@@ -92,8 +92,8 @@ def rank(
     penalties = None if recipe.transfer is None else recipe.transfer.penalties
     if penalties is not None and len(penalties) < 2:
         raise RecipeError(f"transfer.penalties={penalties}: backbones are ranked by cross-validation; name two or more")
-    devices = devices or open_devices(recipe.devices, say)
-    sources = [weights_of(find(name), weights, say) for name, weights in candidates]
+    devices = devices or open_devices(recipe.devices)
+    sources = [weights_of(find(name), weights) for name, weights in candidates]
     examples = load_examples(recipe.data)
     check_pictures(examples)
     made = []
@@ -106,7 +106,7 @@ def rank(
     ranked = []
     for one, spec, source in made:
         with true_causes(one, examples, spec.preprocessing):
-            ranked.append(_one(one, spec, source, examples, say))
+            ranked.append(_one(one, spec, source, examples))
     return sorted(ranked, key=_order)
 
 
@@ -127,13 +127,13 @@ def _planned(
     return recipe, spec_of(entry, recipe, preprocessing, examples, **stored)
 
 
-def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples, say: Say) -> Ranked:
+def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples) -> Ranked:
     begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
     reproducible(recipe.seed)
     model = build_with(spec, source, transfer.scaling)
     if source is None:
         norm_by_data(model, spec, examples, recipe.seed)
-    stages = Stages(lambda line: say(f"{name}: {line}"))
+    stages = Stages(title=f"{name}: ")
     probe = learn_head(model, spec, examples, recipe, stages)
     first, last = stages.stages
     assert first.computed is not None

@@ -56,7 +56,7 @@ def measure_of(
 ) -> Callable[[list[np.ndarray]], Measured]:
     """A function of weights: what `model` gets with them on validation."""
     val = examples.split("val")
-    stored = prepared(val, spec.preprocessing, cache=recipe.data.cache, passes=2, say=lambda line: None)
+    stored = prepared(val, spec.preprocessing, cache=recipe.data.cache, passes=2)
     batches = evaluation_batches(val, spec.preprocessing, stored=stored)
 
     def measure(weights: list[np.ndarray]) -> Measured:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from kerazoo.files import set_aside, write_whole
 
+log = logging.getLogger("kerazoo")
+
 LINES, IMAGES, BOARD = "watch.jsonl", "feature_maps", "tensorboard"
 
 
@@ -23,12 +26,11 @@ class RunWriter:
     JSON lines are {"step": 1, "tag": "...", "value": 0.5}; numbers that are not finite are strings ("nan", "inf").
     Losses and metrics go to TensorBoard alone, with Keras's own tags, into runs below: `train`, `validation`, ...
     Of what is there already, the first `epochs` are kept: a resumed training writes the others again.
-    An error of the disk never ends a training: what cannot be written is no longer written, and `say` is told once.
+    An error of the disk never ends a training: what cannot be written is no longer written, and the log says so once.
     """
 
-    def __init__(self, folder: str | Path, *, epochs: int = 0, say: Callable[[str], None] = print) -> None:
+    def __init__(self, folder: str | Path, *, epochs: int = 0) -> None:
         self.folder = Path(folder)
-        self.say = say
         self._lines: io.FileIO | None = None
         self._epochs = epochs
         self._boards: dict[str, tf.summary.SummaryWriter] = {}
@@ -39,7 +41,7 @@ class RunWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / LINES
         if path.exists() and not path.is_file():
-            set_aside(path, "it is no regular file", self.say)
+            set_aside(path, "it is no regular file")
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_whole(path, "".join(line for line in lines if _step(line) <= epochs))
@@ -49,7 +51,7 @@ class RunWriter:
         """The writer of a run of TensorBoard; what is there of steps from `first` on is taken away."""
         if run not in self._boards:
             if (self.folder / BOARD).exists() and not (self.folder / BOARD).is_dir():
-                set_aside(self.folder / BOARD, "it is no folder", self.say)
+                set_aside(self.folder / BOARD, "it is no folder")
             folder = self.folder / BOARD / run
             for path in sorted(folder.glob("events.*")):
                 _cut_events(path, first)
@@ -65,7 +67,7 @@ class RunWriter:
         except (OSError, tf.errors.OpError) as error:
             self._given_up.add(what)
             reason = getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
-            self.say(f"{self.folder / what} cannot be written any more: {reason}; training goes on without it")
+            log.info(f"{self.folder / what} cannot be written any more: {reason}; training goes on without it")
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Keep one number."""

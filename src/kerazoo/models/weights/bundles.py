@@ -17,7 +17,7 @@ from typing import Any
 from kerazoo.caches import cache_folder
 from kerazoo.errors import WeightsError
 from kerazoo.files import file_hash
-from kerazoo.models.weights.download import FOLDER, Say, alone, put_in_place
+from kerazoo.models.weights.download import FOLDER, alone, put_in_place
 from kerazoo.models.weights.http import check_room, no_room
 from kerazoo.models.weights.published import CHUNK, Published, manifest, what_is_wrong
 
@@ -64,7 +64,7 @@ def check_output(output: Path) -> None:
         raise WeightsError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
 
 
-def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
+def unpack_bundle(bundle: Path) -> list[tuple[Published, Path]]:
     """Put every file of `bundle` into the cache; each entry and its path.
 
     All are checked first, against the bundle's own index and against what Keras publishes: where one is not what it
@@ -78,7 +78,7 @@ def unpack_bundle(bundle: Path, say: Say) -> list[tuple[Published, Path]]:
             rows = _index(bundle, tar, next(members, None))
             check_room(folder, sum(row["size"] for _, row in rows.values()), bundle.name)
             for entry, _ in rows.values():
-                stack.enter_context(alone(folder, entry, say))
+                stack.enter_context(alone(folder, entry))
             for member, entry, row in _expected(bundle, members, rows):
                 part = folder / f"{entry.file}.{os.getpid()}.tmp"
                 stack.callback(part.unlink, missing_ok=True)

@@ -5,10 +5,10 @@ else `~/.keras/models`), which is read only. It is fetched from where Keras publ
 or a folder under which the file lies by its plain name, given by hand or as `$KERAZOO_WEIGHTS_MIRROR`.
 """
 
+import logging
 import os
-import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,30 +19,31 @@ from kerazoo.models.weights.http import PAUSE, TIMEOUT, Progress, Unreachable, c
 from kerazoo.models.weights.published import CHUNK, Published, published, what_is_wrong
 from kerazoo.terminal import download_bar
 
-Say = Callable[[str], None]
+log = logging.getLogger("kerazoo")
+
 FOLDER = "weights"
 TABLES = 10_000_000  # bytes
 MIRROR = "KERAZOO_WEIGHTS_MIRROR"
 
 
 def published_path(
-    name: str, *, mirror: str | None = None, say: Say | None = None, entry: Published | None = None,
+    name: str, *, mirror: str | None = None, entry: Published | None = None,
     timeout: float = TIMEOUT, pause: float = PAUSE,
 ) -> Path:  # fmt: skip
     """The file of the ImageNet weights for the backbone `name`, whole and checked; fetched where no cache holds it.
 
-    `say` takes lines of progress (standard error by default), `entry` stands in for the manifest's own. Of processes
+    `entry` stands in for the manifest's own. Of processes
     that want a file at once one fetches it. Raises WeightsError, which names the ways to get weights without a network.
     """
-    entry, say = entry or published(name), say or _say
-    if (path := cached(entry, say)) is not None:
+    entry = entry or published(name)
+    if (path := cached(entry)) is not None:
         return path
     folder = cache_folder(FOLDER)
-    with alone(folder, entry, say):
+    with alone(folder, entry):
         if (path := cached(entry)) is not None:
             return path
         try:
-            return _fetch(folder, entry, mirror or os.environ.get(MIRROR) or None, say, timeout, pause)
+            return _fetch(folder, entry, mirror or os.environ.get(MIRROR) or None, timeout, pause)
         except Unreachable as error:
             raise WeightsError(f"no ImageNet weights for {name}: {error}; {_ways(entry)}") from error
 
@@ -53,8 +54,8 @@ def places(entry: Published) -> tuple[Path, Path]:
     return cache_path(FOLDER, entry.file), home / "models" / entry.file
 
 
-def cached(entry: Published, say: Say | None = None) -> Path | None:
-    """The file where a cache holds it whole. `say` is told of one that is damaged; Keras's own is passed over."""
+def cached(entry: Published) -> Path | None:
+    """The file where a cache holds it whole. The log names one that is damaged; Keras's own is passed over."""
     ours, theirs = places(entry)
     for path in (ours, theirs):
         if path.is_file():
@@ -64,8 +65,7 @@ def cached(entry: Published, say: Say | None = None) -> Path | None:
                 wrong = f"it cannot be read: {error.strerror}"
             if not wrong:
                 return path
-            if say is not None:
-                say(f"{path} is not used: {wrong}")
+            log.warning(f"{path} is not used: {wrong}")
     return None
 
 
@@ -94,7 +94,7 @@ def put_in_place(part: Path, entry: Published) -> Path:
 
 
 @contextmanager
-def alone(folder: Path, entry: Published, say: Say) -> Iterator[None]:
+def alone(folder: Path, entry: Published) -> Iterator[None]:
     """Only one process at a time brings the file of `entry`; the lock goes with the process, however it ends."""
     try:
         opened = (folder / f"{entry.file}.lock").open("w")
@@ -102,14 +102,14 @@ def alone(folder: Path, entry: Published, say: Say) -> Iterator[None]:
         raise no_room(error, folder / f"{entry.file}.lock") from error
     with opened as file:
         if not lock(file.fileno()):
-            say(f"{entry.file} is being fetched by another process; waiting for it")
+            log.info(f"{entry.file} is being fetched by another process; waiting for it")
             lock(file.fileno(), wait=True)
         yield
 
 
-def _fetch(folder: Path, entry: Published, mirror: str | None, say: Say, timeout: float, pause: float) -> Path:
+def _fetch(folder: Path, entry: Published, mirror: str | None, timeout: float, pause: float) -> Path:
     part, source = folder / f"{entry.file}.part", _source(entry, mirror)
-    with download_bar(f"fetching {entry.name}", _host(source), say) as progress:
+    with download_bar(f"fetching {entry.name}", _host(source)) as progress:
         for again in (True, False):
             if isinstance(source, Path):
                 _copy(source, part, most_bytes(entry), progress)
@@ -124,7 +124,7 @@ def _fetch(folder: Path, entry: Published, mirror: str | None, say: Say, timeout
     path = put_in_place(part, entry)
     forget(part)
     if entry.checked_by == "structure":
-        say(f"{path}: Keras publishes no hash of it; its structure is right")
+        log.info(f"{path}: Keras publishes no hash of it; its structure is right")
     return path
 
 
@@ -185,7 +185,3 @@ def _ways(entry: Published) -> str:
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

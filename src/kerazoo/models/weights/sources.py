@@ -1,6 +1,5 @@
 """Where weights come from: names, files, runs, and what ships with the package."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from kerazoo.errors import WeightsError
@@ -35,9 +34,7 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
     check_source(path)
 
 
-def weights_of(
-    entry: Network | Backbone, weights: str | Path, say: Callable[[str], None] = lambda line: None
-) -> Path | None:
+def weights_of(entry: Network | Backbone, weights: str | Path) -> Path | None:
     """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
     check_weights(entry, str(weights))
     if weights == "none":
@@ -45,7 +42,7 @@ def weights_of(
     if weights not in entry.weights:
         path = Path(weights).expanduser()
         return path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
-    return published_path(entry.name, say=say) if isinstance(entry, Backbone) else shipped(entry.name, str(weights))
+    return published_path(entry.name) if isinstance(entry, Backbone) else shipped(entry.name, str(weights))
 
 
 def check_source(source: Path) -> None:

@@ -51,7 +51,7 @@ class LookAlikes:
     """Pairs that look the same, and what is known of those that are not named.
 
     `crowded` counts the images that are one of many which are alike. Where over MAX_PAIRS have near hashes (the frames
-    of a film, say), only those that differ in at most `reach` bits were compared; -1: over MAX_PAIRS have one hash, and
+    of a film), only those that differ in at most `reach` bits were compared; -1: over MAX_PAIRS have one hash, and
     each image was compared with the next that has its hash. `crops_reach` is the same of crops; -1: none was compared.
     """
 

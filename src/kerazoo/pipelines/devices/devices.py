@@ -7,7 +7,7 @@ TensorFlow's convolution of an empty batch has a wrong shape on CPUs (2.21, oneD
 and JAX settle theirs at the first operation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ from kerazoo.errors import RecipeError, RunError
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Opening the devices that a recipe asks for."""
 
+import logging
 import os
 import re
 import sys
@@ -9,8 +10,10 @@ from typing import Any
 
 from kerazoo.errors import RecipeError
 from kerazoo.pipelines.devices.cluster import Cluster, read_cluster
-from kerazoo.pipelines.devices.devices import Devices, Say
+from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.startup import quiet_start, start_tensorflow
+
+log = logging.getLogger("kerazoo")
 
 KINDS = ("auto", "cpu", "gpu", "mirrored", "mirrored:N", "multiworker", "tpu")
 
@@ -25,7 +28,7 @@ def parse_devices(name: str) -> tuple[str, int | None]:
     return name, None
 
 
-def open_devices(name: str = "auto", say: Say = lambda line: None) -> Devices:
+def open_devices(name: str = "auto") -> Devices:
     """The devices called `name`, one of KINDS, ready for the first operation; this starts TensorFlow, in silence.
 
     `auto` is one GPU where there is one, all GPUs where there are several, else the CPU. `mirrored:N` without GPUs is
@@ -36,7 +39,9 @@ def open_devices(name: str = "auto", say: Say = lambda line: None) -> Devices:
     if cluster is not None and len(cluster.addresses) == 1:
         kind, cluster = "auto", None
     if cluster is not None:
-        say(f"worker {cluster.worker} of {len(cluster.addresses)} waits for the others ({cluster.addresses[0]} leads)")
+        log.info(
+            f"worker {cluster.worker} of {len(cluster.addresses)} waits for the others ({cluster.addresses[0]} leads)"
+        )
     with quiet_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import keras

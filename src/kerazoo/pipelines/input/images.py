@@ -9,6 +9,7 @@ the speed of memory, and a damaged cache is written anew before a step is traine
 import hashlib
 import io
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.terminal import in_words
+
+log = logging.getLogger("kerazoo")
 
 AT_ONCE = 64  # pictures prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
@@ -65,13 +68,11 @@ def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return rows
 
 
-def prepared(
-    examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int, say: Callable[[str], None]
-) -> np.ndarray | None:
+def prepared(examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int) -> np.ndarray | None:
     """(N, h, w, C) uint8 where the fitted pictures are at hand or worth writing to disk, else None.
 
     `cache` is "always", "never", or "auto": where there are at least two `passes` over picture files, and the cache
-    takes at most a tenth of the free disk. What is written is announced by `say` with its size.
+    takes at most a tenth of the free disk. What is written is announced in the log with its size.
     """
     if examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
         return examples.pixels
@@ -82,14 +83,14 @@ def prepared(
     if found is not None:
         return found
     if path.exists():
-        say(f"{path} is damaged, or of an older version; it is written anew")
+        log.info(f"{path} is damaged, or of an older version; it is written anew")
     try:
         room_for(path, size, "the prepared pictures", share=SMALL if cache == "auto" else None)
     except DataError:
         if cache == "auto":
             return None
         raise
-    say(f"writing {len(examples):,} prepared pictures to {path} ({in_words(size)})")
+    log.info(f"writing {len(examples):,} prepared pictures to {path} ({in_words(size)})")
     return _write(path, examples, preprocessing)
 
 
