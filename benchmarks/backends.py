@@ -1,10 +1,10 @@
 """The same recipe on TensorFlow, on JAX, and on JAX in two processes: test accuracy and loss over seeds.
 
-    python benchmarks/backends.py ARRAYS.npz [--recipe recipes/zoo/resnet20_cifar10.toml] [--pictures 2000] [--epochs 6]
+    python benchmarks/backends.py ARRAYS.npz [--recipe recipes/zoo/resnet20_cifar10.toml] [--images 2000] [--epochs 6]
         [--batch 32] [--seeds 3]
 
-ARRAYS.npz is whole CIFAR-10 (or alike); `--pictures` of train and of test are drawn by lot. The rate of the recipe,
-which is for 128 pictures, goes down with the batch. Random numbers differ between the backends (initial weights), so
+ARRAYS.npz is whole CIFAR-10 (or alike); `--images` of train and of test are drawn by lot. The rate of the recipe,
+which is for 128 images, goes down with the batch. Random numbers differ between the backends (initial weights), so
 that runs can only agree as those of two seeds do: the band is that of Welch's t-test, 99 %, between the seeds' means.
 """
 
@@ -27,13 +27,13 @@ from scipy.stats import ttest_ind
 KINDS = ("tensorflow", "jax", "jax, 2 processes")
 
 
-def take(arrays, pictures, path):
-    """Write `pictures` of both splits, drawn by lot, to `path`."""
+def take(arrays, images, path):
+    """Write `images` of both splits, drawn by lot, to `path`."""
     with np.load(arrays) as whole:
         found = {}
         for split in ("train", "test"):
             x, y = whole[f"x_{split}"], whole[f"y_{split}"]
-            drawn = np.random.default_rng(0).permutation(len(y))[:pictures]
+            drawn = np.random.default_rng(0).permutation(len(y))[:images]
             found |= {f"x_{split}": x[drawn], f"y_{split}": y[drawn]}
     np.savez(path, **found)
 
@@ -49,7 +49,7 @@ def command_of(arguments, data, seed):
 
 def run(kind, command, folder):
     """The results of one training as `--json` gives them, and its seconds."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     environment = {**os.environ, "KERAS_BACKEND": kind.split(",")[0], "JAX_PLATFORMS": "cpu"}
     count, on = (2, "multiworker") if "2 processes" in kind else (1, "cpu")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
@@ -67,7 +67,7 @@ def run(kind, command, folder):
     for worker, (_, errors) in zip(workers, said, strict=True):
         if worker.returncode:
             raise SystemExit(f"{kind}: code {worker.returncode}\n{errors[-2000:]}")
-    return json.loads(said[0][0]) | {"wall": time.perf_counter() - begun}
+    return json.loads(said[0][0]) | {"wall": time.perf_counter() - started}
 
 
 def free_ports(count):
@@ -82,7 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("arrays", type=Path)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parents[1] / "recipes/zoo/resnet20_cifar10.toml")
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
@@ -91,7 +91,7 @@ def main():
     found = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as root:
         data = Path(root) / "subset.npz"
-        take(arguments.arrays, arguments.pictures, data)
+        take(arguments.arrays, arguments.images, data)
         for seed in range(arguments.seeds):
             folder = Path(root) / str(seed)
             folder.mkdir()
@@ -102,7 +102,7 @@ def main():
                 print(f"{line}, {last['wall']:.0f} s", file=sys.stderr, flush=True)
     rows = []
     for kind, results in found.items():
-        row = {"recipe": arguments.recipe.stem, "pictures": arguments.pictures, "epochs": arguments.epochs}
+        row = {"recipe": arguments.recipe.stem, "images": arguments.images, "epochs": arguments.epochs}
         row |= {"batch": arguments.batch, "seeds": arguments.seeds, "backend": kind}
         for what in ("accuracy", "loss"):
             values = [result[f"test_{what}"] for result in results]

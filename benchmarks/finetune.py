@@ -9,9 +9,9 @@ it unfrozen, Adam(1e-5) for 10 more. Ours: what `kerazoo finetune` does by defau
 feature maps. Both are processes of their own on the same files and split, one after the other; their clocks start once
 TensorFlow is imported.
 
-`--sizes` are training pictures a class, 0 for all. The CSV has a row for each epoch or stage: seconds so far, and the
+`--sizes` are training images a class, 0 for all. The CSV has a row for each epoch or stage: seconds so far, and the
 validation accuracy then. What it holds of the same data, backbone, weights and settings is not measured again; the
-report and the picture (medians over seeds of the best accuracy so far) are of all that. The best of either may be that
+report and the image (medians over seeds of the best accuracy so far) are of all that. The best of either may be that
 of an epoch; what ours keeps in the end stands beside it.
 """
 
@@ -35,7 +35,7 @@ KINDS = ("ours", "guide")
 
 
 def subset(data, folder, size, seed):
-    """`folder` with `size` training pictures of each class (0: all), drawn by seed, and all of val, as links."""
+    """`folder` with `size` training images of each class (0: all), drawn by seed, and all of val, as links."""
     for path in sorted(data.glob("*/*")):
         files = sorted(path.iterdir())
         if path.parent.name == "train" and size:
@@ -150,7 +150,7 @@ def report(found, arguments):
         best = [max(accuracy for _, _, accuracy in rows) for rows in of["guide"]]
         when = [reached(rows, b) for rows, b in zip(of["guide"], best, strict=True)]
         ratios = [w / reached(rows, b) for rows, w, b in zip(of["ours"], when, best, strict=True)]
-        name = f"{size} a class" if size else "all pictures"
+        name = f"{size} a class" if size else "all images"
         print(f"{name}, {len(seeds)} seeds: the guide's best {spread(best)} after {spread(when, 0)} s of")
         print(
             f"  {spread([rows[-1][1] for rows in of['guide']], 0)} s; ours is there {spread(ratios, 1)} times sooner,"

@@ -1,17 +1,17 @@
-"""Pictures per second of the training input, as ratios in one run: ours beside Keras's and beside the bare loop.
+"""Images per second of the training input, as ratios in one run: ours beside Keras's and beside the bare loop.
 
     python benchmarks/input_pipeline.py FOLDER [--size 224] [--batch 32] [--rounds 5]
 
-FOLDER is an image folder, or a root that holds train/. Each row is a full pass over its training pictures with nothing
+FOLDER is an image folder, or a root that holds train/. Each row is a full pass over its training images with nothing
 behind it. The rows are run in turn, `rounds` times, and the median counts; a first pass of each warms the file cache.
-Beside the rates stand ratios of pictures per second of processor time (cpu_...), which other work disturbs less.
+Beside the rates stand ratios of images per second of processor time (cpu_...), which other work disturbs less.
 
 - bare loop: read, decode (accurate), resize (antialiased), no more: what the decoder allows;
 - keras, defaults: keras.utils.image_dataset_from_directory as it comes (fast decoding, no antialiasing, shuffled);
 - keras, our settings: its file list and its way of batching, with the accurate decoding and antialiasing that it has no
   switch for;
 - ours: `training_batches` of kerazoo, checked headers, EXIF, shuffled by (seed, epoch), scaled; cold from the files,
-  and from the cache of fitted pictures.
+  and from the cache of fitted images.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def accurate(size, fit):
 
 
 def datasets(folder, size, batch):
-    """{name: (dataset, pictures in a pass)}; each fit's rows beside one another."""
+    """{name: (dataset, images in a pass)}; each fit's rows beside one another."""
     examples = load_examples(folder).split("train")
     count, paths = len(examples), list(examples.paths)
     root = folder / "train" if (folder / "train").is_dir() else folder
     defaults = keras.utils.image_dataset_from_directory(root, image_size=(size, size), batch_size=batch, verbose=False)
     made = {"keras, defaults": (defaults, len(defaults.file_paths))}
     for fit in ("crop", "stretch"):
-        preprocessing, load = Preprocessing(size, size, fit=fit), accurate(size, fit)
+        preprocessing, load = Preprocessing(size, size, resize=fit), accurate(size, fit)
         bare = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         pairs = tf.data.Dataset.from_tensor_slices((paths, examples.labels)).shuffle(batch * 8, seed=0)
         settings = pairs.map(lambda path, label, load=load: (load(path), label), num_parallel_calls=tf.data.AUTOTUNE)
@@ -74,7 +74,7 @@ def datasets(folder, size, batch):
 
 
 def rates(made, rounds):
-    """{name: pictures per second of each round} and the same per second of processor time, the rows taken in turn."""
+    """{name: images per second of each round} and the same per second of processor time, the rows taken in turn."""
     found, busy = {name: [] for name in made}, {name: [] for name in made}
     for number in range(rounds + 1):
         for name, (dataset, count) in made.items():
@@ -107,7 +107,7 @@ def main():
     for name, values in found.items():
         settings, bare = (f"{which}, {name.split(', ')[-1]}" for which in ("keras, our settings", "bare loop"))
         row = {
-            "input": name, "pictures_per_second": round(statistics.median(values)),
+            "input": name, "images_per_second": round(statistics.median(values)),
             "lowest": round(min(values)), "highest": round(max(values)),
             "of_keras_defaults": ratio(values, found["keras, defaults"]),
             "of_keras_our_settings": ratio(values, found.get(settings)),
@@ -120,7 +120,7 @@ def main():
         }  # fmt: skip
         rows.append(row)
         ratios = "".join(f"{row[key] or '':>8} {key.replace('_', ' ')}" for key in list(row)[4:10] if row[key])
-        print(f"{name:28} {row['pictures_per_second']:6}/s ({row['lowest']}-{row['highest']}){ratios}", flush=True)
+        print(f"{name:28} {row['images_per_second']:6}/s ({row['lowest']}-{row['highest']}){ratios}", flush=True)
     with arguments.csv.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()

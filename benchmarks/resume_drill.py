@@ -61,7 +61,7 @@ def make_data(folder, *, count=21, size=16, seed=0):
 def start(folder, name, *, devices, schedule, log):
     """A process that trains run `name`, or goes on with it."""
     command = [sys.executable, "-P", "-m", "kerazoo", "train", "recipe.toml", "--data", "data", "--name", name]
-    shared = ["training.synchronised_batch_norm=true"] if devices != "cpu" else []
+    shared = ["training.synchronized_batch_norm=true"] if devices != "cpu" else []
     for setting in [f"devices='{devices}'", *shared, *SCHEDULES[schedule]]:
         command += ["--set", setting]
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -134,12 +134,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         options = {key: value for key, value in vars(arguments).items() if key != "csv"}
         killed, found = drill(Path(folder), **options)
     row = {
-        **options, "killed": killed, "differences": " ".join(found), "seconds": round(time.perf_counter() - begun),
+        **options, "killed": killed, "differences": " ".join(found), "seconds": round(time.perf_counter() - started),
         "cpus": os.cpu_count(), "machine": platform.machine(),
     }  # fmt: skip
     print(row)

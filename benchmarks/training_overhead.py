@@ -78,8 +78,8 @@ def ours(arguments):
     from kerazoo.training.train import train
 
     clocks = Clocks()
-    steering = fit.steering
-    fit.steering = lambda *given: [*steering(*given), clocks.callback]
+    control_callbacks = fit.control_callbacks
+    fit.control_callbacks = lambda *given: [*control_callbacks(*given), clocks.callback]
     values = {
         "model": {"name": arguments.model}, "data": {"path": str(arguments.arrays), "validation": 0.1},
         "training": {"epochs": arguments.epochs, "batch_size": arguments.batch},

@@ -1,6 +1,6 @@
-"""The demonstration behind `make demo`: fine-tune on a folder of pictures, evaluate, export, serve.
+"""The demonstration behind `make demo`: fine-tune on a folder of images, evaluate, export, serve.
 
-The pictures are scikit-learn's real digit scans (1,797, 8x8 grey; Alpaydin & Kaynak 1998, UCI), written as PNG files.
+The images are scikit-learn's real digit scans (1,797, 8x8 grey; Alpaydin & Kaynak 1998, UCI), written as PNG files.
 A zoo network that learned MNIST starts from the weights that ship with kerazoo; the same run from random weights stands
 beside it. Every step is a command that you can type; nothing is downloaded.
 """
@@ -17,11 +17,11 @@ from PIL import Image
 
 FOLDER = Path("demo")
 KERAZOO = Path(sys.executable).with_name("kerazoo")
-SETTINGS = ["--epochs", "8", "--set", "data.fit=stretch", "--set", "data.validation=0.3"]
+SETTINGS = ["--epochs", "8", "--set", "data.resize=stretch", "--set", "data.validation=0.3"]
 SETTINGS += ["--set", "optimizer.learning_rate=0.003"]
 SETTINGS += ["--set", "augmentation.policy=none", "--set", "augmentation.shift=0.08"]  # a mirrored digit is none
 
-# A process of its own, in which keras cannot be imported: TensorFlow alone names the pictures.
+# A process of its own, in which keras cannot be imported: TensorFlow alone names the images.
 SERVE = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -34,7 +34,7 @@ for path, label, top in zip(sys.argv[2:], answers["label"].numpy(), answers["top
 """
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -53,7 +53,7 @@ def run(*arguments: str) -> dict:
 def main() -> None:
     start = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
-    write_pictures(FOLDER / "digits")
+    write_images(FOLDER / "digits")
     print(f"{FOLDER}/digits: 1,797 real digit scans in 10 folders, one a class")
 
     finetune = ["finetune", "digits", "--backbone", "bottleneck_cnn", *SETTINGS]
@@ -65,14 +65,14 @@ def main() -> None:
     print("\nThe export in a fresh process, with TensorFlow alone (keras cannot be imported there):")
     with (FOLDER / "runs/pretrained/evaluation/val.csv").open() as table:
         keys = [line.split(",")[0] for line in table][1::90]
-    pictures = [f"digits/{key}" for key in keys]
-    script = [sys.executable, "-c", SERVE, exported["export"], *pictures]
+    images = [f"digits/{key}" for key in keys]
+    script = [sys.executable, "-c", SERVE, exported["export"], *images]
     served = subprocess.run(script, cwd=FOLDER, capture_output=True, text=True, check=False)
     if served.returncode:
         sys.exit(served.stderr)
     print(served.stdout, end="")
 
-    print("\nWhat pretraining bought, on the same pictures by the same recipe:")
+    print("\nWhat pretraining bought, on the same images by the same recipe:")
     print(f"  {'start':<16}{'val accuracy':>14}{'95 % interval':>18}{'val loss':>10}")
     for title, result in (("MNIST weights", pretrained), ("random weights", random)):
         low, high = result["val_accuracy_interval"]
@@ -82,10 +82,10 @@ def main() -> None:
 
     gate = exported["gate"]
     print(f"\nMade in {time.perf_counter() - start:.0f} s:")
-    print(f"  {FOLDER}/digits             the pictures")
+    print(f"  {FOLDER}/digits             the images")
     print(f"  {FOLDER}/runs/pretrained    the run: recipe, weights, metrics, predictions, feature maps, TensorBoard")
-    print(f"  {FOLDER}/{exported['export']}  the SavedModel; it answered {gate['pictures']} pictures as the run did")
-    print("Next, with pictures of your own, one folder a class:")
+    print(f"  {FOLDER}/{exported['export']}  the SavedModel; it answered {gate['images']} images as the run did")
+    print("Next, with images of your own, one folder a class:")
     print("  .venv/bin/kerazoo finetune YOUR_FOLDER --backbone mobilenet_v2_100")
 
 

@@ -68,7 +68,7 @@ def own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def make_pictures(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:
+def make_images(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:
     """root/CLASS/N.png: bright shapes on noise, learnable in a few steps."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
@@ -87,9 +87,9 @@ def make_pictures(root: Path, *, classes=("circle", "square"), count: int = 12, 
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of two classes with twelve pictures each."""
-    return make_pictures(tmp_path / "pictures")
+def images(tmp_path: Path) -> Path:
+    """A folder of two classes with twelve images each."""
+    return make_images(tmp_path / "images")
 
 
 def plant_modules(folder: Path) -> Path:

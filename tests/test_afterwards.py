@@ -8,7 +8,7 @@ import pytest
 
 from kerazoo.tasks.scores import Measured, calibration_error, losses_of
 from kerazoo.transfer.cross_fitting import FOLDS, RANGE, SHARES, best_average, best_temperature, cross_fit, folds_of
-from kerazoo.transfer.phases import Stages
+from kerazoo.transfer.phases import Phases
 
 
 def drawn(count, margin=4.0, seed=0, classes=4):
@@ -22,10 +22,10 @@ def drawn(count, margin=4.0, seed=0, classes=4):
 def judged(logits, labels, task="multiclass"):
     """The temperature as a run judges it, its stage and its line."""
     lines = []
-    stages = Stages(lines.append)
+    phases = Phases(lines.append)
     best = best_temperature(logits, labels, task, folds_of(labels, task))
-    assert stages.temperature(best, 0.1) is best.helps
-    return best, stages.stages[0], lines[0]
+    assert phases.temperature(best, 0.1) is best.helps
+    return best, phases.phases[0], lines[0]
 
 
 def test_where_all_are_right_no_temperature_is_kept():
@@ -129,9 +129,9 @@ def test_what_is_kept_stays_where_no_average_beats_it():
     best = averages(lambda share: np.full(20, np.nan if share == 0.2 else 2.0), np.ones(20))
     assert best.share is None
     lines = []
-    stages = Stages(lines.append)
-    stages.best = Measured(np.ones(20), np.ones(20))
-    assert not stages.average(best, 0.1)
+    phases = Phases(lines.append)
+    phases.best = Measured(np.ones(20), np.ones(20))
+    assert not phases.average(best, 0.1)
     assert lines == ["average: dropped: none is better on validation than what is kept; 0.1 s"]
 
 

@@ -1,4 +1,4 @@
-"""Augmentation: each part against its closed form or Pillow, and that pixels depend on nothing but picture and seed."""
+"""Augmentation: each part against its closed form or Pillow, and that pixels depend on nothing but image and seed."""
 
 import colorsys
 import dataclasses
@@ -37,14 +37,14 @@ def seed_of(number):
     return tf.constant([number, 2**40 + number], tf.int64)
 
 
-def draw(augmentation, picture, number):
-    return augmentation(tf.constant(picture), seed_of(number)).numpy()
+def draw(augmentation, image, number):
+    return augmentation(tf.constant(image), seed_of(number)).numpy()
 
 
-def draws(augmentation, picture, count):
+def draws(augmentation, image, count):
     """(count, H, W, C): one graph, many seeds."""
     call = tf.function(augmentation)
-    return np.stack([call(tf.constant(picture), seed_of(number)).numpy() for number in range(count)])
+    return np.stack([call(tf.constant(image), seed_of(number)).numpy() for number in range(count)])
 
 
 def photograph(height=40, width=56, channels=3):
@@ -74,19 +74,19 @@ def test_the_first_four_parts_draw_what_they_always_drew(parts, expected):
     """Published numbers depend on it: hashes of the code before there were other parts."""
     rng, digest = np.random.default_rng(0), hashlib.sha256()
     for shape in [(28, 28, 1), (24, 36, 3)]:
-        picture = rng.integers(0, 256, shape, dtype=np.uint8)
+        image = rng.integers(0, 256, shape, dtype=np.uint8)
         for number in range(12):
-            digest.update(draw(Augmentation(**parts), picture, number).tobytes())
+            digest.update(draw(Augmentation(**parts), image, number).tobytes())
     assert digest.hexdigest()[:16] == expected
 
 
 @pytest.mark.parametrize("augmentation", [POLICIES["strong"], EVERYTHING], ids=["strong", "everything"])
-def test_the_same_seed_is_the_same_picture_wherever_it_is_made(augmentation):
-    pictures = np.stack([np.roll(photograph(), 5 * i, axis=1) for i in range(8)])
+def test_the_same_seed_is_the_same_image_wherever_it_is_made(augmentation):
+    images = np.stack([np.roll(photograph(), 5 * i, axis=1) for i in range(8)])
 
     def example(index):
         seed = tf.random.experimental.stateless_fold_in(tf.constant([0, 3], tf.int64), index)
-        return augmentation(tf.constant(pictures)[index % 8], seed), tf.one_hot(index % 5, 5), seed
+        return augmentation(tf.constant(images)[index % 8], seed), tf.one_hot(index % 5, 5), seed
 
     def batches(threads):
         dataset = tf.data.Dataset.range(16).map(example, num_parallel_calls=threads).batch(8)
@@ -140,7 +140,7 @@ def test_no_two_parts_draw_from_the_same_seed(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(20, 32, 1), (33, 17, 3), (2, 2, 3), (1, 5, 1)])
 def test_shape_and_dtype_stay(shape):
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for policy in (POLICIES["standard"], EVERYTHING):
         traced = tf.function(policy).get_concrete_function(
             tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.int64)
@@ -148,10 +148,10 @@ def test_shape_and_dtype_stay(shape):
         assert traced.output_shapes == shape
         assert traced.output_dtypes == tf.uint8
     for number in range(6):
-        assert draw(EVERYTHING, picture, number).shape == shape
+        assert draw(EVERYTHING, image, number).shape == shape
     for strength in (-1.0, 1.0):
         for operation in operations.OPERATIONS.values():
-            assert operation(tf.constant(picture), tf.constant(strength)).shape == shape
+            assert operation(tf.constant(image), tf.constant(strength)).shape == shape
 
 
 def test_off_is_off():
@@ -219,11 +219,11 @@ def test_policies():
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (30, 90)])
-def test_a_crop_keeps_its_share_inside_the_picture(height, width):
+def test_a_crop_keeps_its_share_inside_the_image(height, width):
     """A ramp to the right and one downwards tell where a crop was."""
     rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([2 * columns, 2 * rows, 0 * rows], -1).astype(np.uint8)
-    x = draws(Augmentation(crop=0.3), picture, 150).astype(int)
+    image = np.stack([2 * columns, 2 * rows, 0 * rows], -1).astype(np.uint8)
+    x = draws(Augmentation(crop=0.3), image, 150).astype(int)
     across, down = x[:, height // 2, :, 0], x[:, :, width // 2, 1]
     assert (np.diff(across) >= 0).all()
     assert (np.diff(down) >= 0).all()
@@ -241,15 +241,15 @@ def test_a_crop_keeps_its_share_inside_the_picture(height, width):
         assert np.abs(aspect).max() < np.log(4 / 3) + 0.08
         assert aspect.min() < -0.15
         assert aspect.max() > 0.15
-        # it reaches every corner of the picture
+        # it reaches every corner of the image
         assert len({(a == 0, b == 0) for a, b in zip(across[:, 0] > 12, down[:, 0] > 12, strict=True)}) == 4
-    np.testing.assert_array_equal(draw(Augmentation(crop=1), picture, 0), picture)
+    np.testing.assert_array_equal(draw(Augmentation(crop=1), image, 0), image)
 
 
 def test_a_vertical_flip_comes_half_of_the_time_and_apart_from_the_other():
-    picture = photograph(6, 9)
-    kinds = {picture[::a, ::b].tobytes(): (a, b) for a in (1, -1) for b in (1, -1)}
-    found = [kinds[x.tobytes()] for x in draws(Augmentation(flip=True, flip_vertical=True), picture, 200)]
+    image = photograph(6, 9)
+    kinds = {image[::a, ::b].tobytes(): (a, b) for a in (1, -1) for b in (1, -1)}
+    found = [kinds[x.tobytes()] for x in draws(Augmentation(flip=True, flip_vertical=True), image, 200)]
     for kind in kinds.values():
         assert 30 < found.count(kind) < 70
 
@@ -265,7 +265,7 @@ def test_brightness_and_contrast():
     assert 0.5 <= factors.min() < 0.53
     assert 1.47 < factors.max() <= 1.5
     np.testing.assert_allclose(bright[:, 0, 0, 1] / 60, factors, atol=0.02)
-    # a flat grey picture has no contrast, and brightness draws as before
+    # a flat grey image has no contrast, and brightness draws as before
     grey = flat[..., :1]
     np.testing.assert_array_equal(draws(Augmentation(contrast=0.5), grey, 20), grey[None].repeat(20, 0))
     both = draws(Augmentation(brightness=0.5, contrast=0.5), grey, 20)
@@ -280,9 +280,9 @@ def test_brightness_and_contrast():
 
 
 def test_saturation():
-    picture = np.full((4, 4, 3), (160, 100, 80), np.uint8)
-    luma = np.asarray(Image.fromarray(picture).convert("L"))[0, 0]
-    x = draws(Augmentation(saturation=0.5), picture, 200)[:, 0, 0].astype(float) - luma
+    image = np.full((4, 4, 3), (160, 100, 80), np.uint8)
+    luma = np.asarray(Image.fromarray(image).convert("L"))[0, 0]
+    x = draws(Augmentation(saturation=0.5), image, 200)[:, 0, 0].astype(float) - luma
     factors = x[:, 0] / (160.0 - luma)
     assert 0.5 <= factors.min() + 0.01 < 0.55
     assert 1.45 < factors.max() - 0.01 <= 1.5
@@ -290,10 +290,10 @@ def test_saturation():
 
 
 def test_hue_goes_round_the_circle_and_keeps_the_extremes():
-    picture = np.full((3, 3, 3), (200, 80, 20), np.uint8)
+    image = np.full((3, 3, 3), (200, 80, 20), np.uint8)
     before = colorsys.rgb_to_hsv(200, 80, 20)[0]
     for hue in (0.1, 0.5):
-        x = draws(Augmentation(hue=hue), picture, 200)[:, 0, 0]
+        x = draws(Augmentation(hue=hue), image, 200)[:, 0, 0]
         assert set(x.max(1)) == {200}
         assert set(x.min(1)) == {20}
         turned = (np.array([colorsys.rgb_to_hsv(*map(int, rgb))[0] for rgb in x]) - before + 0.5) % 1 - 0.5
@@ -302,7 +302,7 @@ def test_hue_goes_round_the_circle_and_keeps_the_extremes():
     assert (np.histogram(turned, 12, (-0.5, 0.5))[0] > 4).all()
 
 
-def test_grey_pictures_have_no_colour():
+def test_grey_images_have_no_colour():
     for channels in (1, 3):
         grey = photograph(channels=1).repeat(channels, -1)
         x = draws(Augmentation(saturation=0.9, hue=0.5), grey, 5)
@@ -341,13 +341,13 @@ def pillow(name, image, strength):
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_operations_are_those_of_pillow(name, tolerance, channels):
-    for picture in (photograph(channels=channels), np.full((9, 9, channels), 77, np.uint8)):
-        image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
+    for array in (photograph(channels=channels), np.full((9, 9, channels), 77, np.uint8)):
+        image = Image.fromarray(array[..., 0] if channels == 1 else array)
         for strength in (-0.9, -0.3, 0.3, 0.9):
-            x = operations.OPERATIONS[name](tf.constant(picture), tf.constant(strength)).numpy().astype(int)
+            x = operations.OPERATIONS[name](tf.constant(array), tf.constant(strength)).numpy().astype(int)
             expected = np.asarray(pillow(name, image, strength)).astype(int).reshape(x.shape)
             assert np.abs(x - expected).max() <= tolerance
-            assert np.ptp(picture) == 0 or (x != picture).any() or name == "color"
+            assert np.ptp(array) == 0 or (x != array).any() or name == "color"
     luma = np.asarray(Image.fromarray(photograph()).convert("L"))
     np.testing.assert_array_equal(operations.luma(tf.constant(photograph()))[..., 0], luma)
 
@@ -368,20 +368,20 @@ def test_operations_are_those_of_pillow(name, tolerance, channels):
 )
 def test_geometric_operations(name, matrix, offset):
     """Nearest neighbour; checked where no reflection comes in and no pixel lies between two."""
-    picture = photograph()
-    height, width = picture.shape[:2]
+    image = photograph()
+    height, width = image.shape[:2]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     points = np.stack(np.mgrid[:height, :width][::-1], -1)  # (H, W, 2) of (column, row)
     for strength in (-0.8, 0.25, 1.0):
-        x = operations.OPERATIONS[name](tf.constant(picture), tf.constant(strength)).numpy()
+        x = operations.OPERATIONS[name](tf.constant(image), tf.constant(strength)).numpy()
         shift = np.round(strength * np.broadcast_to(offset, 2))
         source = (points - centre) @ np.array(matrix(strength)).T + centre + shift
         nearest = np.round(source).astype(int)
         sure = ((nearest >= 0) & (nearest < (width, height)) & (np.abs(source % 1 - 0.5) > 0.01)).all(-1)
         assert sure.mean() > 0.45
-        np.testing.assert_array_equal(x[sure], picture[nearest[sure][:, 1], nearest[sure][:, 0]])
-        assert (x != picture).any()
-        assert set(np.unique(x)) <= set(np.unique(picture))  # moved, never blended
+        np.testing.assert_array_equal(x[sure], image[nearest[sure][:, 1], nearest[sure][:, 0]])
+        assert (x != image).any()
+        assert set(np.unique(x)) <= set(np.unique(image))  # moved, never blended
 
 
 def test_randaugment_draws_all_operations_both_ways(monkeypatch):
@@ -411,14 +411,14 @@ def test_randaugment_draws_all_operations_both_ways(monkeypatch):
 
 
 def test_erasing_fills_one_rectangle_with_noise():
-    picture = np.zeros((64, 48, 3), np.uint8)
-    x = draws(Augmentation(erase=1), picture, 200)
+    image = np.zeros((64, 48, 3), np.uint8)
+    x = draws(Augmentation(erase=1), image, 200)
     shares, aspects, centres, noise, boxes = [], [], [], [], []
     for erased in x:
         rows, columns = np.nonzero(erased.any(-1))
         box = erased[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert (box.any(-1)).mean() > 0.98  # full but for noise that is black
-        shares.append(box.shape[0] * box.shape[1] / picture[..., 0].size)
+        shares.append(box.shape[0] * box.shape[1] / image[..., 0].size)
         aspects.append(box.shape[1] / box.shape[0])
         centres.append((rows.mean() / 64, columns.mean() / 48))
         noise.append(box.ravel())
@@ -437,7 +437,7 @@ def test_erasing_fills_one_rectangle_with_noise():
         expected = photo.copy()
         expected[box] = black[box]
         np.testing.assert_array_equal(erased, expected)
-    half = draws(Augmentation(erase=0.5), picture, 200)
+    half = draws(Augmentation(erase=0.5), image, 200)
     on = half.any(axis=(1, 2, 3))
     assert 70 < on.sum() < 130
     np.testing.assert_array_equal(half[on], x[on])
@@ -518,22 +518,22 @@ def test_lambda_is_beta_and_belongs_to_its_own_seed(alpha):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_shows_what_training_sees(tmp_path, channels):
-    pictures = np.stack([np.roll(photograph(12, 15, channels), 4 * i, axis=0) for i in range(3)])
+    images = np.stack([np.roll(photograph(12, 15, channels), 4 * i, axis=0) for i in range(3)])
     path = tmp_path / "grid.png"
     strong = POLICIES["strong"]
-    draw_grid(path, pictures, strong, seed=7, columns=6)
+    draw_grid(path, images, strong, seed=7, columns=6)
     assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
     grid = np.asarray(Image.open(path)).reshape(3, 12, 6, 15, channels).swapaxes(1, 2)
-    np.testing.assert_array_equal(grid[:, 0], pictures)
+    np.testing.assert_array_equal(grid[:, 0], images)
     for epoch in range(5):
         order = tf.constant([7, epoch], tf.int64)
         seeds = [tf.random.experimental.stateless_fold_in(order, tf.constant(i, tf.int64)) for i in range(3)]
-        expected = tf.stack([strong(tf.constant(p), s) for p, s in zip(pictures, seeds, strict=True)])
+        expected = tf.stack([strong(tf.constant(p), s) for p, s in zip(images, seeds, strict=True)])
         if epoch >= 3:  # the last two of five
             expected = np.round(strong.mix(expected, tf.zeros((3, 1)), tf.stack(seeds))[0])
         np.testing.assert_array_equal(grid[:, epoch + 1], expected)
     with pytest.raises(RecipeError, match="at least 2 columns, not 1"):
-        draw_grid(path, pictures, strong, columns=1)
+        draw_grid(path, images, strong, columns=1)
 
 
 def test_a_grid_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import change_in_silence, make_pictures
+from conftest import change_in_silence, make_images
 from PIL import Image
 
 from kerazoo.caches import cache_folder
@@ -27,7 +27,7 @@ STRONG = POLICIES["strong"]
 SMALL = Preprocessing(16, 16)
 
 
-def batches_of(examples, *, seed=0, batch_size=5, augmentation=STRONG, **options):
+def make_batches(examples, *, seed=0, batch_size=5, augmentation=STRONG, **options):
     return training_batches(examples, SMALL, batch_size=batch_size, seed=seed, augmentation=augmentation, **options)
 
 
@@ -54,8 +54,8 @@ def caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def train(tmp_path):
-    """The training split of 28 small pictures."""
-    return load_examples(make_pictures(tmp_path / "many", count=14, size=20)).split("train")
+    """The training split of 28 small images."""
+    return load_examples(make_images(tmp_path / "many", count=14, size=20)).split("train")
 
 
 def cache_of(examples):
@@ -64,25 +64,25 @@ def cache_of(examples):
 
 def test_an_epoch_is_the_same_whatever_makes_it(train):
     """Threads, a cache, another process's cache: the bits are those of (seed, epoch), with the strongest policy."""
-    batches = batches_of(train)
+    batches = make_batches(train)
     batches.epoch.assign(3)
     first = digest(batches.dataset)
     assert digest(batches.dataset) == first  # twice in a row
     assert batches.steps == int(batches.dataset.cardinality()) == len(train) // 5
     for threads in (1, 8):
         assert digest(with_threads(batches.dataset, threads)) == first
-    cached = batches_of(train, stored=cache_of(train))
+    cached = make_batches(train, stored=cache_of(train))
     cached.epoch.assign(3)
     for threads in (1, 8):
         assert digest(with_threads(cached.dataset, threads)) == first
     assert digest(batches.at(3, 0)) == first
-    others = {digest(batches.at(4, 0)), digest(batches_of(train, seed=1).at(3, 0))}
+    others = {digest(batches.at(4, 0)), digest(make_batches(train, seed=1).at(3, 0))}
     assert len(others | {first}) == 3
 
 
 @pytest.mark.parametrize("policy", ["none", "strong"])
 def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy):
-    batches = batches_of(train, augmentation=POLICIES[policy])
+    batches = make_batches(train, augmentation=POLICIES[policy])
     whole = list(batches.at(3, 0).as_numpy_iterator())
     for step in (1, batches.steps - 1):
         tail = batches.at(3, step)
@@ -100,8 +100,8 @@ def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy)
 
 def test_reaching_a_step_reads_nothing_before_it(tmp_path):
     """Constant time: the files of earlier steps may be gone."""
-    train = load_examples(make_pictures(tmp_path / "many", count=40, size=20)).split("train")
-    plain = batches_of(train, augmentation=Augmentation())
+    train = load_examples(make_images(tmp_path / "many", count=40, size=20)).split("train")
+    plain = make_batches(train, augmentation=Augmentation())
     last = plain.steps - 1
     expected = next(plain.at(0, last).as_numpy_iterator())[0]
     order = tf.random.experimental.index_shuffle(
@@ -115,14 +115,14 @@ def test_reaching_a_step_reads_nothing_before_it(tmp_path):
 
 
 def test_the_last_partial_batch_is_kept_by_choice(train):
-    kept = batches_of(train, drop_last=False, batch_size=7)
+    kept = make_batches(train, drop_last=False, batch_size=7)
     sizes = [len(y) for _, y in kept.dataset.as_numpy_iterator()]
     assert sizes == [7] * (len(train) // 7) + [len(train) % 7]
     assert kept.steps == len(sizes)
 
 
 def test_what_travels_with_the_batches(train):
-    batches = batches_of(train)
+    batches = make_batches(train)
     assert batches.class_names == ("circle", "square")
     assert batches.counts == train.counts("train")
     assert batches.manifest is None
@@ -133,7 +133,7 @@ def test_what_travels_with_the_batches(train):
 
 @pytest.fixture
 def uneven(tmp_path):
-    """40 pictures of class 0, 8 of class 1, 3 of class 2; each picture's pixels are its number."""
+    """40 images of class 0, 8 of class 1, 3 of class 2; each image's pixels are its number."""
     x = np.arange(51, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
     y = np.repeat([0, 1, 2], [40, 8, 3])
     np.savez(tmp_path / "uneven.npz", x_train=x, y_train=y, x_val=x[[0, 45, 50]], y_val=[0, 1, 2])
@@ -176,8 +176,8 @@ def test_only_classes_are_balanced(tmp_path):
     x = np.zeros((8, 2, 2), np.uint8)
     np.savez(tmp_path / "n.npz", x_train=x, y_train=np.arange(8) / 2, x_val=x, y_val=np.arange(8) / 2)
     train = load_examples(tmp_path / "n.npz").split("train")
-    with pytest.raises(RecipeError, match="training.balance='weights' is for one class a picture; this data is regr"):
-        batches_of(train, balance="weights")
+    with pytest.raises(RecipeError, match="training.balance='weights' is for one class an image; this data is regr"):
+        make_batches(train, balance="weights")
 
 
 # -- caches -------------------------------------------------------------------------------------------------------
@@ -187,9 +187,9 @@ def test_a_cache_holds_the_fitted_pixels_and_is_announced(train):
     said = []
     stored = cache_of(train, said.append)
     size = f"{len(train) * 768 / 1000:.1f} kB"
-    assert said == [f"writing {len(train)} prepared pictures to {cache_path(train, SMALL)} ({size})"]
+    assert said == [f"writing {len(train)} prepared images to {cache_path(train, SMALL)} ({size})"]
     for index in (0, 7, len(train) - 1):
-        pixels = SMALL.fit_pixels(SMALL.decode(tf.io.read_file(train.paths[index])))
+        pixels = SMALL.resize_pixels(SMALL.decode(tf.io.read_file(train.paths[index])))
         np.testing.assert_array_equal(stored[index], pixels)
     assert cache_of(train, said.append).filename == stored.filename
     assert len(said) == 1  # it was there
@@ -199,7 +199,8 @@ def test_a_cache_is_named_by_content_and_by_fitting(train):
     path = cache_path(train, SMALL)
     assert cache_path(train, Preprocessing(16, 16, scaling="tf")) == path
     assert (
-        len({path, cache_path(train, Preprocessing(16, 17)), cache_path(train, Preprocessing(16, 16, fit="pad"))}) == 3
+        len({path, cache_path(train, Preprocessing(16, 17)), cache_path(train, Preprocessing(16, 16, resize="pad"))})
+        == 3
     )
     assert cache_path(train.take(range(len(train) - 1)), SMALL) != path
 
@@ -266,25 +267,25 @@ def write_in_a_process(folder, *arguments):
 
 
 def test_two_processes_may_write_one_cache_at_once(tmp_path):
-    root = make_pictures(tmp_path / "many", count=100, size=20)
-    before = set(cache_folder("pictures").iterdir())
+    root = make_images(tmp_path / "many", count=100, size=20)
+    before = set(cache_folder("images").iterdir())
     both = [write_in_a_process(root) for _ in range(2)]
     answers = {process.communicate(timeout=120)[0].splitlines()[-1] for process in both}
     assert len(answers) == 1
-    (made,) = set(cache_folder("pictures").iterdir()) - before
+    (made,) = set(cache_folder("images").iterdir()) - before
     assert made.suffix == ".npy"
 
 
 def test_a_disk_that_fills_up_is_one_clear_line_and_nothing_is_left(tmp_path):
     """A limit on the size of files stands in for the disk: the write fails in the middle, as on a full one."""
-    root = make_pictures(tmp_path / "many", count=100, size=20)
-    before = set(cache_folder("pictures").iterdir())
+    root = make_images(tmp_path / "many", count=100, size=20)
+    before = set(cache_folder("images").iterdir())
     process = write_in_a_process(root, "1000000")
     said = process.communicate(timeout=120)[0].splitlines()
     assert process.returncode == 0
     assert "2.2 MB)" in said[0]
     assert "cannot be written: File too large; make room, name another folder by KERAZOO_CACHE" in said[-1]
-    assert set(cache_folder("pictures").iterdir()) == before
+    assert set(cache_folder("images").iterdir()) == before
 
 
 def test_a_cache_that_cannot_fit_is_refused_before_it_is_begun(train, monkeypatch):
@@ -293,7 +294,7 @@ def test_a_cache_that_cannot_fit_is_refused_before_it_is_begun(train, monkeypatc
 
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10_000, 0, 10_000))
-    with pytest.raises(DataError, match=r"the prepared pictures take [\d.]+ kB, and .* has 10.0 kB free; make room"):
+    with pytest.raises(DataError, match=r"the prepared images take [\d.]+ kB, and .* has 10.0 kB free; make room"):
         cache_of(train)
     assert prepared(train, SMALL, cache="auto", passes=2) is None
     assert not cache_path(train, SMALL).exists()
@@ -323,7 +324,7 @@ def test_each_example_comes_once_an_epoch(tmp_path):
 
 
 def test_augmentation_differs_by_position_and_epoch(tmp_path):
-    """The same picture at every position: what differs is augmentation alone."""
+    """The same image at every position: what differs is augmentation alone."""
     x = np.random.default_rng(0).integers(0, 256, (1, 9, 9)).astype(np.uint8).repeat(12, axis=0)
     np.savez(tmp_path / "same.npz", x_train=x, y_train=np.arange(12) % 2, x_val=x[:2], y_val=[0, 1])
     train = load_examples(tmp_path / "same.npz").split("train")
@@ -334,8 +335,8 @@ def test_augmentation_differs_by_position_and_epoch(tmp_path):
     for number in range(2):
         batches.epoch.assign(number)
         epochs.append(next(batches.dataset.as_numpy_iterator())[0])
-    for pictures in epochs:
-        assert len({p.tobytes() for p in pictures}) > 6
+    for images in epochs:
+        assert len({p.tobytes() for p in images}) > 6
     assert sum(not np.array_equal(a, b) for a, b in zip(*epochs, strict=True)) > 6
 
 
@@ -362,7 +363,7 @@ def test_augmentation_parts():
     flips = {Augmentation(flip=True)(tf.constant(image), tf.constant([s, 0])).numpy().argmax() for s in range(20)}
     assert flips == {4 * 9 + 6, 4 * 9 + 2}
     image = np.zeros((21, 21, 1), np.uint8)
-    image[9:12, 13:16] = 255  # near enough that its reflections stay out of the picture
+    image[9:12, 13:16] = 255  # near enough that its reflections stay out of the image
     turned = [Augmentation(rotate=90)(tf.constant(image), tf.constant([s, 0])).numpy()[..., 0] for s in range(60)]
     assert set(np.unique(turned)) == {0, 255}  # moved, never blended
     rows, columns = np.array([np.mean(np.nonzero(t), axis=1) for t in turned]).T
@@ -390,7 +391,7 @@ def test_training_sees_what_the_export_sees(tmp_path, fit):
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{number}.{kind.lower()}", kind, **options)
     examples = load_examples(tmp_path / "data", hold_out=False)
-    preprocessing = Preprocessing(40, 32, fit=fit, scaling="torch")
+    preprocessing = Preprocessing(40, 32, resize=fit, scaling="torch")
     inputs = keras.Input(preprocessing.shape)
     network = keras.Model(inputs, keras.layers.Flatten()(inputs))
     names = tuple(map(str, range(40 * 32 * 3)))

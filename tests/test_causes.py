@@ -35,30 +35,30 @@ def by_rank(recipe, root):
     rank(recipe, [("mlp", "none")])
 
 
-def recipe_for(pictures, size, **values):
+def recipe_for(images, size, **values):
     return make_recipe(
         {
-            "model": {"name": "mlp", "arguments": {"units": [65_536]}}, "data": {"path": str(pictures), "size": size},
+            "model": {"name": "mlp", "arguments": {"units": [65_536]}}, "data": {"path": str(images), "size": size},
             "training": {"epochs": 1, "batch_size": 8}, **values,
         }, [],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [by_train, by_finetune, by_rank])
-def test_a_network_that_no_memory_holds_is_said_so(pictures, tmp_path, monkeypatch, command):
+def test_a_network_that_no_memory_holds_is_said_so(images, tmp_path, monkeypatch, command):
     monkeypatch.setattr(ModelSpec, "build", lambda spec: np.ones(2**50))
     tuned = {} if command is by_train else {"transfer": {"weights": "none", "preset": None}}
     with pytest.raises(KerazooError, match=f"^out of memory: Unable to allocate 8.00 PiB.*{LOWER}") as caught:
-        command(recipe_for(pictures, 32, **tuned), tmp_path / "runs")
+        command(recipe_for(images, 32, **tuned), tmp_path / "runs")
     assert caught.value.exit_code == 1
     assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.slow  # TensorFlow tries again for 10 s before it says that there is no memory
-def test_memory_that_tensorflow_does_not_get_is_said_so(pictures, tmp_path):
+def test_memory_that_tensorflow_does_not_get_is_said_so(images, tmp_path):
     size = r"OOM when allocating tensor with shape\[16000000,65536\]"
     with pytest.raises(KerazooError, match=f"^out of memory: {size}.*{LOWER}") as caught:
-        train(recipe_for(pictures, 4000), root=tmp_path / "runs")
+        train(recipe_for(images, 4000), root=tmp_path / "runs")
     assert "[Op:" not in str(caught.value)
     assert not list(tmp_path.glob("runs/*"))
 
@@ -71,9 +71,9 @@ def failing_op():
     tf.io.decode_png(b"\x89PNG\r\n\x1a\n no more")
 
 
-def test_a_full_disk_is_no_memory(pictures):
+def test_a_full_disk_is_no_memory(images):
     """TensorFlow has one error for both."""
-    examples = load_examples(pictures)
+    examples = load_examples(images)
     said = "^the disk failed: .*No space left on device; make room"
     with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED):
         tf.io.write_file("/dev/full", b"x" * 1_000_000)
@@ -81,8 +81,8 @@ def test_a_full_disk_is_no_memory(pictures):
     assert caught.value.exit_code == 1
 
 
-def test_a_device_that_fails_is_no_image(pictures):
-    examples = load_examples(pictures)
+def test_a_device_that_fails_is_no_image(images):
+    examples = load_examples(images)
     said = r"^TensorFlow failed: InvalidArgumentError: .*device.*; all images are as they were when they were checked$"
     nowhere = tf.device("/job:localhost/task:7/device:GPU:9")
     with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED), nowhere:
@@ -91,45 +91,45 @@ def test_a_device_that_fails_is_no_image(pictures):
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_an_image_that_changed_is_named_with_what_is_wrong(pictures, hashed):
-    examples = load_examples(pictures)
+def test_an_image_that_changed_is_named_with_what_is_wrong(images, hashed):
+    examples = load_examples(images)
     assert not hashed or examples.hashes
-    (pictures / "square" / "03.png").write_bytes(b"no image")
+    (images / "square" / "03.png").write_bytes(b"no image")
     said = "is not the image that it was" if hashed else "cannot be read or decoded: .*; look at it by `kerazoo check"
     with pytest.raises(DataError, match=f"^square/03.png in .*{said}"), true_causes(None, examples, FITTED):
         failing_op()
 
 
-def damage(pictures):
-    for path in pictures.glob("square/*.png"):
+def damage(images):
+    for path in images.glob("square/*.png"):
         path.write_bytes(b"no image")
 
 
 @pytest.mark.slow  # a training
-def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(pictures, tmp_path, monkeypatch):
+def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(images, tmp_path, monkeypatch):
     recipe = make_recipe(
         {
-            "model": {"name": "perceptron"}, "data": {"path": str(pictures), "size": 16, "cache": "never"},
+            "model": {"name": "perceptron"}, "data": {"path": str(images), "size": 16, "cache": "never"},
             "training": {"epochs": 2, "batch_size": 8}, "watch": False,
         }, [],
     )  # fmt: skip
-    monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(pictures))
+    monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(images))
     with pytest.raises(DataError, match=r"^square/\d\d.png in .* is not the image that it was"):
         train(recipe, root=tmp_path / "runs")
 
 
-def test_an_image_that_is_damaged_before_an_evaluation_is_named(pictures):
+def test_an_image_that_is_damaged_before_an_evaluation_is_named(images):
     spec = ModelSpec("perceptron", {"input_shape": (16, 16, 3), "num_classes": 2}, FITTED, ("circle", "square"))
-    examples = load_examples(pictures).take([15])
-    damage(pictures)
+    examples = load_examples(images).take([15])
+    damage(images)
     with pytest.raises(DataError, match=r"^square/03.png in .* cannot be read or decoded"):
         answers_of(spec.build(), spec, examples, "train")
 
 
-def test_other_errors_of_tensorflow_blame_no_image(pictures):
+def test_other_errors_of_tensorflow_blame_no_image(images):
     """Even where one is damaged, which may have nothing to do with it."""
-    examples = load_examples(pictures)
-    (pictures / "square" / "03.png").write_bytes(b"no image")
+    examples = load_examples(images)
+    (images / "square" / "03.png").write_bytes(b"no image")
     said = "^TensorFlow failed: AbortedError: the connection is gone$"
     with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED):
         raise tf.errors.AbortedError(None, None, "the connection is gone")

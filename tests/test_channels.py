@@ -1,4 +1,4 @@
-"""Pictures of one channel, or of many, in networks whose weights were learned on three colours."""
+"""Images of one channel, or of many, in networks whose weights were learned on three colours."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from kerazoo.models.description import ModelSpec
 from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.registry import find
 from kerazoo.models.saved import save_model
-from kerazoo.models.weights.channels import colours_to
+from kerazoo.models.weights.channels import adapt_input_channels
 from kerazoo.models.weights.loading import fold_scaling, load_features
 from kerazoo.pipelines.data.arrays import read
 from kerazoo.pipelines.data.load import load_examples
@@ -48,8 +48,8 @@ def flowers(shared, count):
     """(count, 96, 96, 3) uint8 of real photographs."""
     with tarfile.open(shared / "flowers240.tar") as archive:
         members = [member for member in archive if member.name.endswith(".jpg")][:count]
-        pictures = [Image.open(io.BytesIO(archive.extractfile(member).read())) for member in members]
-        return np.stack([np.asarray(picture.convert("RGB").resize((96, 96))) for picture in pictures])
+        images = [Image.open(io.BytesIO(archive.extractfile(member).read())) for member in members]
+        return np.stack([np.asarray(image.convert("RGB").resize((96, 96))) for image in images])
 
 
 def both(name, channels, shape=(64, 80), seed=0):
@@ -67,7 +67,7 @@ def both(name, channels, shape=(64, 80), seed=0):
         if isinstance(layer, keras.layers.Normalization) and layer.built and layer.weights:
             layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]) ** 2, np.array(0)])
             layer.finalize_state()
-    assert colours_to(three, other, entry.scaling_of(channels))
+    assert adapt_input_channels(three, other, entry.scaling_of(channels))
     for layer in other.layers:
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -79,7 +79,7 @@ def tapped(model, layer):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_grey_picture_gives_what_its_copy_in_three_channels_gave(name):
+def test_a_grey_image_gives_what_its_copy_in_three_channels_gave(name):
     entry, three, one = both(name, 1)
     height, width = three.input_shape[1:3]
     rows = np.linspace(0, 3, height)[:, None] + np.linspace(0, 5, width)
@@ -118,7 +118,7 @@ def test_four_channels_are_red_green_blue_and_red_again(name):
     assert np.isfinite(four(x4, training=False).numpy()).all()
 
 
-def test_the_real_weights_on_real_pictures_in_grey(shared):
+def test_the_real_weights_on_real_images_in_grey(shared):
     """Scaled alike in every channel: nothing differs, padding included."""
     source = shared / "weights" / REAL
     pixels = np.asarray([np.asarray(Image.fromarray(p).convert("L")) for p in flowers(shared, 4)])[..., None]
@@ -128,7 +128,7 @@ def test_the_real_weights_on_real_pictures_in_grey(shared):
     ]
     scale = find("mobilenet_025").preprocessing(96, 96).scale
     expected, found = models[0](scale(np.repeat(pixels, 3, -1))).numpy(), models[1](scale(pixels)).numpy()
-    assert expected.std(axis=0).max() > 0.1  # real features, which differ from picture to picture
+    assert expected.std(axis=0).max() > 0.1  # real features, which differ from image to image
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -170,17 +170,17 @@ def test_a_model_folder_of_three_channels_gives_to_others(tmp_path):
             kerazoo.build("mobilenet_025", input_shape=(40, 40, channels), weights=tmp_path / "one.weights.h5")
 
 
-def test_pixels_keep_their_channels_and_encoded_pictures_have_one_or_three():
+def test_pixels_keep_their_channels_and_encoded_images_have_one_or_three():
     pixels = np.random.default_rng(0).integers(0, 256, (31, 17, 6)).astype(np.uint8)
     for fit in ("crop", "pad", "stretch"):
-        fitted = Preprocessing(12, 20, 6, fit=fit).fit_pixels(pixels).numpy()
+        fitted = Preprocessing(12, 20, 6, resize=fit).resize_pixels(pixels).numpy()
         for first in (0, 3):  # channels are fitted apart from one another
-            three = Preprocessing(12, 20, 3, fit=fit).fit_pixels(pixels[..., first : first + 3]).numpy()
+            three = Preprocessing(12, 20, 3, resize=fit).resize_pixels(pixels[..., first : first + 3]).numpy()
             np.testing.assert_array_equal(fitted[..., first : first + 3], three)
     for channels in (1, 3, 4):
-        with pytest.raises(ModelError, match=f"pictures of 6 channels do not become {channels}"):
-            Preprocessing(12, 20, channels).fit_pixels(pixels)
-    with pytest.raises(ModelError, match="encoded pictures have 1 or 3 channels, and this takes 4"):
+        with pytest.raises(ModelError, match=f"images of 6 channels do not become {channels}"):
+            Preprocessing(12, 20, channels).resize_pixels(pixels)
+    with pytest.raises(ModelError, match="encoded images have 1 or 3 channels, and this takes 4"):
         Preprocessing(12, 20, 4).decode(b"")
     grey = np.full((2, 2, 1), 100.0)
     expected = {"none": 100, "unit": 100 / 255, "tf": 100 / 127.5 - 1, "caffe": 100 - 344.398 / 3}
@@ -198,7 +198,7 @@ def test_arrays_of_any_channels_are_read_and_channels_first_are_named(tmp_path):
     with pytest.raises(DataError, match=r"looks like channels first; .* makes \(6, 32, 32, 5\) of it"):
         read(path)
     np.savez(path, x_train=np.zeros((6, 32, 32, 0), np.uint8), y_train=y)
-    with pytest.raises(DataError, match="it must hold pictures as"):
+    with pytest.raises(DataError, match="it must hold images as"):
         read(path)
 
 
@@ -232,13 +232,13 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
     assert state["results"]["val_accuracy"] > 0.8  # by chance 0.5
     folder = export_run(run, root=tmp_path / "saved")
     passport = json.loads((folder / "assets.extra/passport.json").read_text())
-    assert passport["gate"]["pictures"] == 16
+    assert passport["gate"]["images"] == 16
     assert passport["preprocessing"]["channels"] == 4
     exported = ExportedModel(folder)
     with np.load(many) as data:
         answers = exported.image_probabilities(data["x_val"].astype(np.float32))
     np.testing.assert_allclose(answers, np.load(run.folder / "evaluation" / "val.npy"), rtol=0, atol=1e-5)
-    with pytest.raises(RunError, match="for pictures of 4 channels, which no encoded picture has: call its signature"):
+    with pytest.raises(RunError, match="for images of 4 channels, which no encoded image has: call its signature"):
         exported.probabilities([b""])
     with pytest.raises(RecipeError, match="data.channels=3: the arrays have 4 channels; leave it out"):
         finetune(make_recipe(values, ["data.channels=3"]), root=tmp_path / "runs")
@@ -264,13 +264,11 @@ def test_grey_arrays_are_copied_unless_one_channel_is_asked_for(shared, many, tm
     np.testing.assert_allclose(*answers, rtol=0, atol=1e-3)
 
 
-def test_a_network_and_pictures_of_other_channels_are_one_clear_line(many, pictures):
-    recipes = (make_recipe({"model": {"name": "cnn"}, "data": {"path": str(path)}}) for path in (many, pictures))
+def test_a_network_and_images_of_other_channels_are_one_clear_line(many, images):
+    recipes = (make_recipe({"model": {"name": "cnn"}, "data": {"path": str(path)}}) for path in (many, images))
     four, folder = (load_examples(recipe.data) for recipe in recipes)
     with pytest.raises(DataError, match=r"many.npz holds arrays of 4 channels, and the network takes 3; build it for"):
         evaluation_batches(four, Preprocessing(40, 40))
-    with pytest.raises(
-        DataError, match=r"pictures holds encoded pictures, of 1 or 3 channels, and the network takes 4"
-    ):
+    with pytest.raises(DataError, match=r"images holds encoded images, of 1 or 3 channels, and the network takes 4"):
         evaluation_batches(folder, Preprocessing(40, 40, 4))
     assert evaluation_batches(folder, Preprocessing(40, 40, 1)).element_spec[0].shape[1:] == (40, 40, 1)

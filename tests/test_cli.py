@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 
 from kerazoo.cli import app as cli
@@ -40,18 +40,18 @@ def call(monkeypatch, capsys, *arguments):
 
 
 def one_class(folder):
-    return make_pictures(folder, classes=("alone",))
+    return make_images(folder, classes=("alone",))
 
 
-def lonely_picture(folder):
-    make_pictures(folder)
+def lonely_image(folder):
+    make_images(folder)
     (folder / "third").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "third" / "only.png")
     return folder
 
 
-def corrupt_picture(folder):
-    make_pictures(folder)
+def corrupt_image(folder):
+    make_images(folder)
     path = folder / "circle" / "03.png"
     path.write_bytes(path.read_bytes()[:90])
     return folder
@@ -71,18 +71,18 @@ SMALL = ["--set", "data.size=24"]
         (lambda f: f, [], r"there is no folder or file .*data"),
         (empty_folder, [], r"data is empty; name one"),
         (one_class, [], r"data has one class only \('alone'\)"),
-        (lonely_picture, [], r"class 'third' in .*data has one picture to train on"),
-        (corrupt_picture, SMALL, r"1 picture cannot be decoded: .*circle/03.png"),
-        (make_pictures, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* is 32 px"),
+        (lonely_image, [], r"class 'third' in .*data has one image to train on"),
+        (corrupt_image, SMALL, r"1 image cannot be decoded: .*circle/03.png"),
+        (make_images, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* is 32 px"),
         (
-            make_pictures,
+            make_images,
             ["--weights", "missing.h5"],
             r"there are no weights 'missing.h5' for vgg16; take imagenet, none",
         ),
-        (make_pictures, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet"),
-        (make_pictures, ["--set", "optimizer.rate=1"], r"no key 'optimizer.rate'; known here: name, learning_rate"),
-        (make_pictures, ["--set", "training.batch_size=0"], r"training.batch_size: .* not 0"),
-        (make_pictures, ["--name", "../up"], r"run name '../up' must be a plain folder name"),
+        (make_images, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet"),
+        (make_images, ["--set", "optimizer.rate=1"], r"no key 'optimizer.rate'; known here: name, learning_rate"),
+        (make_images, ["--set", "training.batch_size=0"], r"training.batch_size: .* not 0"),
+        (make_images, ["--name", "../up"], r"run name '../up' must be a plain folder name"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, monkeypatch, capsys, make, options, message):
@@ -98,7 +98,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, monkeypatch, c
 
 
 def test_a_weights_file_of_another_architecture(here, tmp_path, monkeypatch, capsys, shared):
-    data, weights = make_pictures(tmp_path / "data"), shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    data, weights = make_images(tmp_path / "data"), shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
     arguments = [
         "finetune",
         data,
@@ -117,7 +117,7 @@ def test_a_weights_file_of_another_architecture(here, tmp_path, monkeypatch, cap
 
 
 def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, capsys):
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     small = ["--set", "data.size=28", "--set", "data.channels=1", "--set", "training.batch_size=4", "--json"]
     names = ["--backbone", "mlp=none", "--backbone", "bottleneck_cnn=mnist"]
     code, out, err = call(monkeypatch, capsys, "probe", data, *names, *small)
@@ -128,9 +128,9 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
     start = ["finetune", data, "--backbone", "bottleneck_cnn", "--weights", "mnist", "--probe-only", "--name", "run"]
     code, out, err = call(monkeypatch, capsys, *start, *small)
     assert code == 0, err
-    stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
-    assert stages["probe"]["score"] == next(row["score"] for row in ranked if row["backbone"] == "bottleneck_cnn")
-    assert stages["features"]["computed"] == 0  # the ranking left them
+    phases = {stage["name"]: stage for stage in json.loads(out)["phases"]}
+    assert phases["probe"]["score"] == next(row["score"] for row in ranked if row["backbone"] == "bottleneck_cnn")
+    assert phases["features"]["computed"] == 0  # the ranking left them
     for more in (
         ["--set", "training.epochs=1"],
         ["--epochs", "1"],
@@ -162,7 +162,7 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kerazoo.transfer.head.learn_head", asked)
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "finetune", data, *given)
     assert (code, out) == (130, "")
@@ -192,14 +192,14 @@ def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kerazoo.pipelines.checks.check.inspect_all", asked)
-    code, out, err = call(monkeypatch, capsys, "check", make_pictures(tmp_path / "data"))
+    code, out, err = call(monkeypatch, capsys, "check", make_images(tmp_path / "data"))
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "kerazoo: stopped"
 
 
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     """train, evaluate, export, predict, with --json on standard output alone; then names that are taken."""
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     train = ["train", "mlp", "--data", data, "--name", "one", "--epochs", "1", "--set", "data.channels=3"]
     train += ["--size", "24", "--lr", "0.003", "--batch-size", "all"]
     code, out, err = call(monkeypatch, capsys, *train, "--json")
@@ -258,7 +258,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     assert (code, json.loads(out)["passed"]) == (0, True)
 
     broken = tmp_path / "broken.toml"
-    broken.write_text('data = "pictures"\n[model]\nname = "mlp"\n')
+    broken.write_text('data = "images"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
         (train, "run runs/one exists and is finished; choose another --name"),
@@ -284,7 +284,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
         (["train", "mlp"], "there is no data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
-        (["train", broken, "--data", data], "recipe key data.path: 'data' is 'pictures'"),
+        (["train", broken, "--data", data], "recipe key data.path: 'data' is 'images'"),
     ):
         code, out, err = call(monkeypatch, capsys, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -383,7 +383,7 @@ WRONG = [
 
 def test_wrong_names_and_paths_are_told_before_tensorflow_starts(here):
     """Which takes seconds; a module that may not be imported says so better than a clock."""
-    make_pictures(here / "data", count=2)
+    make_images(here / "data", count=2)
     (here / "typo.toml").write_text("[model]\nname = 'mlp'\n[trainin]\nepochs = 1\n")
     (here / "empty").mkdir()
     (here / "runs" / "run").mkdir(parents=True)
@@ -434,7 +434,7 @@ for arguments in json.loads(sys.argv[1]):
 
 def test_no_noise_reaches_the_terminal(here, tmp_path):
     """In processes of their own: standard error holds our lines and nothing of TensorFlow's."""
-    data = make_pictures(tmp_path / "data", count=4)
+    data = make_images(tmp_path / "data", count=4)
     train = ["train", "bottleneck_cnn", "--data", data, "--name", "r", "--epochs", "1", *SMALL]
     both = [["export", "r"], ["predict", "saved_models/r/1", str(data)]]  # one start of TensorFlow shows it for both
     for command in ([KERAZOO, *train], [sys.executable, "-c", IN_TURN, json.dumps(both)]):
@@ -449,35 +449,35 @@ def test_no_noise_reaches_the_terminal(here, tmp_path):
 
 
 def test_check_says_what_would_spoil_a_result_and_leaves_it_out(here, monkeypatch, capsys):
-    good = make_pictures(here / "good", size=40)
+    good = make_images(here / "good", size=40)
     code, out, _ = call(monkeypatch, capsys, "check", good)
     assert code == 0
-    assert "24 pictures, nothing that would spoil a result" in out
-    bad = make_pictures(here / "bad", size=40)
+    assert "24 images, nothing that would spoil a result" in out
+    bad = make_images(here / "bad", size=40)
     (bad / "circle" / "page [1].jpg").write_text("<html>")
     (bad / "circle" / "12.webp").write_bytes((bad / "circle" / "00.png").read_bytes())
     code, out, _ = call(monkeypatch, capsys, "check", bad)
     assert code == 1
-    assert re.search(r"not a picture +1 +circle/page \[1\].jpg: it is not a JPEG, PNG, GIF, BMP or WebP", out)
+    assert re.search(r"not an image +1 +circle/page \[1\].jpg: it is not a JPEG, PNG, GIF, BMP or WebP", out)
     assert re.search(r"wrong ending +1 +circle/12.webp: it is PNG, named .webp", out)
     assert re.search(r"copy +1 +circle/12.webp: the same pixels as circle/00.png", out)
-    assert "1 findings in 26 pictures would spoil a result" in out
+    assert "1 findings in 26 images would spoil a result" in out
     code, out, _ = call(monkeypatch, capsys, "check", bad, "--json")
     report = json.loads(out)
     assert code == 1
-    assert (report["ok"], report["pictures"], list(report["excluded"])) == (False, 26, ["circle/page [1].jpg"])
+    assert (report["ok"], report["images"], list(report["excluded"])) == (False, 26, ["circle/page [1].jpg"])
     code, out, _ = call(monkeypatch, capsys, "check", bad, "--write")
     assert code == 0
-    assert "kerazoo-manifest.json: training leaves out 1 of 26 pictures" in out
+    assert "kerazoo-manifest.json: training leaves out 1 of 26 images" in out
     assert call(monkeypatch, capsys, "check", bad)[0] == 0
     settings = ["--set", "data.size=16", "--set", "data.channels=3", "--epochs", "1", "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "train", "mlp", "--data", bad, *settings)
     assert code == 0
-    assert "1 left out: circle/page [1].jpg (not a picture: it is not a JPEG" in err
+    assert "1 left out: circle/page [1].jpg (not an image: it is not a JPEG" in err
 
 
 def test_check_draws_what_training_sees(here, monkeypatch, capsys):
-    data = make_pictures(here / "data", size=40)
+    data = make_images(here / "data", size=40)
     code, _, err = call(monkeypatch, capsys, "check", data, "--show-augmented", "grid.png", "--policy", "strong")
     assert code == 0
     assert "drawn: grid.png" in err
@@ -501,7 +501,7 @@ def test_check_draws_what_training_sees(here, monkeypatch, capsys):
     ],
 )
 def test_check_names_what_it_cannot_do(here, monkeypatch, capsys, arguments, message):
-    make_pictures(here / "data")
+    make_images(here / "data")
     code, out, err = call(monkeypatch, capsys, "check", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err

@@ -55,19 +55,19 @@ def ended(processes, folder, seconds):
 
 
 @pytest.mark.slow  # eight processes that each start TensorFlow
-def test_no_worker_shows_a_traceback_where_the_first_refuses(pictures, tmp_path):
+def test_no_worker_shows_a_traceback_where_the_first_refuses(images, tmp_path):
     """A run that is finished is refused by all; what only the first looks at ends the others as its loss."""
     run = tmp_path / "runs" / "two-workers"
 
     def refusal():
         for number in range(2):
             (tmp_path / f"shell{number}.txt").unlink(missing_ok=True)
-        codes = ended(start(shells(pictures), tmp_path), tmp_path, 120)
+        codes = ended(start(shells(images), tmp_path), tmp_path, 120)
         said = [(tmp_path / f"shell{number}.txt").read_text() for number in range(2)]
         assert "Traceback" not in said[0] + said[1]
         return codes, said
 
-    assert ended(start(shells(pictures), tmp_path), tmp_path, 300) == [0, 0]
+    assert ended(start(shells(images), tmp_path), tmp_path, 300) == [0, 0]
     codes, said = refusal()
     assert codes == [2, 2], said
     assert all("exists and is finished" in one for one in said)
@@ -89,15 +89,15 @@ def test_no_worker_shows_a_traceback_where_the_first_refuses(pictures, tmp_path)
 
 
 @pytest.mark.slow  # six processes that each start TensorFlow: two minutes on two cores
-def test_two_plain_shells_as_documented_also_when_one_is_lost(pictures, tmp_path):
+def test_two_plain_shells_as_documented_also_when_one_is_lost(images, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    assert ended(start(shells(pictures), whole), whole, 300) == [0, 0]
+    assert ended(start(shells(images), whole), whole, 300) == [0, 0]
     run = whole / "runs" / "two-workers"
     assert read_json(run / "run.json")["status"] == "finished"
 
-    blocks = shells(pictures)
+    blocks = shells(images)
     processes = start(blocks, cut)
     checkpoints = cut / "runs" / "two-workers" / "checkpoints"
     until = time.monotonic() + 200
@@ -113,7 +113,7 @@ def test_two_plain_shells_as_documented_also_when_one_is_lost(pictures, tmp_path
     assert codes == [1, -9], said
     assert "run the same command again on every worker" in said
 
-    assert ended(start(shells(pictures), cut), cut, 300) == [0, 0]
+    assert ended(start(shells(images), cut), cut, 300) == [0, 0]
     assert "goes on from epoch" in (cut / "shell0.txt").read_text()
     other = cut / "runs" / "two-workers"
     one, two = (newest_checkpoint(folder / "checkpoints", pytest.fail) for folder in (run, other))

@@ -199,21 +199,21 @@ def test_dashes_are_as_long_as_they_say():
     assert pieces == [[(0, 0), (6.0, 0.0)], [(9.0, 0.0), (10, 0), (10.0, 5.0)], [(10.0, 8.0), (10, 10)]]
 
 
-def test_a_killed_process_leaves_the_old_picture_or_the_new(tmp_path):
+def test_a_killed_process_leaves_the_old_image_or_the_new(tmp_path):
     path = tmp_path / "curves.svg"
-    pictures = [Drawing(9, 9, letter * 2_000_000, "") for letter in "ab"]
-    pictures[0].save(path)
+    images = [Drawing(9, 9, letter * 2_000_000, "") for letter in "ab"]
+    images[0].save(path)
     whole = set()
-    for picture in pictures:
-        picture.save(path)
+    for image in images:
+        image.save(path)
         whole.add(path.read_bytes())
     for _ in range(12):
         child = os.fork()
         if not child:
             try:
                 while True:
-                    for picture in pictures:
-                        picture.save(path)
+                    for image in images:
+                        image.save(path)
             finally:
                 os._exit(1)
         time.sleep(random.uniform(0.02, 0.1))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 
 from kerazoo.arrays import read_answers
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
@@ -28,7 +28,7 @@ from kerazoo.models.weights.bundles import INDEX, unpack_bundle
 from kerazoo.pipelines.checks.check import check
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.recipes.recipe import data_part, make_recipe
-from kerazoo.runs.begin import begun, claim
+from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.environment import changes, environment, recorded
 from kerazoo.runs.run import Run, open_run, unfinished
 from kerazoo.training.train import train
@@ -130,11 +130,11 @@ def test_run_json(run, made, amount):
     recipe, examples = Run(run).recipe(), load_examples(made[1])
 
     def go_on():
-        with begun(run, recipe, examples, start_weights="a" * 64, devices="cpu"):
+        with started(run, recipe, examples, start_weights="a" * 64, devices="cpu"):
             pass
 
     def claim_it():
-        claim(recipe, "made", name="made", root=run.parent)
+        choose_folder(recipe, "made", name="made", root=run.parent)
 
     assert survives(path, contents, lambda: open_run(run), lambda: unfinished(run), go_on, claim_it, named="made")
 
@@ -342,7 +342,7 @@ def test_manifest(made, tmp_path, amount):
 @pytest.mark.parametrize("digest", ["not hex", "", "A" * 64, 7, None])
 def test_a_manifest_with_a_hash_that_is_none_is_refused(tmp_path, digest):
     """Features are kept by these hashes, and their seeds follow from them."""
-    data = make_pictures(tmp_path / "data", count=2)
+    data = make_images(tmp_path / "data", count=2)
     check(data_part({"path": str(data)}), write=True)
     path = data / "kerazoo-manifest.json"
     values = json.loads(path.read_text())

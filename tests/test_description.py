@@ -81,7 +81,7 @@ BAD = [
     ("preprocessing.height", None, "preprocessing: there is no height"),
     ("preprocessing.channels", 0, "preprocessing: channels=0 must be a whole number"),
     ("preprocessing.channels", 10**12, "height x width x channels must be at most"),
-    ("preprocessing.fit", "x" * 10**6, "preprocessing: fit='x+ is not one of stretch, crop, pad"),
+    ("preprocessing.fit", "x" * 10**6, "preprocessing: resize='x+ is not one of stretch, crop, pad"),
     ("preprocessing.fit", ["crop"], "is not one of stretch, crop, pad"),
     ("preprocessing.scaling", {}, "is not one of none, unit"),
     ("preprocessing.interpolation", "gaussian", "is not one of bilinear"),

@@ -23,9 +23,9 @@ from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.multiworker import check_version
 from kerazoo.pipelines.devices.opening import open_devices, parse_devices
 from kerazoo.recipes.recipe import make_recipe
-from kerazoo.training.plan import fitting
+from kerazoo.training.plan import resolve_batch_size
 
-# 19 pictures in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
+# 19 images in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
 TRAINING = """
 import sys
 from kerazoo.pipelines.devices.opening import open_devices
@@ -55,7 +55,7 @@ for case in sys.argv[5].split(","):
         else:
             model = build(
                 "bottleneck_cnn", input_shape=(8, 8, 3), num_classes=2, stem=(4,), stages=(((2, 4),),), momentum=0.9,
-                synchronised=True,
+                synchronized=True,
             )
         devices.check_batch_norm(model)
         loss = devices.weigh(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -80,8 +80,8 @@ for case in sys.argv[5].split(","):
             callbacks=[batches.clock(), *([GradientNorms(Norms())] if devices.is_chief and case == "clipped" else [])],
         ).history
         if not (jax and devices.workers > 1):
-            pictures = devices.distribute(evaluation_batches(val, small, batch_size=size))
-            found[f"{case}_predictions"] = model.predict(pictures, verbose=0)
+            images = devices.distribute(evaluation_batches(val, small, batch_size=size))
+            found[f"{case}_predictions"] = model.predict(images, verbose=0)
     for name, values in history.items():
         found[f"{case}_{name}"] = np.array(values)
     for number, variable in enumerate(model.variables):
@@ -94,7 +94,7 @@ np.savez(sys.argv[3], **found)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """19 pictures to train on, 11 to validate on, two classes that can be told apart."""
+    """19 images to train on, 11 to validate on, two classes that can be told apart."""
     rng = np.random.default_rng(0)
     y = np.arange(30) % 2
     x = (rng.random((30, 8, 8, 3)) * 120 + 100 * y[:, None, None, None]).astype(np.uint8)
@@ -178,7 +178,7 @@ def test_workers_are_equal_to_the_bit(trained):
         np.testing.assert_array_equal(value, trained["worker1"][name], err_msg=name)
 
 
-def test_synchronised_statistics_are_the_same_on_every_replica(trained):
+def test_synchronized_statistics_are_the_same_on_every_replica(trained):
     names = [name for name in trained["two"] if name.startswith("norm-0_") and "moving_" in name]
     assert len(names) == 4  # two batch norms
     for name in names:
@@ -190,7 +190,7 @@ def test_synchronised_statistics_are_the_same_on_every_replica(trained):
 
 # slow: two more processes; batch norm over processes takes the same path as over two logical CPUs
 @pytest.mark.slow
-def test_batch_norm_is_synchronised_over_processes(trained, data, tmp_path):
+def test_batch_norm_is_synchronized_over_processes(trained, data, tmp_path):
     running = dict(zip(("worker0", "worker1"), start_workers(data, tmp_path, cases="norm,clipped"), strict=True))
     found = finished(running, tmp_path)
     assert max(differences(found["worker0"], trained["one"], "norm").values()) < 1e-4
@@ -207,13 +207,13 @@ TWO = Devices("logical CPUs of one machine", 2, strategy=object())
 PROCESSES = Devices("machines by JAX", 2, 0, 2, distribution=object())
 
 
-def test_unsynchronised_batch_norm_is_refused_where_it_would_be_trained():
+def test_unsynchronized_batch_norm_is_refused_where_it_would_be_trained():
     for name in ("bottleneck_cnn", "resnet20", "vgg_small", "inception_small"):
         model = build(name)
-        with pytest.raises(RecipeError, match=r"trains batch norm \(.*set training.synchronised_batch_norm=true"):
+        with pytest.raises(RecipeError, match=r"trains batch norm \(.*set training.synchronized_batch_norm=true"):
             TWO.check_batch_norm(model)
-        TWO.check_batch_norm(build(name, synchronised=True))
-        assert model.count_params() == build(name, synchronised=True).count_params()
+        TWO.check_batch_norm(build(name, synchronized=True))
+        assert model.count_params() == build(name, synchronized=True).count_params()
     Devices("CPU").check_batch_norm(model)
     PROCESSES.check_batch_norm(model)  # JAX's batch norm sees the whole batch
     for layer in model.layers:
@@ -254,7 +254,7 @@ def test_every_replica_has_a_row_of_every_batch_of_an_evaluation():
     one = Examples("x", ("a",) * 9, np.zeros(9, np.int64), np.array(["train"] * 8 + ["val"]), ("a", "b"))
     recipe = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, "training": {"batch_size": 4}})
     with pytest.raises(RecipeError, match="there are 1 examples to evaluate on 2 replicas"):  # before a run is made
-        fitting(recipe, one, TWO)
+        resolve_batch_size(recipe, one, TWO)
     assert PROCESSES.evaluation_size(30, 7) == 6
     assert PROCESSES.whole_count(11) == 10
 
@@ -298,10 +298,10 @@ def test_the_mend_is_for_the_keras_it_was_tested_with():
 def test_the_mend_is_in_place_only_inside(monkeypatch):
     from keras.src.backend.tensorflow import trainer
 
-    from kerazoo.pipelines.devices.multiworker import mended
+    from kerazoo.pipelines.devices.multiworker import patched_trainer
 
     stock = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
-    with mended(object(), 2):
+    with patched_trainer(object(), 2):
         assert trainer.TensorFlowTrainer._maybe_symbolic_build is not stock[0]
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")

@@ -4,37 +4,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 
 from kerazoo.errors import DataError
-from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.data.load import load_examples
 
 
-def test_a_folder_without_parts_is_split_by_content(pictures):
-    examples = load_examples(pictures, validation=0.25)
+def test_a_folder_without_parts_is_split_by_content(images):
+    examples = load_examples(images, validation=0.25)
     assert examples.class_names == ("circle", "square")
     for name, held in examples.counts("val").items():
         assert 1 <= held <= 6
         assert examples.counts("train")[name] == 12 - held
-    # the choice follows the pictures, not their names
+    # the choice follows the images, not their names
     chosen = {examples.hashes[i] for i in np.flatnonzero(examples.splits == "val")}
-    for path in sorted(pictures.rglob("*.png")):
+    for path in sorted(images.rglob("*.png")):
         path.rename(path.with_name(f"renamed-{hash(path.name) % 97:02d}-{path.name}"))
-    again = load_examples(pictures, validation=0.25)
+    again = load_examples(images, validation=0.25)
     assert {again.hashes[i] for i in np.flatnonzero(again.splits == "val")} == chosen
 
 
 def test_a_folder_with_its_own_parts(tmp_path):
-    make_pictures(tmp_path / "train", count=5)
-    make_pictures(tmp_path / "validation", count=2, seed=1)
-    make_pictures(tmp_path / "test", count=3, seed=2)
-    (tmp_path / "train" / "circle" / "notes.txt").write_text("not a picture")
+    make_images(tmp_path / "train", count=5)
+    make_images(tmp_path / "validation", count=2, seed=1)
+    make_images(tmp_path / "test", count=3, seed=2)
+    (tmp_path / "train" / "circle" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / "circle" / ".hidden.png").write_text("not seen")
     examples = load_examples(tmp_path)
     assert [sum(examples.splits == split) for split in ("train", "val", "test")] == [10, 4, 6]
-    assert examples.left_out == {str(Path("train", "circle", "notes.txt")): "its name does not end as a picture's does"}
+    assert examples.left_out == {str(Path("train", "circle", "notes.txt")): "its name does not end as an image's does"}
     assert len(examples.split("test")) == 6
 
 
@@ -49,16 +49,16 @@ def test_npz(tmp_path):
     assert examples.class_names == ("0", "1", "2", "3")
 
 
-def test_the_digest_follows_content_labels_and_splits(pictures):
-    first = load_examples(pictures).digest()
-    assert load_examples(pictures).digest() == first
-    assert load_examples(pictures, validation=0.5).digest() != first
-    picture = next(pictures.rglob("*.png"))
-    picture.write_bytes(picture.read_bytes() + b" ")
-    assert load_examples(pictures).digest() != first
+def test_the_digest_follows_content_labels_and_splits(images):
+    first = load_examples(images).digest()
+    assert load_examples(images).digest() == first
+    assert load_examples(images, validation=0.5).digest() != first
+    image = next(images.rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b" ")
+    assert load_examples(images).digest() != first
 
 
-def test_bad_folders_are_named(tmp_path, pictures):
+def test_bad_folders_are_named(tmp_path, images):
     with pytest.raises(DataError, match="there is no folder or file .*nowhere"):
         load_examples(tmp_path / "nowhere")
     empty = tmp_path / "empty"
@@ -66,19 +66,19 @@ def test_bad_folders_are_named(tmp_path, pictures):
     with pytest.raises(DataError, match="empty is empty; name one"):
         load_examples(empty)
     (empty / "only").mkdir()
-    with pytest.raises(DataError, match="empty has no pictures"):
+    with pytest.raises(DataError, match="empty has no images"):
         load_examples(empty)
-    one = make_pictures(tmp_path / "one", classes=("alone",))
+    one = make_images(tmp_path / "one", classes=("alone",))
     with pytest.raises(DataError, match="one class only .'alone'."):
         load_examples(one)
     (one / "vacant").mkdir()
-    with pytest.raises(DataError, match="class 'vacant' in .* has no pictures"):
+    with pytest.raises(DataError, match="class 'vacant' in .* has no images"):
         load_examples(one)
     Image.new("RGB", (4, 4)).save(one / "vacant" / "single.png")
-    with pytest.raises(DataError, match="class 'vacant' in .* has one picture"):
+    with pytest.raises(DataError, match="class 'vacant' in .* has one image"):
         load_examples(one)
-    make_pictures(tmp_path / "parts" / "train")
-    make_pictures(tmp_path / "parts" / "val", classes=("circle", "triangle"))
+    make_images(tmp_path / "parts" / "train")
+    make_images(tmp_path / "parts" / "val", classes=("circle", "triangle"))
     with pytest.raises(DataError, match="class 'triangle' is in .*val but not in .*train"):
         load_examples(tmp_path / "parts")
     (tmp_path / "parts" / "extra").mkdir()
@@ -86,10 +86,10 @@ def test_bad_folders_are_named(tmp_path, pictures):
         DataError, match="has train, val, which look like splits, and beside them extra; remove what is not a split"
     ):
         load_examples(tmp_path / "parts")
-    flat = make_pictures(tmp_path / "flat" / "train").parent
+    flat = make_images(tmp_path / "flat" / "train").parent
     (flat / "val").mkdir()
     Image.new("RGB", (4, 4)).save(flat / "val" / "loose.png")
-    with pytest.raises(DataError, match="flat/val has no pictures in folders of classes"):
+    with pytest.raises(DataError, match="flat/val has no images in folders of classes"):
         load_examples(flat)
     (tmp_path / "page.html").write_text("x")
     with pytest.raises(DataError, match=r"page.html is not an image folder, an .npz file or a table"):
@@ -107,7 +107,7 @@ def test_bad_folders_are_named(tmp_path, pictures):
             {"x_train": np.zeros((2, 3, 3), np.uint8), "y_train": np.array([0, 2]), "class_names": ["a", "b"]},
             "label 2 has no name",
         ),
-        ({"x_train": np.zeros((3, 3, 3), np.uint8), "y_train": np.array([0, 0, 2])}, "class '1' .* has no pictures"),
+        ({"x_train": np.zeros((3, 3, 3), np.uint8), "y_train": np.array([0, 0, 2])}, "class '1' .* has no images"),
     ],
 )
 def test_bad_npz_is_named(tmp_path, arrays, message):
@@ -125,17 +125,17 @@ def test_a_damaged_npz_is_named(tmp_path):
         load_examples(path)
 
 
-def test_preflight_names_every_bad_picture(pictures):
-    good = (pictures / "circle" / "00.png").read_bytes()
+def test_preflight_names_every_bad_image(images):
+    good = (images / "circle" / "00.png").read_bytes()
     bad = {"cut.png": good[:200], "empty.png": b"", "page.jpg": b"<html></html>"}
     for name, contents in bad.items():
-        (pictures / "square" / name).write_bytes(contents)
-    examples = load_examples(pictures)
-    with pytest.raises(DataError, match="3 pictures cannot be decoded") as error:
-        check_pictures(examples)
+        (images / "square" / name).write_bytes(contents)
+    examples = load_examples(images)
+    with pytest.raises(DataError, match="3 images cannot be decoded") as error:
+        check_images(examples)
     assert all(name in str(error.value) for name in bad)
     assert "empty.png (empty: it has no bytes)" in str(error.value)
-    assert "page.jpg (not a picture: it is not a JPEG, PNG, GIF, BMP or WebP image)" in str(error.value)
-    assert f"leave them out by `kerazoo check {pictures} --write`" in str(error.value)
+    assert "page.jpg (not an image: it is not a JPEG, PNG, GIF, BMP or WebP image)" in str(error.value)
+    assert f"leave them out by `kerazoo check {images} --write`" in str(error.value)
     assert "00.png" not in str(error.value)
     assert "\n" not in str(error.value)

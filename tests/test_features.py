@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import change_in_silence, make_pictures
+from conftest import change_in_silence, make_images
 from PIL import Image
 
 import kerazoo
@@ -36,8 +36,8 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def examples(pictures):
-    return load_examples(pictures)
+def examples(images):
+    return load_examples(images)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def spec(**changes):
     return ModelSpec("vgg_small", ARGUMENTS | changes, Preprocessing(32, 32), ("circle", "square"))
 
 
-def test_features_that_are_not_finite_name_the_picture_and_are_not_kept(cache, examples, model):
+def test_features_that_are_not_finite_name_the_image_and_are_not_kept(cache, examples, model):
     large = kerazoo.build("vgg_small", **ARGUMENTS)
     norm = [layer for layer in large.layers if hasattr(layer, "beta")][-1]
     norm.beta.assign(np.full(norm.beta.shape, np.inf))
@@ -62,7 +62,7 @@ def test_features_that_are_not_finite_name_the_picture_and_are_not_kept(cache, e
     assert not list(cache.rglob("*.npy"))
 
 
-def test_a_picture_has_the_same_features_in_any_company(cache, examples, model):
+def test_a_image_has_the_same_features_in_any_company(cache, examples, model):
     plain = FeaturePass(model, spec(), cached=False)
     whole = plain(examples)
     assert whole.values.shape == (24, model.get_layer("features").output.shape[1])
@@ -109,7 +109,7 @@ def test_only_what_changed_is_computed_again(cache, examples, model):
     assert FeaturePass(model, spec())(examples).computed == 0
 
 
-def test_views_are_of_the_picture_the_seed_and_the_number(cache, examples, model):
+def test_views_are_of_the_image_the_seed_and_the_number(cache, examples, model):
     one = FeaturePass(model, spec())
     drawn = POLICIES["strong"]  # its mixup has no part here
     plain, first, second = (one(examples, view=view, augmentation=drawn, seed=1) for view in (0, 1, 2))
@@ -180,7 +180,7 @@ print(features.FeaturePass(model, spec)(load_examples(sys.argv[1])).computed)
 
 
 def test_a_killed_pass_goes_on(cache, tmp_path, model):
-    data = make_pictures(tmp_path / "many", count=50)
+    data = make_images(tmp_path / "many", count=50)
     command = [sys.executable, "-c", PASS, str(data)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list(cache.glob("*/*.npy"))) < 3:
@@ -220,7 +220,7 @@ def test_memory_is_not_an_image_s_fault(cache, examples, model, monkeypatch):
     assert not isinstance(caught.value, DataError)
 
 
-def test_a_picture_that_is_gone_is_an_error_of_the_data(cache, examples, model):
+def test_a_image_that_is_gone_is_an_error_of_the_data(cache, examples, model):
     assert examples.hashes
     Path(examples.paths[3]).unlink()
     with pytest.raises(DataError, match=r"\d\d.png cannot be read: No such file"):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 
 from kerazoo.errors import DataError
@@ -20,7 +20,7 @@ from kerazoo.training.plan import summary
 def images(root, *folders, count=3):
     """`count` images, all unlike, in each of `folders` below `root`."""
     for folder in folders:
-        make_pictures(root / folder, classes=("x",), count=count, size=16, seed=len(list(root.rglob("*"))))
+        make_images(root / folder, classes=("x",), count=count, size=16, seed=len(list(root.rglob("*"))))
         for path in (root / folder / "x").iterdir():
             path.rename(root / folder / path.name)
         (root / folder / "x").rmdir()
@@ -153,7 +153,7 @@ def test_check_refuses_what_holding_out_leaves_too_small(tmp_path):
     images(tmp_path, "a", "b", count=4)
     for path in sorted((tmp_path / "b").iterdir())[1:]:
         path.unlink()
-    with pytest.raises(DataError, match="class 'b' .* has one picture to train on") as trained:
+    with pytest.raises(DataError, match="class 'b' .* has one image to train on") as trained:
         load_examples(tmp_path)
     (finding,) = check(data_part({"path": str(tmp_path)})).spoiled
     assert (finding.kind, finding.detail) == ("untrainable", str(trained.value))
@@ -172,7 +172,7 @@ def test_formats_that_tensorflow_does_not_decode_are_named(tmp_path):
     )
     with pytest.raises(DataError, match=message):
         load_examples(tmp_path)
-    with pytest.raises(DataError, match=message.replace("b has no images that can be used", "no pictures in .*b")):
+    with pytest.raises(DataError, match=message.replace("b has no images that can be used", "no images in .*b")):
         find_files([tmp_path / "b"])
 
 

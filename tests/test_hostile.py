@@ -77,7 +77,7 @@ def test_large_images_have_the_same_bits_as_decoding_and_fitting_apart():
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     contents = tf.constant(buffer.getvalue())
     for preprocessing in (SMALL, GREY):
-        apart = preprocessing.fit_pixels(preprocessing.decode(contents))
+        apart = preprocessing.resize_pixels(preprocessing.decode(contents))
         np.testing.assert_array_equal(preprocessing.read(contents), apart)
     colour = pixels[..., :3].astype(int)
     alpha = pixels[..., 3:].astype(int)
@@ -174,23 +174,23 @@ def in_time(function, seconds=10):
     return found[0]
 
 
-def test_pipes_and_devices_are_named_and_never_waited_for(pictures):
-    os.mkfifo(pictures / "circle" / "pipe.jpg")
-    (pictures / "circle" / "zero.jpg").symlink_to("/dev/zero")
-    (pictures / "circle" / "loop.jpg").symlink_to(pictures / "circle" / "loop.jpg")
-    pipe, zero, loop = (str(pictures / "circle" / f"{name}.jpg") for name in ("pipe", "zero", "loop"))
+def test_pipes_and_devices_are_named_and_never_waited_for(images):
+    os.mkfifo(images / "circle" / "pipe.jpg")
+    (images / "circle" / "zero.jpg").symlink_to("/dev/zero")
+    (images / "circle" / "loop.jpg").symlink_to(images / "circle" / "loop.jpg")
+    pipe, zero, loop = (str(images / "circle" / f"{name}.jpg") for name in ("pipe", "zero", "loop"))
     assert in_time(lambda: inspect_file(pipe)).bad == ("unreadable", "it is a named pipe; only regular files are read")
     assert in_time(lambda: inspect_file(zero)).bad == ("unreadable", "it is a device; only regular files are read")
     assert in_time(lambda: inspect_file(loop)).bad[0] == "unreadable"
     for path, error in ((pipe, NotRegular), (zero, NotRegular), (loop, OSError)):
         assert isinstance(in_time(lambda path=path: read_regular(path)), error)
-    found = in_time(lambda: load_examples(pictures), 30)
+    found = in_time(lambda: load_examples(images), 30)
     assert isinstance(found, DataError)
     assert "cannot be read" in str(found)
-    assert [str(path) for path in find_files([pictures / "circle" / "pipe.jpg"])] == [pipe]
+    assert [str(path) for path in find_files([images / "circle" / "pipe.jpg"])] == [pipe]
     for name in ("data.npz", "data.csv"):
-        os.mkfifo(pictures / name)
-        assert isinstance(in_time(lambda name=name: load_examples(pictures / name)), DataError)
+        os.mkfifo(images / name)
+        assert isinstance(in_time(lambda name=name: load_examples(images / name)), DataError)
 
 
 def test_a_file_over_the_limit_is_not_read(tmp_path):

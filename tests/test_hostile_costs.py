@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from bombs import bmp, chunk, gif, jpeg, png, texts, turned, webp
-from conftest import make_pictures
+from conftest import make_images
 
 SECONDS = 2.0  # of processor time
 MEGABYTES = 500
@@ -131,7 +131,7 @@ def training(way, folder):
         source="one image", keys=("one",), labels=np.zeros(1, np.int64), splits=np.array(["train"]),
         class_names=("a", "b"), paths=(str(link),),
     )  # fmt: skip
-    preprocessing = Preprocessing(224, 224, fit=way.split()[1])
+    preprocessing = Preprocessing(224, 224, resize=way.split()[1])
     batches = training_batches(examples, preprocessing, batch_size=1, seed=0, augmentation=Augmentation())
 
     def ask(path):
@@ -180,7 +180,7 @@ def test_no_file_below_two_megabytes_costs_more_than_two_seconds_or_500_megabyte
         assert len(contents) < FILE, (name, len(contents))
         (tmp_path / f"{name}.image").write_bytes(contents)
     (tmp_path / "tiny.png").write_bytes(png(9, 9))
-    make_pictures(tmp_path / "data")
+    make_images(tmp_path / "data")
     kerazoo = Path(sys.executable).with_name("kerazoo")
     for command in ("train mlp --data data --epochs 1 --size 64 --name run", "export run"):
         subprocess.run([kerazoo, *command.split()], cwd=tmp_path, check=True, capture_output=True)

@@ -100,10 +100,10 @@ def test_same_padding_is_asymmetric_where_it_must(size, kernel, stride):
 def test_threshold_and_shortcut():
     x = np.array([[-2.0, -0.0, 0.0, 1e-9, 3.7e8]], np.float32)
     np.testing.assert_array_equal(Threshold()(x), [[0, 1, 1, 1, 1]])
-    picture = np.arange(5 * 4 * 2, dtype=np.float32).reshape(1, 5, 4, 2)
-    y = np.array(ShortcutA(6, 2)(picture))
+    image = np.arange(5 * 4 * 2, dtype=np.float32).reshape(1, 5, 4, 2)
+    y = np.array(ShortcutA(6, 2)(image))
     assert y.shape == (1, 3, 2, 6)
-    np.testing.assert_array_equal(y[..., 2:4], picture[:, ::2, ::2])
+    np.testing.assert_array_equal(y[..., 2:4], image[:, ::2, ::2])
     assert not y[..., [0, 1, 4, 5]].any()
 
 

@@ -15,12 +15,12 @@ import pytest
 from kerazoo import files
 from kerazoo.callbacks.metrics import MetricsWriter, history_table
 from kerazoo.files import remove_temporary, write_whole
-from kerazoo.training.plan import reproducible
+from kerazoo.training.plan import set_seed
 
 
 def fit(*callbacks, epochs=3, initial_epoch=0):
     """A line through points, its rate halving each 4 steps."""
-    reproducible(3)
+    set_seed(3)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 4, 0.5, staircase=True)
     model.compile(keras.optimizers.SGD(rate), "mse")
@@ -52,11 +52,11 @@ def test_each_epoch_is_on_disk_when_it_ends(tmp_path):
     assert seen == [rows[:1], rows[:2], rows]  # to the last bit
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "history.csv"}
     for number, (line, row) in enumerate(zip(lines(tmp_path), rows, strict=True), start=1):
-        assert list(line) == ["epoch", "step", "seconds", "pictures_per_second", "learning_rate", "loss", "val_loss"]
+        assert list(line) == ["epoch", "step", "seconds", "images_per_second", "learning_rate", "loss", "val_loss"]
         assert (line["epoch"], line["step"]) == (number, 4 * number)
         assert line["learning_rate"] == pytest.approx(0.1 * 0.5**number)
         assert {name: line[name] for name in ("loss", "val_loss")} == {n: row[n] for n in ("loss", "val_loss")}
-        assert line["pictures_per_second"] == pytest.approx(32 / line["seconds"], rel=0.05)
+        assert line["images_per_second"] == pytest.approx(32 / line["seconds"], rel=0.05)
 
 
 def test_a_resumed_run_holds_its_own_epochs_and_no_others(tmp_path):
@@ -113,7 +113,7 @@ def test_the_seconds_of_an_interrupted_epoch_are_counted_in(tmp_path, monkeypatc
     clock[0] = 503.0
     resumed.on_epoch_end(0, {"loss": math.inf})
     assert lines(tmp_path)[0] == {
-        "epoch": 1, "step": 0, "seconds": 10.0, "pictures_per_second": 3.2,
+        "epoch": 1, "step": 0, "seconds": 10.0, "images_per_second": 3.2,
         "learning_rate": pytest.approx(0.01), "loss": "inf",
     }  # fmt: skip
     clock[0] = 505.0

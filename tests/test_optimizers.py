@@ -11,7 +11,7 @@ from kerazoo.callbacks.stopping import EarlyStopping
 from kerazoo.models.build import build
 from kerazoo.recipes.parts import OptimizerPart
 from kerazoo.recipes.recipe import make_recipe
-from kerazoo.training.optimizers import make_optimizer, steering
+from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.schedules import make_rate
 
 NAMES = ("sgd", "adam", "adamw", "lamb", "lion")
@@ -297,10 +297,10 @@ def test_a_plateau_lowers_the_rate():
     x, y = data()
     model = linear(make_optimizer(made.optimizer, steps=1))
     say = Say([1.0, 2.0, 2.0, 2.0, 2.0, 0.5])
-    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[say, *steering(made)]).history
+    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[say, *control_callbacks(made)]).history
     assert history["learning_rate"] == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025])
-    assert steering(recipe()) == []
-    assert [type(c) for c in steering(recipe("training.early_stopping=3"))] == [EarlyStopping]
+    assert control_callbacks(recipe()) == []
+    assert [type(c) for c in control_callbacks(recipe("training.early_stopping=3"))] == [EarlyStopping]
 
 
 # -- mixed precision ----------------------------------------------------------------------------------------------

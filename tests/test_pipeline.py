@@ -1,4 +1,4 @@
-"""The whole path on small pictures: train or fine-tune, evaluate, export, predict; and what must never differ."""
+"""The whole path on small images: train or fine-tune, evaluate, export, predict; and what must never differ."""
 
 import csv
 import ctypes
@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_pictures, plant_modules
+from conftest import make_images, plant_modules
 
 import kerazoo
 from kerazoo.cli import app as cli
@@ -37,7 +37,7 @@ from kerazoo.models.saved import load_model, load_spec, save_model
 from kerazoo.models.weights.loading import load_features
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.recipes.recipe import make_recipe, read_recipe
-from kerazoo.runs.begin import claim
+from kerazoo.runs.begin import choose_folder
 from kerazoo.runs.run import open_run, unfinished
 from kerazoo.serving.predict import find_export, predict
 from kerazoo.training.optimizers import make_optimizer
@@ -69,14 +69,14 @@ def tags_in(folder):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("data") / "shapes", count=20, size=40)
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "shapes", count=20, size=40)
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
+def run(images, tmp_path_factory):
     """A finished training run."""
-    return train(recipe(pictures), name="first", root=tmp_path_factory.mktemp("runs"))
+    return train(recipe(images), name="first", root=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def export(run, tmp_path_factory):
     return export_run(run, root=tmp_path_factory.mktemp("saved_models"))
 
 
-def test_a_run_holds_all_that_it_should(run, pictures):
+def test_a_run_holds_all_that_it_should(run, images):
     files = {
         str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file() and "tensorboard" not in str(p)
     }
@@ -111,7 +111,7 @@ def test_a_run_holds_all_that_it_should(run, pictures):
     assert {"gradients/global/before_clipping/mean_norm", "weights/logits/kernel/norm"} <= tags
 
 
-def test_the_same_recipe_gives_the_same_bits(run, pictures, tmp_path):
+def test_the_same_recipe_gives_the_same_bits(run, images, tmp_path):
     """Run again from the recipe that the run kept, without its watchers; then with another seed."""
     kept = read_recipe(run.folder / "recipe.toml")
     unwatched = train(make_recipe(kept, ["watch=false"]), root=tmp_path)
@@ -124,39 +124,39 @@ def test_the_same_recipe_gives_the_same_bits(run, pictures, tmp_path):
     assert [r.name for r in (unwatched, other)] == [f"bottleneck_cnn-shapes-{i}" for i in (1, 2)]
 
 
-def test_evaluate_gives_what_training_recorded(run, pictures, tmp_path):
+def test_evaluate_gives_what_training_recorded(run, images, tmp_path):
     recorded = np.load(run.folder / "evaluation" / "val.npy")
     [result] = evaluate(run)
     np.testing.assert_allclose(result.probabilities, recorded, atol=1e-6)
     assert result.accuracy == read_json(run.folder / "run.json")["results"]["val_accuracy"]
-    # other data is tested on whole, though training could not be: one class has one picture
-    other = make_pictures(tmp_path / "other", count=4, seed=9)
+    # other data is tested on whole, though training could not be: one class has one image
+    other = make_images(tmp_path / "other", count=4, seed=9)
     for path in sorted((other / "square").iterdir())[1:]:
         path.unlink()
     [result] = evaluate(run, str(other))
     assert (result.split, len(result.keys)) == ("test", 5)
     assert len(list((run.folder / "evaluation").glob("other-*/test.csv"))) == 1
-    strange = make_pictures(tmp_path / "strange", classes=("circle", "star"), count=4)
+    strange = make_images(tmp_path / "strange", classes=("circle", "star"), count=4)
     with pytest.raises(DataError, match=r"not the model's: missing \['square'\], unknown \['star'\]"):
         evaluate(run, str(strange))
     with (
         changed(run, "evaluation/val.npy", lambda answers: answers * 0.99, sealed=True),
-        pytest.raises(GateError, match="does not answer its val pictures as it did when it was trained"),
+        pytest.raises(GateError, match="does not answer its val images as it did when it was trained"),
     ):
         evaluate(run)
 
 
-def test_folders_and_files_are_taken_as_text(run, export, pictures, tmp_path):
+def test_folders_and_files_are_taken_as_text(run, export, images, tmp_path):
     spec, model = load_model(str(run.folder))
     save_model(str(tmp_path), spec, model)
     assert load_spec(str(tmp_path)) == spec
     load_features(model, str(run.folder))
     assert read_recipe(f"{run.folder}/recipe.toml")["model"]["name"] == spec.name
-    assert claim(run.recipe(), "new", name="new", root=str(tmp_path)) == tmp_path / "new"
+    assert choose_folder(run.recipe(), "new", name="new", root=str(tmp_path)) == tmp_path / "new"
     for place in (str(tmp_path), str(tmp_path / "none")):
         with pytest.raises(RunError, match="there is no run"):
             unfinished(place)
-    assert len(predict(str(export), [str(pictures / "circle" / "00.png")])) == 1
+    assert len(predict(str(export), [str(images / "circle" / "00.png")])) == 1
     with pytest.raises(RunError, match="must be a plain folder name"):
         export_run(run, name="../up", root=str(tmp_path))
 
@@ -178,7 +178,7 @@ def test_the_interval_stays_within_0_and_1(right):
     assert (low, high) == (pytest.approx(0.99481, abs=1e-5), 1.0) if right else (0.0, pytest.approx(0.00519, abs=1e-5))
 
 
-def test_the_export_answers_what_evaluation_recorded(run, export, pictures):
+def test_the_export_answers_what_evaluation_recorded(run, export, images):
     """Every validation file's bytes, in a fresh process in which keras cannot be imported."""
     recorded = table(run.folder / "evaluation" / "val.csv")
     files = [row["key"] for row in recorded]
@@ -190,7 +190,7 @@ serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 out = serve(image_bytes=tf.constant([open(p, "rb").read() for p in sys.argv[2:]]))
 print(json.dumps({k: v.numpy().astype(str if v.dtype == tf.string else float).tolist() for k, v in out.items()}))
 """
-    command = [sys.executable, "-c", script, str(export), *(str(pictures / f) for f in files)]
+    command = [sys.executable, "-c", script, str(export), *(str(images / f) for f in files)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answers = json.loads(done.stdout)
     assert answers["label"] == [row["predicted"] for row in recorded]
@@ -200,20 +200,20 @@ print(json.dumps({k: v.numpy().astype(str if v.dtype == tf.string else float).to
     np.testing.assert_allclose(np.sum(answers["top_probabilities"], axis=1), 1, atol=1e-5)
 
 
-def test_both_signatures_and_a_run_agree(run, export, pictures):
-    files = sorted((pictures / "square").glob("*.png"))[:3]
+def test_both_signatures_and_a_run_agree(run, export, images):
+    files = sorted((images / "square").glob("*.png"))[:3]
     loaded = tf.saved_model.load(str(export))
     pixels = np.stack([tf.io.decode_png(p.read_bytes(), channels=3) for p in files]).astype(np.float32)
-    images = loaded.signatures["serve_images"](images=tf.constant(pixels))
+    arrays = loaded.signatures["serve_images"](arrays=tf.constant(pixels))
     contents = loaded.signatures["serving_default"](image_bytes=tf.constant([p.read_bytes() for p in files]))
-    assert set(images) == set(contents)
-    for key in images:
-        np.testing.assert_array_equal(images[key], contents[key])
+    assert set(arrays) == set(contents)
+    for key in arrays:
+        np.testing.assert_array_equal(arrays[key], contents[key])
     from_run, from_export = predict(run.folder, files), predict(export, files)
     for a, b in zip(from_run, from_export, strict=True):
         assert (a.path, a.top[0][0]) == (b.path, b.top[0][0])
         assert a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-5)
-    everything = [predict(model, [pictures]) for model in (run.folder, export, export.parent)]
+    everything = [predict(model, [images]) for model in (run.folder, export, export.parent)]
     assert [len(found) for found in everything] == [40, 40, 40]  # a whole batch, and a part of one
     for a, *others in zip(*everything, strict=True):
         for b in others:
@@ -232,7 +232,7 @@ def test_the_newest_version_of_an_export_answers(run, export, tmp_path):
     assert find_export(run.folder) is None
 
 
-def test_a_passport_that_was_changed_is_refused(export, pictures, tmp_path):
+def test_a_passport_that_was_changed_is_refused(export, images, tmp_path):
     shutil.copytree(export, tmp_path / "1")
     path = tmp_path / "1" / PASSPORT
     kept = json.loads(path.read_text())
@@ -243,14 +243,14 @@ def test_a_passport_that_was_changed_is_refused(export, pictures, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(RunError, match=message):
-            predict(tmp_path, [pictures])
+            predict(tmp_path, [images])
 
 
 DAMAGED = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
 
 
 @pytest.mark.parametrize("name", [DAMAGED[2], *(pytest.param(name, marks=pytest.mark.slow) for name in DAMAGED[:2])])
-def test_a_damaged_export_is_one_line(export, pictures, tmp_path, name):
+def test_a_damaged_export_is_one_line(export, images, tmp_path, name):
     shutil.copytree(export, tmp_path / "1")
     (path,) = (tmp_path / "1").glob(name)
     for contents in (path.read_bytes()[: path.stat().st_size // 2], b"", None):
@@ -258,12 +258,12 @@ def test_a_damaged_export_is_one_line(export, pictures, tmp_path, name):
         with pytest.raises(
             RunError, match=r"there is no run|cannot be loaded \(.*it is damaged: export the run"
         ) as error:
-            predict(tmp_path, [pictures])
+            predict(tmp_path, [images])
         assert "\n" not in str(error.value)
 
 
-def test_answers_do_not_depend_on_batch_mates(export, pictures):
-    files = sorted(pictures.rglob("*.png"))[:7]
+def test_answers_do_not_depend_on_batch_mates(export, images):
+    files = sorted(images.rglob("*.png"))[:7]
     model = ExportedModel(export)
     together = model.probabilities([p.read_bytes() for p in files])
     alone = np.concatenate([model.probabilities([p.read_bytes()]) for p in files])
@@ -288,8 +288,8 @@ def test_the_export_loads_in_the_c_api_and_holds_each_weight_once(run, export):
     assert weights <= stored <= weights + 20_000
 
 
-def test_saved_model_cli_runs_it(export, pictures, tmp_path):
-    np.save(tmp_path / "bytes.npy", np.array([next(pictures.rglob("*.png")).read_bytes()]))
+def test_saved_model_cli_runs_it(export, images, tmp_path):
+    np.save(tmp_path / "bytes.npy", np.array([next(images.rglob("*.png")).read_bytes()]))
     tool = Path(sys.executable).with_name("saved_model_cli")
     command = [tool, "run", "--dir", export, "--tag_set", "serve", "--signature_def", "serving_default"]
     command += ["--inputs", f"image_bytes={tmp_path / 'bytes.npy'}"]
@@ -305,7 +305,7 @@ def test_the_passport(run, export):
     assert passport["weights_sha256"] == read_json(run.folder / "model.json")["weights_sha256"]
     assert passport["gate"]["synthetic"] == 12
     assert passport["metrics"]["val_accuracy"] == read_json(run.folder / "run.json")["results"]["val_accuracy"]
-    assert passport["gate"]["pictures"] == len(np.load(run.folder / "evaluation" / "val.npy"))
+    assert passport["gate"]["images"] == len(np.load(run.folder / "evaluation" / "val.npy"))
     assert passport["gate"]["largest_difference"] < 1e-5
 
 
@@ -334,7 +334,7 @@ def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path
     """What was evaluated is changed behind the gate's back: nothing is exported, nothing is left."""
     with (
         changed(run, "evaluation/val.npy", lambda answers: answers[:, ::-1], sealed=True),
-        pytest.raises(GateError, match=r"does not answer as the evaluated model did for (\d+) of \1 pictures"),
+        pytest.raises(GateError, match=r"does not answer as the evaluated model did for (\d+) of \1 images"),
     ):
         export_run(run, root=tmp_path / "new")
     assert not list(tmp_path.iterdir())
@@ -342,10 +342,10 @@ def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path
 
 def test_an_export_that_crops_otherwise_is_refused_though_all_images_are_square(run, tmp_path, monkeypatch):
     def planted(folder, spec, model):
-        write_saved_model(folder, replace(spec, preprocessing=replace(spec.preprocessing, fit="stretch")), model)
+        write_saved_model(folder, replace(spec, preprocessing=replace(spec.preprocessing, resize="stretch")), model)
 
     monkeypatch.setattr("kerazoo.exports.export.write_saved_model", planted)
-    with pytest.raises(GateError, match=r"not answer as the run's own network does for \d of 9 pictures, a PNG"):
+    with pytest.raises(GateError, match=r"not answer as the run's own network does for \d of 9 images, a PNG"):
         export_run(run, root=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -372,7 +372,7 @@ def put_in(part, **values):
         ("model.json", put(weights_sha256="0" * 64)),
         ("model.json", put_in("arguments", dropout=0.5)),
         ("model.json", put_in("arguments", momentum=0.5)),
-        ("model.json", put_in("preprocessing", fit="stretch")),
+        ("model.json", put_in("preprocessing", resize="stretch")),
         ("model.json", put_in("preprocessing", interpolation="bicubic")),
         ("model.json", put_in("preprocessing", scaling="tf")),
         ("model.json", lambda found: found),  # the same values, written otherwise
@@ -383,11 +383,11 @@ def put_in(part, **values):
         ("evaluation/val.csv", lambda text: text.replace("circle", "square", 1)),
     ],
 )
-def test_a_file_that_was_changed_is_named(run, pictures, tmp_path, name, change):
+def test_a_file_that_was_changed_is_named(run, images, tmp_path, name, change):
     for use in (
         lambda: export_run(run, root=tmp_path),
         lambda: evaluate(run),
-        lambda: predict(run.folder, [pictures]),
+        lambda: predict(run.folder, [images]),
     ):
         with changed(run, name, change, sealed=False), pytest.raises(RunError) as error:
             use()
@@ -481,8 +481,8 @@ def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export
         export_run(run, name="../outside", root=export.parents[1])
 
 
-def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
-    data = make_pictures(tmp_path / "data", count=6)
+def test_changed_weights_and_changed_data_are_noticed(images, tmp_path):
+    data = make_images(tmp_path / "data", count=6)
     made = train(recipe(data, training={"epochs": 1}, watch=False), root=tmp_path / "runs")
     extra = next((data / "circle").glob("*.png"))
     (data / "circle" / "new.png").write_bytes(extra.read_bytes())
@@ -497,9 +497,9 @@ def test_changed_weights_and_changed_data_are_noticed(pictures, tmp_path):
         evaluate(made)
 
 
-def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
+def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, images):
     with pytest.raises(RunError, match="first exists and is finished; choose another --name"):
-        train(recipe(pictures), name="first", root=run.folder.parent)
+        train(recipe(images), name="first", root=run.folder.parent)
     with pytest.raises(RunError, match="there is no run nothing"):
         open_run("nothing")
     half = run.folder.parent / "half"
@@ -509,52 +509,52 @@ def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, pictures):
         open_run(half)
 
 
-def test_a_loss_that_is_not_a_number_is_said(pictures, tmp_path):
-    wild = recipe(pictures, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", watch=False)
+def test_a_loss_that_is_not_a_number_is_said(images, tmp_path):
+    wild = recipe(images, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", watch=False)
     with pytest.raises(KerazooError, match=r"lower optimizer.learning_rate \(it was 1e\+30\)"):
         train(wild, root=tmp_path)
 
 
-def test_answers_that_are_no_numbers_are_refused(pictures, run):
+def test_answers_that_are_no_numbers_are_refused(images, run):
     spec, model = load_model(run.folder)
     kernel = model.get_layer("logits").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(KerazooError, match="is not a finite number; train with a lower learning rate"):
-        answers_of(model, spec, load_examples(pictures).split("val"), "val")
+        answers_of(model, spec, load_examples(images).split("val"), "val")
 
 
 @pytest.mark.parametrize("loss", ["mse", "hinge"])
-def test_a_loss_that_does_not_go_with_the_head_leaves_nothing(pictures, tmp_path, loss):
+def test_a_loss_that_does_not_go_with_the_head_leaves_nothing(images, tmp_path, loss):
     for make, asked in (
-        (train, recipe(pictures, training={"loss": loss})),
-        (finetune, recipe(pictures, training={"loss": loss}, transfer={"weights": "none"})),
+        (train, recipe(images, training={"loss": loss})),
+        (finetune, recipe(images, training={"loss": loss}, transfer={"weights": "none"})),
     ):
         with pytest.raises(ModelError, match=f"loss='{loss}' does not go with a multiclass head"):
             make(asked, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_recipes_are_named(pictures):
+def test_bad_recipes_are_named(images):
     for name in ("num_classes", "input_shape", "weights"):
         with pytest.raises(RecipeError, match=f"model.arguments: .*{name} is not set here: it comes from"):
             make_recipe({"model": {"name": "mlp", "arguments": {name: 5}}, "data": {"path": "x"}})
     with pytest.raises(RecipeError, match="recipe key data.path: 'data' is 'x', which has no keys of its own"):
         make_recipe({"model": {"name": "mlp"}, "data": "x"}, ["data.path=y"])
     with pytest.raises(RecipeError, match="optimizer.name: .*'adam' or 'adamw', not 'adamm'"):
-        recipe(pictures, optimizer={"name": "adamm"})
+        recipe(images, optimizer={"name": "adamm"})
     with pytest.raises(RecipeError, match=r"no key 'training.epoch'; known here: epochs, batch_size"):
-        recipe(pictures, training={"epoch": 3})
+        recipe(images, training={"epoch": 3})
     with pytest.raises(RecipeError, match="--set 'epochs' is not key=value"):
         make_recipe({"model": {"name": "mlp"}}, ["epochs"])
     with pytest.raises(RecipeError, match="data"):
         make_recipe({"model": {"name": "mlp"}})
     with pytest.raises(ModelError, match="no model is called 'resnet21'"):
-        train(recipe(pictures, model="resnet21"))
+        train(recipe(images, model="resnet21"))
     assert not Path("runs").exists()
 
 
-def test_the_schedule_warms_up_and_ends_at_zero(pictures):
-    part = recipe(pictures, optimizer={"learning_rate": 0.5, "warmup": 0.1}).optimizer
+def test_the_schedule_warms_up_and_ends_at_zero(images):
+    part = recipe(images, optimizer={"learning_rate": 0.5, "warmup": 0.1}).optimizer
     rate = make_optimizer(part, steps=100)._learning_rate
     values = [float(rate(step)) for step in (0, 5, 10, 55, 100)]
     np.testing.assert_allclose(values, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
@@ -570,22 +570,22 @@ def transfer_recipe(data, model, weights, epochs=0, **more):
     return recipe(data, model=model, training={"epochs": epochs}, transfer=part, optimizer={"learning_rate": 1e-3})
 
 
-def test_finetune_from_a_run_keeps_the_frozen_part(run, pictures, tmp_path):
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder), root=tmp_path)
+def test_finetune_from_a_run_keeps_the_frozen_part(run, images, tmp_path):
+    made = finetune(transfer_recipe(images, "bottleneck_cnn", run.folder), root=tmp_path)
     old, new = (feature_extractor(load_model(r.folder)[1]) for r in (run, made))
     for a, b in zip(old.weights, new.weights, strict=True):
         np.testing.assert_array_equal(a, b)
     state = read_json(made.folder / "run.json")
     # the probe's own validation, on features, is what the whole network gives
-    probe = next(stage for stage in state["stages"] if stage["name"] == "probe")
+    probe = next(stage for stage in state["phases"] if stage["name"] == "probe")
     assert state["results"]["val_accuracy"] == pytest.approx(probe["score"])
     assert len(state["start_weights"]) == 64
     assert list((made.folder / "feature_maps").iterdir())
 
 
-def test_finetune_unfreezes_but_never_batch_norm(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)  # what was tuned is kept, whatever it gained
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path)
+def test_finetune_unfreezes_but_never_batch_norm(run, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer.Phases, "judge", lambda *_, **__: True)  # what was tuned is kept, whatever it gained
+    made = finetune(transfer_recipe(images, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path)
     old, new = (load_model(r.folder)[1] for r in (run, made))
     moved = set()
     for a, b in zip(feature_extractor(old).layers, feature_extractor(new).layers, strict=True):
@@ -606,25 +606,25 @@ def test_the_last_stages_are_unfrozen(monkeypatch):
         layers_to_unfreeze(model, entry, 5)
 
 
-def test_random_weights_train_their_batch_norm(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *_, **__: True)
-    made = finetune(transfer_recipe(pictures, "bottleneck_cnn", "none", epochs=1), root=tmp_path)
+def test_random_weights_train_their_batch_norm(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer.Phases, "judge", lambda *_, **__: True)
+    made = finetune(transfer_recipe(images, "bottleneck_cnn", "none", epochs=1), root=tmp_path)
     norms = [x for x in load_model(made.folder)[1].layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms
     assert all(np.any(np.array(norm.gamma) != 1) for norm in norms)
 
 
-def test_a_real_backbone_goes_the_whole_way(shared, pictures, tmp_path):
+def test_a_real_backbone_goes_the_whole_way(shared, images, tmp_path):
     """ImageNet's MobileNet at alpha 0.25: fine-tune, export through the gate, the same answers from both."""
     weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
-    asked = transfer_recipe(pictures, "mobilenet_025", weights)
+    asked = transfer_recipe(images, "mobilenet_025", weights)
     made = finetune(make_recipe(asked.model_dump(), ["data.size=64"]), root=tmp_path)
     assert read_json(made.folder / "run.json")["results"]["val_accuracy"] >= 0.9
     folder = export_run(made, root=tmp_path / "saved_models")
     assert json.loads((folder / PASSPORT).read_text())["preprocessing"]["scaling"] == "tf"
 
 
-def test_finetune_refuses_weights_that_do_not_fit(run, pictures, tmp_path):
+def test_finetune_refuses_weights_that_do_not_fit(run, images, tmp_path):
     cases = {
         "resnet20": (run.folder, "are of bottleneck_cnn, not of resnet20"),
         "vgg_small": (tmp_path / "missing.h5", "there are no weights '.*missing.h5' for vgg_small; take none"),
@@ -632,7 +632,7 @@ def test_finetune_refuses_weights_that_do_not_fit(run, pictures, tmp_path):
     }
     for model, (weights, message) in cases.items():
         with pytest.raises(WeightsError, match=message):
-            finetune(transfer_recipe(pictures, model, weights), root=tmp_path / "runs")
+            finetune(transfer_recipe(images, model, weights), root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -648,7 +648,7 @@ def test_flowers_reach_085_and_the_export_agrees_on_every_photo(shared, tmp_path
     made = finetune(make_recipe(values), root=tmp_path)
     assert read_json(made.folder / "run.json")["results"]["val_accuracy"] >= 0.85
     folder = export_run(made, root=tmp_path / "saved_models")
-    assert json.loads((folder / PASSPORT).read_text())["gate"]["pictures"] == 736
+    assert json.loads((folder / PASSPORT).read_text())["gate"]["images"] == 736
 
 
 def test_npz_goes_the_whole_way(tmp_path):
@@ -669,6 +669,6 @@ def test_npz_goes_the_whole_way(tmp_path):
     assert results["test_examples"] == 9
     assert load_spec(made.folder).preprocessing.shape == (16, 16, 1)
     folder = export_run(made, root=tmp_path / "saved_models")
-    assert json.loads((folder / PASSPORT).read_text())["gate"]["pictures"] == 6
+    assert json.loads((folder / PASSPORT).read_text())["gate"]["images"] == 6
     assert ExportedModel(folder).class_names == ("top", "mid", "low")
     assert len(load_examples(tmp_path / "bars.npz").split("test")) == 9

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image, ImageOps
 
 from kerazoo.errors import DataError
-from kerazoo.pipelines.checks.check import check, check_pictures
+from kerazoo.pipelines.checks.check import check, check_images
 from kerazoo.pipelines.checks.duplicates import LookAlikes, look_alikes
 from kerazoo.pipelines.checks.inspection import Inspection, inspect_contents, inspect_file
 from kerazoo.pipelines.checks.scan import inspect_all
@@ -32,7 +32,7 @@ from kerazoo.recipes.recipe import data_part, make_recipe
 
 
 def photo(seed, size=(60, 48)):
-    """Smooth shapes: pictures unlike each other, that survive JPEG."""
+    """Smooth shapes: images unlike each other, that survive JPEG."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -64,8 +64,8 @@ def corpus():
 
     files = {
         "empty.jpg": (b"", "empty"),
-        "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "not a picture"),
-        "words.png": (b"just words", "not a picture"),
+        "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
+        "words.png": (b"just words", "not an image"),
         "cmyk.jpg": (encode(new().convert("CMYK"), "JPEG"), "CMYK"),
         "sixteen.png": (
             encode(Image.fromarray(np.arange(3000, dtype=np.uint16).reshape(50, 60) * 20), "PNG"),
@@ -107,7 +107,7 @@ def corpus():
 
 
 CUT = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-BAD = {"empty", "not a picture", "unsupported", "undecodable", "animated", "enormous"}
+BAD = {"empty", "not an image", "unsupported", "undecodable", "animated", "enormous"}
 
 
 def key_of(name):
@@ -116,8 +116,8 @@ def key_of(name):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """A folder of good pictures and the corpus; (root, {key: kind}, {key of a cut file: the whole picture})."""
-    root = make_pictures(tmp_path_factory.mktemp("faulty") / "data", count=15, size=48)
+    """A folder of good images and the corpus; (root, {key: kind}, {key of a cut file: the whole image})."""
+    root = make_images(tmp_path_factory.mktemp("faulty") / "data", count=15, size=48)
     expected = {}
     for name, (contents, kind) in corpus().items():
         (root / "square" / name).write_bytes(contents)
@@ -137,7 +137,7 @@ def faulty(tmp_path_factory):
     expected[key_of("device.jpg")] = "unreadable"
     os.mkfifo(root / "square" / "pipe.jpg")
     expected[key_of("pipe.jpg")] = "unreadable"
-    (root / "square" / "notes.txt").write_text("not a picture")
+    (root / "square" / "notes.txt").write_text("not an image")
     return root, expected, cut
 
 
@@ -183,8 +183,8 @@ def test_training_uses_exactly_the_good_files(faulty, report, tmp_path, said):
     from kerazoo.training.train import train
 
     root, expected, cut = faulty
-    with pytest.raises(DataError, match=r"\d+ pictures cannot be decoded: .*; mend or remove them, or leave them out"):
-        check_pictures(
+    with pytest.raises(DataError, match=r"\d+ images cannot be decoded: .*; mend or remove them, or leave them out"):
+        check_images(
             load_examples(data_part({"path": str(root), "manifest": "none", "validation": 0.2}), hold_out=False)
         )
     bad = {key for key, kind in expected.items() if kind in BAD | {"dangling link", "unreadable"}} | set(cut)
@@ -268,7 +268,7 @@ def test_a_bomb_costs_no_memory(tmp_path):
 
 
 def patched(kind, **options):
-    """A picture of `kind` whose header announces 16,383 x 16,000 pixels, or near it."""
+    """An image of `kind` whose header announces 16,383 x 16,000 pixels, or near it."""
     data = bytearray(encode(photo(3), kind, **options))
     if kind == "JPEG":
         at = data.index(b"\xff\xc0") + 5
@@ -305,7 +305,7 @@ def test_every_format_is_refused_from_its_header(kind, options):
 
 
 def test_a_second_look_reads_no_unchanged_file(tmp_path):
-    root = make_pictures(tmp_path / "data", count=4)
+    root = make_images(tmp_path / "data", count=4)
     part = data_part({"path": str(root)})
     assert check(part).to_json()["ok"]
     path = root / "circle" / "00.png"
@@ -322,8 +322,8 @@ def test_a_second_look_reads_no_unchanged_file(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """A folder with one bad picture, and its manifest."""
-    root = make_pictures(tmp_path / "data", count=8, seed=3)  # no two alike
+    """A folder with one bad image, and its manifest."""
+    root = make_images(tmp_path / "data", count=8, seed=3)  # no two alike
     (root / "square" / "bad.png").write_bytes(b"bad")
     check(data_part({"path": str(root)}), write=True)
     return root
@@ -332,7 +332,7 @@ def written(tmp_path):
 def test_the_manifest_says_what_was_found(written):
     values = json.loads((written / NAME).read_text())
     assert list(values["excluded"]) == ["square/bad.png"]
-    assert values["excluded"]["square/bad.png"].startswith("not a picture: ")
+    assert values["excluded"]["square/bad.png"].startswith("not an image: ")
     assert len(values["files"]) == 17
     import hashlib
 
@@ -381,7 +381,7 @@ def test_a_manifest_can_be_edited_and_a_broken_one_is_named(written, tmp_path):
 
 
 def test_a_manifest_lies_beside_a_file(tmp_path):
-    root = make_pictures(tmp_path / "data", count=8, seed=3)
+    root = make_images(tmp_path / "data", count=8, seed=3)
     rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
     (root / "bad.png").write_bytes(b"bad")
     (root / "list.csv").write_text("\n".join(["path,label", *rows, "bad.png,circle", "missing.png,square"]))
@@ -396,8 +396,8 @@ def test_a_manifest_lies_beside_a_file(tmp_path):
 
 def own_splits(tmp_path):
     root = tmp_path / "data"
-    make_pictures(root / "train", count=6, size=48)
-    make_pictures(root / "val", count=3, size=48, seed=1)
+    make_images(root / "train", count=6, size=48)
+    make_images(root / "val", count=3, size=48, seed=1)
     return root
 
 
@@ -413,8 +413,8 @@ def test_leaks_copies_and_contradictions_are_told_apart(tmp_path):
     for number, name in enumerate(("leak", "near", "mirror", "first", "other", "turned", "grey", "cut", "glyph")):
         place = root / ("train" if name in ("first", "other") else "val") / "circle" / f"{name}.png"
         photo(50 + number).save(place)
-    picture = photo(50)
-    picture.save(root / "train" / "circle" / "leaked.webp", lossless=True)  # other bytes, the same pixels
+    image = photo(50)
+    image.save(root / "train" / "circle" / "leaked.webp", lossless=True)  # other bytes, the same pixels
     photo(51).resize((90, 70)).save(root / "train" / "circle" / "near.jpg", quality=60)
     ImageOps.mirror(photo(52)).save(root / "train" / "circle" / "mirror.jpg", quality=90)
     photo(53).save(root / "train" / "circle" / "second.bmp")
@@ -433,12 +433,12 @@ def test_leaks_copies_and_contradictions_are_told_apart(tmp_path):
 
 def test_groups_classes_and_imbalance_are_reported(tmp_path):
     root = tmp_path / "data"
-    make_pictures(root / "train", classes=("a", "b"), count=1)
-    make_pictures(root / "train" / "more", classes=("a",), count=24, seed=5)
+    make_images(root / "train", classes=("a", "b"), count=1)
+    make_images(root / "train" / "more", classes=("a",), count=24, seed=5)
     for path in (root / "train" / "more" / "a").iterdir():
         path.rename(root / "train" / "a" / f"g1-{path.name}")
     shutil.rmtree(root / "train" / "more")
-    make_pictures(root / "val", classes=("a",), count=2, seed=3)
+    make_images(root / "val", classes=("a",), count=2, seed=3)
     next((root / "val" / "a").iterdir()).rename(root / "val" / "a" / "g1-in-val.png")
     found = kinds_of(root, group=r"g\d")
     assert found["parted group"] == ["g1"]
@@ -534,7 +534,7 @@ def test_a_crop_of_five_percent_is_found_wherever_it_is_cut(shared, corner):
     assert {(pair.b - 20, pair.a + 20) for pair in later} == set(pairs)
 
 
-def test_flat_pictures_are_no_look_alikes():
+def test_flat_images_are_no_look_alikes():
     flat = [inspect_contents(encode(Image.new("RGB", (40, 40), (n, n, n)), "PNG"), ".png") for n in (10, 200)]
     assert look_alikes(flat) == LookAlikes()
     assert look_alikes([Inspection(), Inspection()]) == LookAlikes()
@@ -599,7 +599,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
 
 
 def test_the_splits_that_were_checked_are_the_splits_of_training(tmp_path):
-    root = make_pictures(tmp_path / "data", count=30, size=48)
+    root = make_images(tmp_path / "data", count=30, size=48)
     for number in range(12):
         photo(number).save(root / "circle" / f"one{number}.png")
         photo(number).resize((90, 72)).save(root / "circle" / f"two{number}.jpg", quality=80)
@@ -618,7 +618,7 @@ def test_the_splits_that_were_checked_are_the_splits_of_training(tmp_path):
 
 
 def test_a_table_that_changed_since_its_manifest_is_noticed(tmp_path):
-    root = make_pictures(tmp_path / "data", count=8)
+    root = make_images(tmp_path / "data", count=8)
     rows = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
     table = root / "list.csv"
     table.write_text("\n".join(["path,label", *rows]))
@@ -635,15 +635,15 @@ def test_a_manifest_that_training_would_refuse_is_a_finding(written):
     (written / NAME).write_text(json.dumps(values))
     (finding,) = [f for f in check(data_part({"path": str(written)})).spoiled if f.kind == "stale manifest"]
     assert "class 'circle'" in finding.detail
-    values["excluded"] = {}  # the bad picture is asked for
+    values["excluded"] = {}  # the bad image is asked for
     (written / NAME).write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"1 picture cannot be decoded: .*bad.png"):
-        check_pictures(load_examples(written))
+    with pytest.raises(DataError, match=r"1 image cannot be decoded: .*bad.png"):
+        check_images(load_examples(written))
 
 
 def test_a_damaged_cache_of_checks_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "caches"))
-    root = make_pictures(tmp_path / "data", count=4)
+    root = make_images(tmp_path / "data", count=4)
     part = data_part({"path": str(root)})
     check(part)
     (base,) = (tmp_path / "caches" / "checks").iterdir()
@@ -712,7 +712,7 @@ def test_colours_of_a_bmp_in_another_order_are_refused():
 )  # fmt: skip
 def test_a_damaged_memory_of_an_earlier_check_is_made_anew(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "caches"))
-    examples = load_examples(make_pictures(tmp_path / "data", count=2))
+    examples = load_examples(make_images(tmp_path / "data", count=2))
     found = inspect_all(examples)
     (base,) = (tmp_path / "caches" / "checks").glob("*.sqlite")
     with contextlib.closing(sqlite3.connect(base)) as opened, opened:

@@ -10,13 +10,13 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerazoo.errors import ModelError
-from kerazoo.preprocessing.preprocessing import FITS, SCALINGS, Preprocessing
+from kerazoo.preprocessing.preprocessing import RESIZES, SCALINGS, Preprocessing
 
 RGB, GREY = Preprocessing(32, 32), Preprocessing(32, 32, channels=1)
 
 
 def photo(height=45, width=61, mode="RGB"):
-    """A smooth random picture, which JPEG keeps well."""
+    """A smooth random image, which JPEG keeps well."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
@@ -131,7 +131,7 @@ def test_sixteen_bits_keep_the_upper_eight():
     np.testing.assert_array_equal(decode(contents)[..., 1], values >> 8)
 
 
-def test_what_is_no_picture_is_refused():
+def test_what_is_no_image_is_refused():
     good = encode(photo(), "JPEG")
     for bad in (b"", b"\xff\xd8\xff", b"<html></html>", good[: len(good) // 2], b"RIFF", b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -140,7 +140,7 @@ def test_what_is_no_picture_is_refused():
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF"])
 def test_a_header_cut_short_is_refused_in_readable_words(kind):
-    """An error that quotes the picture's bytes reaches Python as UnicodeDecodeError, now and then."""
+    """An error that quotes the image's bytes reaches Python as UnicodeDecodeError, now and then."""
     whole = encode(photo(), kind)
     for length in range(2, 40):
         with pytest.raises(tf.errors.InvalidArgumentError) as error:
@@ -151,7 +151,7 @@ def test_a_header_cut_short_is_refused_in_readable_words(kind):
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (48, 31), (30, 90)])
 def test_stretch_is_pillows_antialiased_bilinear(height, width):
     image = photo(240, 320)
-    found = Preprocessing(height, width, fit="stretch").fit_pixels(np.array(image)).numpy()
+    found = Preprocessing(height, width, resize="stretch").resize_pixels(np.array(image)).numpy()
     expected = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     assert found.shape == (height, width, 3)
     assert np.abs(found.astype(float) - expected).mean() <= 0.5
@@ -163,15 +163,15 @@ def test_crop_keeps_the_centre_and_pad_keeps_all(rows, columns):
     side = min(rows, columns)
     top, left = (rows - side) // 2, (columns - side) // 2
     image[top : top + side, left : left + side] = 200
-    assert (Preprocessing(20, 20, fit="crop").fit_pixels(image).numpy() == 200).all()
-    padded = Preprocessing(90, 90, fit="pad").fit_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
+    assert (Preprocessing(20, 20, resize="crop").resize_pixels(image).numpy() == 200).all()
+    padded = Preprocessing(90, 90, resize="pad").resize_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
     share = min(rows, columns) / max(rows, columns)
     assert (padded == 77).all(axis=-1).mean() == pytest.approx(share, abs=0.03)
 
 
 def test_pad_keeps_a_pixel_of_a_thin_image_and_is_tensorflows_for_all_others():
     for rows, columns in ((1, 65_535), (65_535, 1), (500, 1)):
-        padded = Preprocessing(24, 20, fit="pad").fit_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
+        padded = Preprocessing(24, 20, resize="pad").resize_pixels(np.full((rows, columns, 3), 77, np.uint8)).numpy()
         assert padded.any(axis=-1).sum() == (20 if columns > rows else 24)
         assert padded.max() == 77
     rng = np.random.default_rng(0)
@@ -180,22 +180,22 @@ def test_pad_keeps_a_pixel_of_a_thin_image_and_is_tensorflows_for_all_others():
         antialias = rows > 24 or columns > 20
         expected = tf.image.resize_with_pad(image, 24, 20, antialias=antialias)
         expected = np.rint(expected).clip(0, 255).astype(np.uint8)
-        np.testing.assert_array_equal(Preprocessing(24, 20, fit="pad").fit_pixels(image), expected)
+        np.testing.assert_array_equal(Preprocessing(24, 20, resize="pad").resize_pixels(image), expected)
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_a_picture_of_the_right_size_is_left_as_it_is(fit):
+@pytest.mark.parametrize("fit", RESIZES)
+def test_a_image_of_the_right_size_is_left_as_it_is(fit):
     image = np.array(photo(32, 32))
-    np.testing.assert_array_equal(Preprocessing(32, 32, fit=fit).fit_pixels(image), image)
+    np.testing.assert_array_equal(Preprocessing(32, 32, resize=fit).resize_pixels(image), image)
     # float pixels take the same way: what serving is given as floats is what training saw as bytes
-    np.testing.assert_array_equal(Preprocessing(32, 32, fit=fit).fit_pixels(image.astype(np.float32)), image)
+    np.testing.assert_array_equal(Preprocessing(32, 32, resize=fit).resize_pixels(image.astype(np.float32)), image)
 
 
 def test_channels_follow_the_network():
     grey = np.array(photo(mode="L"))[..., None]
-    three = Preprocessing(45, 61).fit_pixels(grey).numpy()
+    three = Preprocessing(45, 61).resize_pixels(grey).numpy()
     assert (three == grey).all()
-    one = Preprocessing(45, 61, channels=1).fit_pixels(three).numpy()
+    one = Preprocessing(45, 61, channels=1).resize_pixels(three).numpy()
     np.testing.assert_array_equal(one, grey)
 
 
@@ -203,7 +203,7 @@ def test_one_call_is_decode_fit_scale_and_the_graph_is_bit_equal():
     contents = encode(photo(), "JPEG")
     for scaling in SCALINGS:
         preprocessing = Preprocessing(24, 20, scaling=scaling)
-        eager = preprocessing.scale(preprocessing.fit_pixels(preprocessing.decode(contents))).numpy()
+        eager = preprocessing.scale(preprocessing.resize_pixels(preprocessing.decode(contents))).numpy()
         data = tf.data.Dataset.from_tensors(contents).map(preprocessing)
         mapped = tf.function(
             lambda b, p=preprocessing: tf.map_fn(p, b, fn_output_signature=tf.TensorSpec(p.shape, tf.float32))
@@ -223,12 +223,12 @@ def test_the_graph_holds_each_way_once(preprocessing):
 
 
 def test_it_travels_as_json_and_refuses_what_it_does_not_know():
-    made = Preprocessing(24, 20, channels=1, fit="pad", scaling="tf")
+    made = Preprocessing(24, 20, channels=1, resize="pad", scaling="tf")
     assert Preprocessing.from_json(made.to_json()) == made
     with pytest.raises(ModelError, match="unknown key 'sise'"):
         Preprocessing.from_json({"height": 1, "width": 1, "sise": 2})
-    with pytest.raises(ModelError, match="fit='squash' is not one of stretch, crop, pad"):
-        Preprocessing(8, 8, fit="squash")
+    with pytest.raises(ModelError, match="resize='squash' is not one of stretch, crop, pad"):
+        Preprocessing(8, 8, resize="squash")
     for channels in (0, 1.5, True):
         with pytest.raises(ModelError, match=f"channels={channels} must be a whole number of at least 1"):
             Preprocessing(8, 8, channels=channels)
@@ -253,14 +253,14 @@ def test_real_photos_are_bit_identical_to_pillow(shared):
 
 @pytest.mark.parametrize("size", [96, pytest.param(224, marks=pytest.mark.slow)])  # hundreds of photos each
 def test_real_photos_are_fitted_as_pillow_fits_them(shared, size):
-    """Mean difference from Pillow's antialiased bilinear, over a picture: at most half of 1/255."""
-    stretch, crop = Preprocessing(size, size, fit="stretch"), Preprocessing(size, size)
+    """Mean difference from Pillow's antialiased bilinear, over an image: at most half of 1/255."""
+    stretch, crop = Preprocessing(size, size, resize="stretch"), Preprocessing(size, size)
     for contents in photos(shared, 60):
         image = Image.open(io.BytesIO(contents)).convert("RGB")
         expected = np.array(image.resize((size, size), Image.Resampling.BILINEAR), float)
-        found = stretch.fit_pixels(decode(contents)).numpy()
+        found = stretch.resize_pixels(decode(contents)).numpy()
         assert np.abs(found - expected).mean() <= 0.5
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         part = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-        assert np.abs(crop.fit_pixels(decode(contents)).numpy() - np.array(part, float)).mean() <= 0.5
+        assert np.abs(crop.resize_pixels(decode(contents)).numpy() - np.array(part, float)).mean() <= 0.5

@@ -106,8 +106,8 @@ def test_the_penalty_of_least_loss_over_folds_is_taken(task):
     assert losses_of(found.logits(x), labels, task).mean() < min(losses)
 
 
-def test_the_views_of_a_picture_stay_together():
-    """Two equal views change nothing: parted over folds, the held-out picture would have been learned by heart."""
+def test_the_views_of_a_image_stay_together():
+    """Two equal views change nothing: parted over folds, the held-out image would have been learned by heart."""
     x, y = data(count=40, width=30, noise=0.3)
     one = learn_probe(x, y, "multiclass", class_names=NAMES)
     two = learn_probe(np.concatenate([x, x]), y, "multiclass", class_names=NAMES, views=2)
@@ -125,10 +125,10 @@ def test_weights_count_as_repeated_examples():
     np.testing.assert_allclose(weighted.logits(z), z @ kernel + bias, atol=2e-3)
 
 
-def test_a_class_of_one_picture_is_named():
+def test_a_class_of_one_image_is_named():
     x, y = data(count=10)
     y = np.where(np.arange(10) == 0, 0, 1 + np.arange(10) % 2)
-    with pytest.raises(DataError, match=r"class 'a' has 1 picture to train on, .* transfer.penalties=\[0.01\]"):
+    with pytest.raises(DataError, match=r"class 'a' has 1 image to train on, .* transfer.penalties=\[0.01\]"):
         learn_probe(x, y, "multiclass", class_names=NAMES)
     assert learn_probe(x, y, "multiclass", class_names=NAMES, penalties=[0.01]).folds == 0
     y = np.array([0, 0, 1, 1, 1, 2, 2, 2, 2, 2])

@@ -20,11 +20,11 @@ from kerazoo.callbacks import progress
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
 from kerazoo.cli.output import log_to_stderr
-from kerazoo.training.plan import reproducible
+from kerazoo.training.plan import set_seed
 
 REDRAW, HIDE_CURSOR = b"\x1b[2K", b"\x1b[?25l"
 LINE = r"epoch \d/2  accuracy \d\.\d{4}  loss \d+\.\d{4}  val_accuracy \d\.\d{4}  val_loss \d+\.\d{4}  [\d.]+ s  "
-LINE += r"[\d,]+ pictures/s"
+LINE += r"[\d,]+ images/s"
 
 
 def data(count=96):
@@ -34,7 +34,7 @@ def data(count=96):
 
 def network():
     """With batch norm and dropout."""
-    reproducible(5)
+    set_seed(5)
     layers = keras.layers
     parts = [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dropout(0.3), layers.Dense(3)]
     model = keras.Sequential([keras.Input((12, 12, 1)), *parts])
@@ -122,7 +122,7 @@ def test_on_a_terminal_there_is_a_bar_and_the_same_lines(terminal):
     assert b"\x1b[32m" in text
     plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text.decode()).replace("\r", "\n")
     assert len(re.findall(rf"^{LINE}$", plain, re.MULTILINE)) == 2
-    assert re.search(r"epoch [12]/2  ━*─*  \d+/12  \d:\d\d left, run \d:\d\d  [\d,]+ pictures/s", plain)
+    assert re.search(r"epoch [12]/2  ━*─*  \d+/12  \d:\d\d left, run \d:\d\d  [\d,]+ images/s", plain)
     assert re.search(r"/12 .* accuracy \d\.\d{4}  loss ", plain)
     assert all(len(line) < 120 for line in plain.splitlines())
     assert text.endswith(b"\x1b[2Kafter\r\n")  # the bar is gone
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(backend):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )  # fmt: skip
     end = time.monotonic() + 120
-    while not re.search(rb"\d+/125 .*pictures/s  loss ", shown.written) and time.monotonic() < end:
+    while not re.search(rb"\d+/125 .*images/s  loss ", shown.written) and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(backend):
     shown.close()
     # on TensorFlow Keras always waits; elsewhere it does not for us
     assert json.loads(out) == {"backend": backend, "asynchronous": backend == "jax"}
-    assert re.search(rb"\d+/125 .*pictures/s  loss ", shown.written)
+    assert re.search(rb"\d+/125 .*images/s  loss ", shown.written)
     assert b"KeyboardInterrupt" in shown.written
     assert HIDE_CURSOR not in shown.written
     assert shown.written.rstrip().endswith(b"\x1b[2K")  # atexit took the bar away
@@ -244,7 +244,7 @@ def test_a_long_epoch_says_how_far_it_is(monkeypatch, said):
     assert len(said) > 4
     for line in said[:-1]:
         assert re.fullmatch(
-            r"epoch 1/1  step \d+/12  accuracy \d\.\d{4}  loss \d+\.\d{4}  [\d.]+ s  [\d,]+ pictures/s", line
+            r"epoch 1/1  step \d+/12  accuracy \d\.\d{4}  loss \d+\.\d{4}  [\d.]+ s  [\d,]+ images/s", line
         )
     monkeypatch.setattr(progress, "QUIET", 30.0)
     said.clear()
@@ -265,17 +265,17 @@ def ended(monkeypatch, watch, steps, seconds_a_step):
 
 
 def test_rates_and_times_left(monkeypatch, said):
-    """100 steps of 0.5 s in 3 epochs; 10 pictures a step. After step 41 of the first epoch: 29.5 s, and 100 s more."""
+    """100 steps of 0.5 s in 3 epochs; 10 images a step. After step 41 of the first epoch: 29.5 s, and 100 s more."""
     watch = Progress(1000, bar=False)
     watch.set_params({"epochs": 3, "steps": 100})
     watch.on_train_begin()
     clock, text = ended(monkeypatch, watch, range(41), 0.5)
-    assert "epoch 1/3  ################------------------------  41/100  0:30 left, run 2:10  20 pictures/s" in text
+    assert "epoch 1/3  ################------------------------  41/100  0:30 left, run 2:10  20 images/s" in text
     assert text.endswith("  loss 0.5000")
     said.clear()
     clock[0] = 60.0
     watch.on_epoch_end(0, {"loss": 0.25})
-    assert said == ["epoch 1/3  loss 0.2500  60.0 s  17 pictures/s"]
+    assert said == ["epoch 1/3  loss 0.2500  60.0 s  17 images/s"]
 
 
 def test_an_epoch_that_is_resumed_counts_from_where_it_begins(monkeypatch, said):
@@ -289,10 +289,10 @@ def test_an_epoch_that_is_resumed_counts_from_where_it_begins(monkeypatch, said)
     clock, text = ended(monkeypatch, watch, range(60), 0.0)
     watch.on_train_begin()
     clock, text = ended(monkeypatch, watch, range(60, 80), 0.5)
-    assert "80/100  0:10 left, run 0:10  20 pictures/s" in text
+    assert "80/100  0:10 left, run 0:10  20 images/s" in text
     clock[0] = 20.0
     watch.on_epoch_end(0, {})
-    assert said == ["epoch 1/1    20.0 s  20 pictures/s"]
+    assert said == ["epoch 1/1    20.0 s  20 images/s"]
 
 
 def test_the_line_fits_the_terminal(monkeypatch):

@@ -32,8 +32,8 @@ from kerazoo.models.weights import download
 from kerazoo.models.weights import http as resumable
 from kerazoo.models.weights.bundles import INDEX, unpack_bundle, write_bundle
 from kerazoo.models.weights.connections import RedirectError, _Redirects
-from kerazoo.models.weights.download import cached, places, published_path
-from kerazoo.models.weights.published import Published, manifest, published, what_is_wrong
+from kerazoo.models.weights.download import cache_paths, find_cached, published_path
+from kerazoo.models.weights.published import Published, file_problem, manifest, published
 
 DATA = np.random.default_rng(0).bytes(300_000)
 ENTRY = Published("vgg16", "made.h5", "", 0, md5=hashlib.md5(DATA).hexdigest())
@@ -130,12 +130,12 @@ def test_the_manifest_says_what_a_person_must_know():
     for entry in manifest().values():
         assert re.fullmatch("[0-9a-f]{32}|", entry.md5)
         assert re.fullmatch("[0-9a-f]{64}|", entry.sha256)
-        assert entry.licence_source
+        assert entry.license_source
         assert entry.accuracy_source
         assert entry.training_data.startswith("ImageNet-")
         assert 40 < entry.top1 < (entry.top5 or 100) <= 100
     assert published("convnext_base").training_data.startswith("ImageNet-21k")
-    assert published("resnet50_v2").licence == ""
+    assert published("resnet50_v2").license == ""
     with pytest.raises(WeightsError, match=r"no ImageNet weights are published for bottleneck_cnn; mnist ships with"):
         published("bottleneck_cnn")
     with pytest.raises(ModelError, match="did you mean"):
@@ -608,24 +608,24 @@ def test_a_file_without_a_hash_is_checked_by_its_structure(shared, tmp_path):
     }  # fmt: skip
     for contents, expected in cases.items():
         path.write_bytes(contents)
-        assert what_is_wrong(path, entry).startswith(expected)
-        assert bool(what_is_wrong(path, entry)) == bool(expected)
+        assert file_problem(path, entry).startswith(expected)
+        assert bool(file_problem(path, entry)) == bool(expected)
     path.write_bytes(real)
-    assert what_is_wrong(path, published("mobilenet_050")) == "it holds 218,544 numbers, not 829,536"
+    assert file_problem(path, published("mobilenet_050")) == "it holds 218,544 numbers, not 829,536"
 
 
 def test_damage_after_it_came_is_found_without_a_published_hash_too(shared, home, monkeypatch):
     entry = replace(published("mobilenet_025"), sha256="")
     path = published_path("mobilenet_025", mirror=str(shared / "weights"), entry=entry)
-    assert cached(entry) == path
+    assert find_cached(entry) == path
     contents = bytearray(path.read_bytes())
     contents[-1000] ^= 1  # one bit of a weight: the structure is still right
     path.write_bytes(contents)
-    assert what_is_wrong(path, entry) == ""
-    assert re.match("its sha256 is .* as when it came", download.damage(path, entry))
-    assert cached(entry) is None
+    assert file_problem(path, entry) == ""
+    assert re.match("its sha256 is .* as when it came", download.cache_problem(path, entry))
+    assert find_cached(entry) is None
     path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\n")  # no UTF-8
-    assert "as when it came" in download.damage(path, entry)
+    assert "as when it came" in download.cache_problem(path, entry)
 
 
 # -- the real file, end to end ------------------------------------------------------------------------------------
@@ -638,7 +638,7 @@ def test_the_real_file_by_name_is_the_one_by_path(shared, server, monkeypatch, c
     by_path = kerazoo.build("mobilenet_025", weights=shared / "weights" / REAL, num_classes=4)
     for a, b in zip(feature_extractor(by_name).weights, feature_extractor(by_path).weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert places(published("mobilenet_025"))[0] == home / REAL
+    assert cache_paths(published("mobilenet_025"))[0] == home / REAL
     assert not capsys.readouterr().out  # standard output is for results
     assert len(server.asked) == 1
     kerazoo.build("mobilenet_025", weights="imagenet")

@@ -139,7 +139,7 @@ def test_one_batch_is_learned_by_heart_in_spite_of_dropout(weights):
 
 
 def test_one_batch_without_a_pattern_to_tell_apart_is_not_learned():
-    same = (np.ones((8, 6), np.float32), np.arange(8) % 3)  # the same picture of three classes
+    same = (np.ones((8, 6), np.float32), np.arange(8) % 3)  # the same image of three classes
     found = overfit_one_batch(network(), same, learning_rate=0.03, steps=50)
     assert not found.passed
     assert found.line().startswith("NOT learned by heart: the loss of one batch went from ")

@@ -27,10 +27,10 @@ from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.recipe import make_recipe
-from kerazoo.runs.begin import begun
-from kerazoo.runs.locks import held
+from kerazoo.runs.begin import started
+from kerazoo.runs.locks import run_lock
 from kerazoo.runs.run import Run, unfinished
-from kerazoo.training.plan import reproducible
+from kerazoo.training.plan import set_seed
 from kerazoo.training.train import train
 
 EPOCHS = 4
@@ -103,7 +103,7 @@ def data(tmp_path_factory):
 def training(data, folder, *, cut=None, rate=0.01, steps=1, patience=3, min_delta=0.0, **options):
     """One attempt; (model, history, callbacks). Everything that has state is on."""
     examples, preprocessing = data
-    reproducible(0)
+    set_seed(0)
     batches = training_batches(
         examples.split("train"), preprocessing, batch_size=5, seed=0, augmentation=AUGMENTATION, drop_last=rate is None
     )
@@ -411,14 +411,14 @@ def interrupted(recipe, root, monkeypatch, **options):
     assert caught.value.exit_code == 130
 
 
-def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, monkeypatch, said):
-    root, recipe = tmp_path / "runs", recipe_for(pictures, epochs=3)
+def test_the_same_command_goes_on_with_its_run_and_no_other(images, tmp_path, monkeypatch, said):
+    root, recipe = tmp_path / "runs", recipe_for(images, epochs=3)
     interrupted(recipe, root, monkeypatch)
-    assert read_json(root / "mlp-pictures-1" / "run.json")["status"] == "interrupted"
-    other = train(recipe_for(pictures, epochs=1), root=root)
-    assert other.name == "mlp-pictures-2"
+    assert read_json(root / "mlp-images-1" / "run.json")["status"] == "interrupted"
+    other = train(recipe_for(images, epochs=1), root=root)
+    assert other.name == "mlp-images-2"
     run = train(recipe, root=root)
-    assert run.name == "mlp-pictures-1"
+    assert run.name == "mlp-images-1"
     assert any("goes on from epoch 2, step 0" in line for line in said)
     whole = train(recipe, root=tmp_path / "whole")
     for name in ("history.csv", "evaluation/val.npy"):
@@ -428,20 +428,20 @@ def test_the_same_command_goes_on_with_its_run_and_no_other(pictures, tmp_path, 
         2,
         3,
     ]
-    assert train(recipe, root=root).name == "mlp-pictures-3"  # both are finished
+    assert train(recipe, root=root).name == "mlp-images-3"  # both are finished
 
 
-def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_path, monkeypatch):
-    recipe = recipe_for(pictures, epochs=2)
+def test_what_an_unfinished_run_was_begun_with_must_be_the_same(images, tmp_path, monkeypatch):
+    recipe = recipe_for(images, epochs=2)
     interrupted(recipe, tmp_path / "runs", monkeypatch, name="one")
     options = {"name": "one", "root": tmp_path / "runs"}
     with pytest.raises(RunError, match=r"another recipe \(training.epochs was 2, is 3\)"):
-        train(recipe_for(pictures, epochs=3), **options)
-    with held(tmp_path / "runs" / "one"), pytest.raises(RunError, match="is being trained by another process"):
+        train(recipe_for(images, epochs=3), **options)
+    with run_lock(tmp_path / "runs" / "one"), pytest.raises(RunError, match="is being trained by another process"):
         train(recipe, **options)
-    first = next((pictures / "circle").iterdir())
+    first = next((images / "circle").iterdir())
     first.rename(first.with_name("renamed.png"))
-    first.with_name("renamed.png").write_bytes(next((pictures / "square").iterdir()).read_bytes())
+    first.with_name("renamed.png").write_bytes(next((images / "square").iterdir()).read_bytes())
     with pytest.raises(RunError, match="cannot go on: its data was"):
         train(recipe, **options)
     assert train(recipe, overwrite=True, **options).status == "finished"  # other data: a new run in its place
@@ -456,7 +456,7 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     # one that finished while another process was still reading its data
     with (
         pytest.raises(RunError, match="cannot go on: it is finished"),
-        begun(run.folder, run.recipe(), load_examples(pictures)),
+        started(run.folder, run.recipe(), load_examples(images)),
     ):
         pytest.fail("it was opened again")
     # a finished run is never in the way of another, nor lost
@@ -466,8 +466,8 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(pictures, tmp_pa
     assert (run.folder / "run.json").read_bytes() == before
 
 
-def test_a_signal_after_the_last_step_leaves_an_interrupted_run(pictures, tmp_path, monkeypatch):
-    recipe = recipe_for(pictures, epochs=2)
+def test_a_signal_after_the_last_step_leaves_an_interrupted_run(images, tmp_path, monkeypatch):
+    recipe = recipe_for(images, epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(
             StopOnNaN, "on_epoch_end", lambda self, epoch, logs=None: epoch and os.kill(os.getpid(), signal.SIGTERM)
@@ -478,17 +478,17 @@ def test_a_signal_after_the_last_step_leaves_an_interrupted_run(pictures, tmp_pa
     assert train(recipe, root=tmp_path, name="late").status == "finished"
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch, said):
+def test_a_run_that_goes_on_elsewhere_says_so(images, tmp_path, monkeypatch, said):
     """Another version, or another count of CPUs, may give other last bits."""
     lines = {}
     for name, versions in (("here", {}), ("elsewhere", {"tensorflow": "2.20.0"})):
-        interrupted(recipe_for(pictures, epochs=2), tmp_path, monkeypatch, name=name)
+        interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name=name)
         place = tmp_path / name / "environment.json"
         known = json.loads(place.read_text())
         known["versions"] |= versions
         place.write_text(json.dumps(known))
         said.clear()
-        train(recipe_for(pictures, epochs=2), root=tmp_path, name=name)
+        train(recipe_for(images, epochs=2), root=tmp_path, name=name)
         lines[name] = list(said)
     assert not [line for line in lines["here"] if "environment has changed" in line]
     told = [line for line in lines["elsewhere"] if line.startswith("the environment has changed (")]
@@ -498,8 +498,8 @@ def test_a_run_that_goes_on_elsewhere_says_so(pictures, tmp_path, monkeypatch, s
     )
 
 
-def test_a_batch_size_is_not_changed_on_the_way(pictures, tmp_path, monkeypatch):
-    interrupted(recipe_for(pictures, epochs=2), tmp_path, monkeypatch, name="one")
-    values = {"model": {"name": "mlp"}, "data": {"path": str(pictures)}, "training": {"epochs": 2}}
+def test_a_batch_size_is_not_changed_on_the_way(images, tmp_path, monkeypatch):
+    interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name="one")
+    values = {"model": {"name": "mlp"}, "data": {"path": str(images)}, "training": {"epochs": 2}}
     with pytest.raises(RunError, match="training.batch_size was 8, is 22"):
         train(make_recipe(values, ["watch=false"]), root=tmp_path, name="one")

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.cli import app as cli
@@ -20,8 +20,8 @@ from kerazoo.files import read_json, write_json
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.runs import run as runs
-from kerazoo.runs.begin import begun, claim
-from kerazoo.runs.locks import held, remove_left
+from kerazoo.runs.begin import choose_folder, started
+from kerazoo.runs.locks import remove_left, run_lock
 from kerazoo.runs.run import Run, unfinished
 from kerazoo.training import train as training
 from kerazoo.training.train import train
@@ -33,7 +33,7 @@ NOBODY = 2**22 + 1  # above the largest number of a process
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("data") / "shapes")
+    return make_images(tmp_path_factory.mktemp("data") / "shapes")
 
 
 def recipe_for(data, *settings, **values):
@@ -75,14 +75,14 @@ def test_an_edited_recipe_is_not_gone_on_with(data, cut):
         unfinished(cut)
     for recipe in (recipe_for(data), Run(cut).recipe()):
         with pytest.raises(RunError, match=said):
-            claim(recipe, "mlp-shapes", name="one", root=cut.parent)
+            choose_folder(recipe, "mlp-shapes", name="one", root=cut.parent)
 
 
 def test_an_edited_recipe_is_no_run_of_the_same_recipe(data, cut):
     numbered = cut.rename(cut.parent / "mlp-shapes-1")
-    assert claim(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent) == numbered
+    assert choose_folder(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent) == numbered
     edit(numbered, "seed = 0", "seed = 1")
-    assert claim(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent).name == "mlp-shapes-2"
+    assert choose_folder(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent).name == "mlp-shapes-2"
 
 
 def test_comments_in_a_recipe_may_change(cut):
@@ -110,22 +110,22 @@ def test_a_run_of_an_older_version_goes_on(cut):
 def test_two_runs_at_once_take_two_numbers(data, tmp_path):
     """Both were told the same free number before either of them had made its folder."""
     recipe, examples = recipe_for(data), load_examples(data)
-    told = claim(recipe, "mlp-shapes", name=None, root=tmp_path)
+    told = choose_folder(recipe, "mlp-shapes", name=None, root=tmp_path)
     with (
-        begun(told, recipe, examples, numbered=True) as first,
-        begun(told, recipe, examples, numbered=True) as second,
+        started(told, recipe, examples, numbered=True) as first,
+        started(told, recipe, examples, numbered=True) as second,
     ):
         assert (first.name, second.name) == ("mlp-shapes-1", "mlp-shapes-2")
-        assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-3"  # both are held
-    with begun(told, recipe, examples), pytest.raises(RunError, match="by another process"):
-        begun(told, recipe, examples).__enter__()
+        assert choose_folder(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-3"  # both are held
+    with started(told, recipe, examples), pytest.raises(RunError, match="by another process"):
+        started(told, recipe, examples).__enter__()
 
 
 def many(data, root, barrier, names):
     examples, recipe = load_examples(data), recipe_for(data)
-    told = claim(recipe, "mlp-shapes", name=None, root=root)
+    told = choose_folder(recipe, "mlp-shapes", name=None, root=root)
     barrier.wait()
-    with begun(told, recipe, examples, numbered=True) as run:
+    with started(told, recipe, examples, numbered=True) as run:
         names.put(run.name)
         barrier.wait()
 
@@ -148,20 +148,20 @@ def test_what_killed_processes_left_is_removed(data, tmp_path):
     for folder in (*dead, alive, tmp_path / ".one-new-notes"):
         folder.mkdir()
         (folder / "run.json").write_text("{}")
-    with begun(tmp_path / "one", recipe_for(data), load_examples(data)) as run:
+    with started(tmp_path / "one", recipe_for(data), load_examples(data)) as run:
         (run.folder / "evaluation").mkdir()
         (run.folder / "evaluation" / "val.npy.77.tmp").write_bytes(b"half")
     assert not any(folder.exists() for folder in dead)
     assert alive.exists()
     assert (tmp_path / ".one-new-notes").exists()
-    with begun(tmp_path / "one", recipe_for(data), load_examples(data)):
+    with started(tmp_path / "one", recipe_for(data), load_examples(data)):
         assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_that_another_machine_makes_is_left_alone(tmp_path):
     making = tmp_path / f".one-new-{NOBODY}"
     making.mkdir()
-    with held(making):
+    with run_lock(making):
         remove_left(tmp_path)
         assert making.exists()
     remove_left(tmp_path)
@@ -180,14 +180,14 @@ def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, mo
     assert Run(made).status == "finished"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     with pytest.raises(RunError, match="is finished, with another recipe"):
-        claim(recipe_for(data), "mlp-shapes", name=made.name, root=tmp_path)
+        choose_folder(recipe_for(data), "mlp-shapes", name=made.name, root=tmp_path)
     cli_runs.run_recipe(recipe, False, **where)
     assert f"{made} is finished after" in capsys.readouterr().out
     after = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert [name for name in after if after[name] != before[name]] == ["run.json"]
     with pytest.raises(RunError, match="exists and is finished"):
         cli_runs.run_recipe(recipe, False, name=made.name, **where)
-    assert claim(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
+    assert choose_folder(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
 
 
 SLOW = pytest.mark.slow  # fine-tunings and a half like the first

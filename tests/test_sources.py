@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 
 from kerazoo.errors import DataError, RecipeError
@@ -133,10 +133,10 @@ def held(examples):
 
 
 def test_adding_files_moves_none_that_is_there(tmp_path):
-    root = make_pictures(tmp_path / "data", count=60)
+    root = make_images(tmp_path / "data", count=60)
     first = load_examples(root, validation=0.25)
     assert 0.12 < len(held(first)) / len(first) < 0.4
-    make_pictures(tmp_path / "more", count=60, seed=9)
+    make_images(tmp_path / "more", count=60, seed=9)
     for path in (tmp_path / "more").rglob("*.png"):
         path.rename(root / path.parent.name / f"new-{path.name}")
     second = load_examples(root, validation=0.25)
@@ -146,7 +146,7 @@ def test_adding_files_moves_none_that_is_there(tmp_path):
 
 def test_every_class_is_on_both_sides(tmp_path):
     for seed in range(12):
-        root = make_pictures(tmp_path / str(seed), classes=("a", "b", "c"), count=3, seed=seed)
+        root = make_images(tmp_path / str(seed), classes=("a", "b", "c"), count=3, seed=seed)
         examples = load_examples(root, validation=0.2, test=0.2)
         for split in ("train", "val", "test"):
             assert set(examples.counts(split).values()) == {1}
@@ -156,7 +156,7 @@ def test_every_class_is_on_both_sides(tmp_path):
 
 
 def test_identical_files_go_one_way(tmp_path):
-    root = make_pictures(tmp_path / "data", count=30)
+    root = make_images(tmp_path / "data", count=30)
     for path in sorted(root.rglob("*.png")):
         (path.with_name(f"copy-{path.name}")).write_bytes(path.read_bytes())
     examples = load_examples(root, validation=0.3)
@@ -167,7 +167,7 @@ def test_identical_files_go_one_way(tmp_path):
 
 
 def test_groups_stay_together(tmp_path):
-    root = make_pictures(tmp_path / "data", count=40)
+    root = make_images(tmp_path / "data", count=40)
     for number, path in enumerate(sorted(root.rglob("*.png"))):
         path.rename(path.with_name(f"patient{number % 10}_{path.name}"))
     examples = load_examples(root, validation=0.3, group=r"patient(\d+)_")
@@ -191,11 +191,11 @@ def test_arrays_give_each_class_its_share(tmp_path):
     assert set(examples.counts("test").values()) == {5}
 
 
-def test_shares_that_leave_nothing_are_refused(pictures):
+def test_shares_that_leave_nothing_are_refused(images):
     with pytest.raises(DataError, match="leave nothing to train on"):
-        load_examples(pictures, validation=0.6, test=0.4)
+        load_examples(images, validation=0.6, test=0.4)
     with pytest.raises(RecipeError, match=r"data.validation: input should be less than 1, not 1.5"):
-        data_part({"path": str(pictures), "validation": 1.5})
+        data_part({"path": str(images), "validation": 1.5})
 
 
 # -- TensorFlow Datasets ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import signal
 import socket
 
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from test_cli import call
 
 from kerazoo.errors import RunError
@@ -30,7 +30,7 @@ def limit():
 
 def test_a_folder_with_pipes_sockets_and_devices(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    data = make_pictures(tmp_path / "data", count=4)
+    data = make_images(tmp_path / "data", count=4)
     os.mkfifo(data / "circle" / "pipe.jpg")
     (data / "square" / "zero.png").symlink_to("/dev/zero")
     code, out, _ = call(monkeypatch, capsys, "check", "data")
@@ -64,7 +64,7 @@ def test_a_pipe_in_the_place_of_a_file_of_a_run(tmp_path, name):
 
 def test_a_table_that_names_a_pipe(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_pictures(tmp_path / "data", count=4)
+    make_images(tmp_path / "data", count=4)
     os.mkfifo("pipe.jpg")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.jpg")

@@ -21,8 +21,8 @@ from kerazoo.transfer.finetune import finetune
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """60 pictures, red by chance and bright by chance; tables of both as labels, and of the brightness."""
+def images(tmp_path_factory):
+    """60 images, red by chance and bright by chance; tables of both as labels, and of the brightness."""
     folder = tmp_path_factory.mktemp("tables")
     rng = np.random.default_rng(0)
     labels, numbers = [], []
@@ -60,8 +60,8 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_several_labels_all_the_way(pictures, tmp_path):
-    run = train(recipe(pictures / "labels.csv"), name="labels", root=tmp_path)
+def test_several_labels_all_the_way(images, tmp_path):
+    run = train(recipe(images / "labels.csv"), name="labels", root=tmp_path)
     assert load_spec(run.folder).head == "multilabel"
     results = read_json(run.folder / "run.json")["results"]
     assert results["val_accuracy"] >= 0.9
@@ -75,7 +75,7 @@ def test_several_labels_all_the_way(pictures, tmp_path):
     assert [result.split for result in evaluate(run)] == ["val"]
     export = export_run(run, root=tmp_path / "exports")
     model = ExportedModel(export)
-    files = [pictures / f"{number}.png" for number in range(0, 60, 4)]
+    files = [images / f"{number}.png" for number in range(0, 60, 4)]
     answers = np.stack([answer for _, answer in model.predict_files(files)])
     np.testing.assert_allclose(answers, np.load(run.folder / "evaluation" / "val.npy"), atol=1e-5)
     assert (answers.sum(axis=1) > 1.2).any()  # the labels do not share one unit of probability
@@ -83,9 +83,9 @@ def test_several_labels_all_the_way(pictures, tmp_path):
     assert {name for name, _ in prediction.top} == {"red", "bright"}
 
 
-def test_numbers_all_the_way(pictures, tmp_path):
+def test_numbers_all_the_way(images, tmp_path):
     run = finetune(
-        recipe(pictures / "numbers.csv", model={"name": "bottleneck_cnn"}, training={"epochs": 0}, data={"size": 28},
+        recipe(images / "numbers.csv", model={"name": "bottleneck_cnn"}, training={"epochs": 0}, data={"size": 28},
                transfer={"weights": "none"}),
         name="numbers", root=tmp_path,
     )  # fmt: skip
@@ -97,8 +97,8 @@ def test_numbers_all_the_way(pictures, tmp_path):
     assert list(row) == ["key", "target", "predicted_target"]
     export = export_run(run, root=tmp_path / "exports")
     assert json.loads((export / "assets.extra" / "passport.json").read_text())["head"] == "regression"
-    (from_export,) = predict(export, [pictures / row["key"]])
-    (from_run,) = predict(run.folder, [pictures / row["key"]])
+    (from_export,) = predict(export, [images / row["key"]])
+    (from_run,) = predict(run.folder, [images / row["key"]])
     assert from_export.to_json()["values"]["target"] == pytest.approx(float(row["predicted_target"]), rel=1e-4)
     assert from_run.to_json()["values"]["target"] == pytest.approx(float(row["predicted_target"]), rel=1e-4)
 
@@ -122,15 +122,15 @@ def test_answers_agree_within_the_tolerance_of_their_size():
 
 
 @pytest.fixture(scope="module")
-def classes(pictures):
-    """The same pictures as three classes of unlike sizes."""
+def classes(images):
+    """The same images as three classes of unlike sizes."""
     rows = [["path", "label", "split"]]
-    for row in rows_of(pictures / "numbers.csv"):
+    for row in rows_of(images / "numbers.csv"):
         level = float(row["target"])
         rows.append([row["path"], "dark" if level < 100 else "light" if level < 235 else "white", row["split"]])
-    with (pictures / "classes.csv").open("w", newline="") as file:
+    with (images / "classes.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    return pictures / "classes.csv"
+    return images / "classes.csv"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fine-tuning in stages: the probe is the head, what does not help is dropped, and a stop anywhere changes nothing."""
+"""Fine-tuning in phases: the probe is the head, what does not help is dropped, and a stop anywhere changes nothing."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 from test_watchers import scalars_in
 
@@ -34,15 +34,15 @@ from kerazoo.models.saved import load_model, load_spec
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.input.batches import evaluation_batches
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.recipes.checks import check_against, check_preset, filled, steps_of
+from kerazoo.recipes.checks import check_against, check_preset, steps_of, with_defaults
 from kerazoo.recipes.presets import PRESETS, preset_values
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.schedules import in_steps
 from kerazoo.transfer import finetune as transfer
 from kerazoo.transfer.finetune import finetune
 from kerazoo.transfer.outcome import transferred
-from kerazoo.transfer.phases import Stage
-from kerazoo.transfer.ranking import at_hand, rank
+from kerazoo.transfer.phases import Phase
+from kerazoo.transfer.ranking import cached_backbones, rank
 from kerazoo.transfer.unfreezing import layers_to_unfreeze
 
 SLOW_LEARNER = {"learning_rate": 1e-3, "warmup": 0}
@@ -59,7 +59,7 @@ def asked(data, *settings, epochs=0, model="bottleneck_cnn", weights="mnist", **
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two classes of 60 pictures each that a probe on MNIST's features does not tell apart without fail."""
+    """Two classes of 60 images each that a probe on MNIST's features does not tell apart without fail."""
     root = tmp_path_factory.mktemp("transfer") / "data"
     draw = np.random.default_rng(0)
     for name, angle in (("falling", 1), ("rising", -1)):
@@ -77,9 +77,9 @@ def lines_of(run_or_lines, start):
     return [line for line in run_or_lines if line.startswith(start)]
 
 
-def stages_in(run):
-    stages = read_json(run.folder / "stages.json")["stages"]
-    return {re.sub(r",? \d.*", "", stage["name"]): stage for stage in stages}  # without shares and temperatures
+def phases_in(run):
+    phases = read_json(run.folder / "phases.json")["phases"]
+    return {re.sub(r",? \d.*", "", stage["name"]): stage for stage in phases}  # without shares and temperatures
 
 
 def test_the_warm_head_gives_the_logits_of_the_probe(data, tmp_path, monkeypatch):
@@ -106,28 +106,28 @@ def test_the_warm_head_gives_the_logits_of_the_probe(data, tmp_path, monkeypatch
 
 def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path, said):
     run = finetune(asked(data, epochs=4), name="run", root=tmp_path)
-    stages, results = stages_in(run), read_json(run.folder / "run.json")["results"]
-    assert list(stages)[:3] == ["features", "probe", "fine-tuning"]
-    tuned = stages["fine-tuning"]
+    phases, results = phases_in(run), read_json(run.folder / "run.json")["results"]
+    assert list(phases)[:3] == ["features", "probe", "fine-tuning"]
+    tuned = phases["fine-tuning"]
     assert tuned["gain"]["low"] <= tuned["gain"]["mean"] <= tuned["gain"]["high"]
-    assert tuned["gain"]["mean"] == pytest.approx(tuned["score"] - stages["probe"]["score"])
-    assert tuned["saved"]["mean"] == pytest.approx(stages["probe"]["loss"] - tuned["loss"])
-    kept = [stage for stage in read_json(run.folder / "stages.json")["stages"] if stage["kept"] and stage["score"]]
+    assert tuned["gain"]["mean"] == pytest.approx(tuned["score"] - phases["probe"]["score"])
+    assert tuned["saved"]["mean"] == pytest.approx(phases["probe"]["loss"] - tuned["loss"])
+    kept = [stage for stage in read_json(run.folder / "phases.json")["phases"] if stage["kept"] and stage["score"]]
     fitted = kept[-1]["name"].startswith(("average", "temperature"))  # judged by folds, shipped by all of val
     assert results["val_accuracy"] == pytest.approx(kept[-1]["score"], abs=0.1 if fitted else 1e-9)
     assert results["val_loss"] == pytest.approx(kept[-1]["loss"], rel=0.1 if fitted else 1e-4)
     assert tuned["choices"] == 4  # epochs that early stopping took the best of
     assert "best of 4 epochs; " in lines_of(said, "fine-tuning: val ")[0]
-    assert 0 <= stages["temperature"]["ece_before"] <= 1
+    assert 0 <= phases["temperature"]["ece_before"] <= 1
     assert lines_of(said, "temperature")[0].count("ECE ") == 1
-    assert results["val_accuracy"] >= stages["probe"]["score"]
+    assert results["val_accuracy"] >= phases["probe"]["score"]
     assert "gain " in lines_of(said, "fine-tuning: val ")[0]
     drawn = (run.folder / "curves.svg").read_text()
     assert f">kept: {kept[-1]['name']} {kept[-1]['score']:.4f}</text>" in drawn
-    assert re.search(rf">(kept: )?probe {stages['probe']['score']:.4f}</text>", drawn)
+    assert re.search(rf">(kept: )?probe {phases['probe']['score']:.4f}</text>", drawn)
     assert ("(dropped)" in drawn) is not tuned["kept"]
-    assert read_json(run.folder / "run.json")["stages"] == read_json(run.folder / "stages.json")["stages"]
-    penalties = read_json(run.folder / "stages.json")["penalties"]
+    assert read_json(run.folder / "run.json")["phases"] == read_json(run.folder / "phases.json")["phases"]
+    penalties = read_json(run.folder / "phases.json")["penalties"]
     assert min(row["loss"] for row in penalties) > 0
 
 
@@ -162,7 +162,7 @@ def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("count", [30, pytest.param(5, marks=pytest.mark.slow)])  # a whole fine-tuning each
 def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said):
-    """Labels by lot: of 60 pictures, and of 10."""
+    """Labels by lot: of 60 images, and of 10."""
     draw = np.random.default_rng(count)
     for name in ("heads", "tails"):
         (tmp_path / "lots" / name).mkdir(parents=True)
@@ -175,8 +175,8 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said)
     probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path)
     (line,) = lines_of(said, "fine-tuning: ")
     assert "dropped: " in line
-    assert ("it may be chance" in line) or ("it is worse on" in line) or ("val pictures is higher" in line)
-    assert not stages_in(tuned)["fine-tuning"]["kept"]
+    assert ("it may be chance" in line) or ("it is worse on" in line) or ("val images is higher" in line)
+    assert not phases_in(tuned)["fine-tuning"]["kept"]
     for a, b in zip(load_model(tuned.folder)[1].get_weights(), load_model(probe.folder)[1].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert_shows_the_probe(tuned, probe)
@@ -193,11 +193,11 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said)
 )
 def test_curves_show_the_probe_beside_what_was_kept(kept, lines, epoch):
     scores = {"probe": 0.8, "fine-tuning": 0.9, "average": 0.95, "temperature": 0.96}
-    stages = [Stage("features", 1.0)]
+    phases = [Phase("features", 1.0)]
     for name, score in scores.items():
-        stages.append(Stage(name, 1.0, score=score, loss=1 - score, kept=name in ("probe", *kept)))
+        phases.append(Phase(name, 1.0, score=score, loss=1 - score, kept=name in ("probe", *kept)))
     history = [{"epoch": 1.0, "val_loss": 0.3}, {"epoch": 2.0, "val_loss": 0.1}, {"epoch": 3.0, "val_loss": 0.2}]
-    outcome = transferred(history, asked("x", epochs=3), stages, "multiclass")
+    outcome = transferred(history, asked("x", epochs=3), phases, "multiclass")
     assert list(outcome.levels) == lines
     for name, values in outcome.levels.items():
         score = scores[name.removeprefix("kept: ")]
@@ -239,8 +239,8 @@ def assert_shows_the_probe(tuned, probe):
 
 def keep_all(monkeypatch):
     """Every stage is kept, whatever it gained."""
-    judge = transfer.Stages.judge
-    monkeypatch.setattr(transfer.Stages, "judge", lambda *args, **options: (judge(*args, **options), True)[1])
+    keep_if_better = transfer.Phases.keep_if_better
+    monkeypatch.setattr(transfer.Phases, "judge", lambda *args, **options: (keep_if_better(*args, **options), True)[1])
 
 
 @pytest.fixture(scope="module")
@@ -265,15 +265,15 @@ def test_batch_norm_moves_by_its_policy_only(data, start, tmp_path, monkeypatch,
     weights = [{w.path: np.array(w) for w in model.weights} for model in (old, new)]
     assert kernels
     assert not any(np.array_equal(weights[0][path], weights[1][path]) for path in kernels)
-    assert ("batch norm again" in stages_in(run)) is (policy != "frozen")
+    assert ("batch norm again" in phases_in(run)) is (policy != "frozen")
 
 
 def test_views_and_one_penalty(data, tmp_path, said):
     recipe = asked(data, "augmentation.policy=light", views=3, penalties=[0.01])
     run = finetune(recipe, name="views", root=tmp_path)
     train, val = (len(load_examples(recipe.data).split(name)) for name in ("train", "val"))
-    assert lines_of(said, f"features of {3 * train + val} pictures: ")
-    assert read_json(run.folder / "stages.json")["penalties"] == []
+    assert lines_of(said, f"features of {3 * train + val} images: ")
+    assert read_json(run.folder / "phases.json")["penalties"] == []
     for none in ("augmentation.policy=none", "augmentation.mixup=0.2"):  # a mixture is no view
         with pytest.raises(RecipeError, match="transfer.views=3 needs an augmentation that draws them"):
             finetune(asked(data, none, views=3), root=tmp_path / "none")
@@ -286,7 +286,7 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
     for name, values in PRESETS.items():
         made = make_recipe({"model": {"name": "mobilenet_025"}, "data": {"path": "x"}}, defaults=values)
         assert made.training.epochs == values["training"]["epochs"], name
-    few, some, many = (preset_values("bit", pictures=count, stages=5) for count in (640, 30_000, 600_000))
+    few, some, many = (preset_values("bit", images=count, stages=5) for count in (640, 30_000, 600_000))
     assert few["training"] == {"epochs": 100, "batch_size": 128}
     assert (few["optimizer"]["milestones"], few["optimizer"]["warmup"]) == ([0.4, 0.6, 0.8], 0.2)
     assert "mixup" not in few["augmentation"]
@@ -299,15 +299,15 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
         assert [in_steps(share, epochs * per_epoch) for share in values["optimizer"]["milestones"]] == milestones
         assert in_steps(values["optimizer"]["warmup"], epochs * per_epoch) == 500
     for count in (129, 200, 2934, 20_001):  # where an epoch's last batch is dropped
-        planned = preset_values("bit", pictures=count, stages=0)
+        planned = preset_values("bit", images=count, stages=0)
         recipe = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}}, defaults=planned)
         steps, wanted = steps_of(recipe, count, 128), 500 if count < 20_000 else 10_000
         assert wanted <= steps < wanted + count // 128
         assert in_steps(recipe.optimizer.milestones[-1], steps) == (400 if count < 20_000 else 9000)
     short = make_recipe({"model": {"name": "mlp"}, "data": {"path": "x"}, "training": {"epochs": 1}}, defaults=few)
     check_against(short, 640)  # the whole of it within one epoch
-    assert preset_values("bit", pictures=50, stages=5)["training"] == {"epochs": 500, "batch_size": 50}
-    unfrozen = [preset_values("light", pictures=9, stages=stages)["transfer"]["unfreeze"] for stages in (0, 2, 3, 5)]
+    assert preset_values("bit", images=50, stages=5)["training"] == {"epochs": 500, "batch_size": 50}
+    unfrozen = [preset_values("light", images=9, stages=stages)["transfer"]["unfreeze"] for stages in (0, 2, 3, 5)]
     assert unfrozen == [0, 0, 2, 2]
 
     values = asked(data).model_dump(exclude_unset=True)
@@ -387,7 +387,7 @@ def test_what_a_preset_can_be_changed_in(preset, settings):
     """And the resolved recipe that a run keeps can be given again, though it has every key."""
     recipe = of_preset(preset, *settings)
     check_preset(recipe)
-    resolved = filled(recipe, preset_values(preset, pictures=640, stages=5))
+    resolved = with_defaults(recipe, preset_values(preset, images=640, stages=5))
     again = make_recipe(tomllib.loads(resolved.to_toml()))
     check_preset(again)
     assert again.model_dump() == resolved.model_dump()
@@ -422,8 +422,8 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
         with pytest.raises(ModelError, match="must be a list of different stages"):
             kerazoo.build("mobilenet_025", **shape, taps=odd)
 
-    pictures = make_pictures(tmp_path / "data", size=64)
-    recipe = asked(pictures, "data.size=64", "training.batch_size=4", model="mobilenet_025", weights=weights)
+    images = make_images(tmp_path / "data", size=64)
+    recipe = asked(images, "data.size=64", "training.batch_size=4", model="mobilenet_025", weights=weights)
     values = recipe.model_dump(exclude_unset=True)
     values["model"] = {"name": "mobilenet_025", "arguments": {"taps": list(taps)}}
     run = finetune(make_recipe(values), name="run", root=tmp_path)
@@ -437,7 +437,7 @@ def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path)
         assert not (tmp_path / "runs").exists()
         return str(caught.value)
 
-    few = make_pictures(tmp_path / "few", count=4)
+    few = make_images(tmp_path / "few", count=4)
     for path in sorted((few / "circle").iterdir())[1:]:
         target = few / "val" / "circle" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -446,12 +446,12 @@ def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path)
     for name in ("circle", "square"):
         (few / name).rename(few / "train" / name)
     one = asked(few, "training.batch_size=2")
-    assert re.search("class 'circle' has 1 picture to train on, and cross-validation takes at least 2", refusal(one))
+    assert re.search("class 'circle' has 1 image to train on, and cross-validation takes at least 2", refusal(one))
     table = tmp_path / "table.csv"
     rows = [f"{path},{number}" for number, path in enumerate(sorted(data.glob("*/*.png")))]
     table.write_text("\n".join(["path,target", *rows]))
     balanced = asked(table, "training.balance=weights")
-    assert "training.balance='weights' is for one class a picture; this data is regression" in refusal(balanced)
+    assert "training.balance='weights' is for one class an image; this data is regression" in refusal(balanced)
 
 
 @pytest.mark.parametrize("name", ["adamw", None])
@@ -465,7 +465,7 @@ def test_naming_the_default_optimizer_changes_nothing(name):
 @pytest.mark.parametrize(("preset", "schedule"), [("light", "plateau"), ("bit", "cosine"), ("light", "cosine")])
 def test_a_schedule_of_ones_own_takes_nothing_of_the_presets(preset, schedule):
     values = {"model": {"name": "mlp"}, "data": {"path": "x"}, "optimizer": {"schedule": schedule}}
-    made = make_recipe(values, defaults=preset_values(preset, pictures=640, stages=5)).optimizer
+    made = make_recipe(values, defaults=preset_values(preset, images=640, stages=5)).optimizer
     assert (made.schedule, made.milestones) == (schedule, None)
     assert made.warmup == {"bit": 0.05, "light": 0 if schedule == "plateau" else 0.1}[preset]
     assert made.learning_rate == (0.001 if preset == "bit" else 2e-3)  # the rest of the preset stays
@@ -531,9 +531,9 @@ def test_fine_tuning_that_diverges_is_a_stage_that_is_dropped(data, start, tmp_p
         run = finetune(recipe, name="run", root=tmp_path)
     (ended,) = lines_of(said, "fine-tuning ended early: the loss became nan in epoch")
     assert f"in epoch {epochs_before + 1}; lower optimizer.learning_rate (it was 0.0001)" in ended
-    tuned = stages_in(run)["fine-tuning"]
+    tuned = phases_in(run)["fine-tuning"]
     assert np.isfinite(read_json(run.folder / "run.json")["results"]["val_loss"])
-    assert ("average" in stages_in(run)) is (epochs_before == 1)
+    assert ("average" in phases_in(run)) is (epochs_before == 1)
     if not epochs_before:
         assert not tuned["kept"]
         assert tuned["loss"] is None
@@ -546,7 +546,7 @@ def test_fine_tuning_that_diverges_is_a_stage_that_is_dropped(data, start, tmp_p
 def test_random_features_are_normed_by_the_data_before_the_probe(data, tmp_path):
     """What training makes of a batch is then what the probe was learned on, and the first epoch goes on from there."""
     run = finetune(asked(data, epochs=1, weights="none"), name="run", root=tmp_path)
-    probe, tuned = stages_in(run)["probe"], stages_in(run)["fine-tuning"]
+    probe, tuned = phases_in(run)["probe"], phases_in(run)["fine-tuning"]
     assert probe["loss"] < 1
     first = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] < 2 * probe["loss"] + 0.5
@@ -558,17 +558,17 @@ def test_in_16_bits_the_probe_is_measured_as_it_is_served(data, tmp_path):
     exact = finetune(asked(data), name="exact", root=tmp_path)
     mixed = asked(data, "training.precision=mixed_bfloat16", epochs=1)
     run = finetune(mixed, name="mixed", root=tmp_path)
-    assert stages_in(run)["probe"]["loss"] == stages_in(exact)["probe"]["loss"]
+    assert phases_in(run)["probe"]["loss"] == phases_in(exact)["probe"]["loss"]
 
 
 def state_of(folder):
     """All that must come out the same, to the last bit."""
     weights = load_model(folder)[1].get_weights()
     spared = ("seconds", "computed")  # what was in the cache differs
-    stages = [{k: v for k, v in s.items() if k not in spared} for s in read_json(folder / "stages.json")["stages"]]
-    for stage in stages:
+    phases = [{k: v for k, v in s.items() if k not in spared} for s in read_json(folder / "phases.json")["phases"]]
+    for stage in phases:
         stage["why"] = "" if stage["name"] == "features" else stage["why"]
-    return [w.tobytes() for w in weights], stages, (folder / "history.csv").read_bytes()
+    return [w.tobytes() for w in weights], phases, (folder / "history.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -578,7 +578,7 @@ def whole(data, tmp_path_factory):
     return finetune(recipe, name="whole", root=tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("when", ["probe", "fit", "judge", "close_run"])
+@pytest.mark.parametrize("when", ["probe", "fit", "judge", "finish_run"])
 def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
     recipe = whole.recipe()
 
@@ -586,7 +586,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if when == "fit":
+        if when == "resize":
             count = [0]
 
             def late(self, batch, logs=None):
@@ -596,7 +596,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
 
             patch.setattr(keras.callbacks.Callback, "on_train_batch_end", late)
         else:
-            name = {"probe": "learn_probe", "judge": "best_average", "close_run": "close_run"}[when]
+            name = {"probe": "learn_probe", "judge": "best_average", "finish_run": "finish_run"}[when]
             patch.setattr(transfer, name, stop)
             if when == "judge":
                 keep_all(patch)
@@ -608,7 +608,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
 
 
 def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatch):
-    """Batch norm's statistics are made anew from the same pictures, and the run is known as the one that was begun."""
+    """Batch norm's statistics are made anew from the same images, and the run is known as the one that was begun."""
     recipe = asked(data, "checkpoint.steps=1", weights="none", epochs=2)
     whole = finetune(recipe, name="whole", root=tmp_path)
     with monkeypatch.context() as patch:
@@ -619,12 +619,14 @@ def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatc
     assert state_of(run.folder) == state_of(whole.folder)
 
 
-def test_a_picture_that_vanishes_before_random_features_is_said(data, tmp_path):
+def test_a_image_that_vanishes_before_random_features_is_said(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "copy")
     recipe = asked(copy, weights="none")
     examples = load_examples(recipe.data)
     shutil.rmtree(copy / "rising")
-    spec = transfer.spec_of(registry.find("bottleneck_cnn"), recipe, Preprocessing(28, 28, 1, scaling="unit"), examples)
+    spec = transfer.make_spec(
+        registry.find("bottleneck_cnn"), recipe, Preprocessing(28, 28, 1, scaling="unit"), examples
+    )
     with pytest.raises(DataError, match=r"rising/.* in .*copy cannot be read or decoded: .*No such file"):
         transfer.norm_by_data(spec.build(), spec, examples, 0)
 
@@ -677,7 +679,7 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        found.append({stage["name"]: stage for stage in json.loads(done.stdout)["stages"]})
+        found.append({stage["name"]: stage for stage in json.loads(done.stdout)["phases"]})
     ranking = [*command[:3], "probe", str(data), "--backbone", "bottleneck_cnn=mnist", "--devices", "mirrored:2"]
     done = subprocess.run(
         [*ranking, "--json", "--set", "data.size=28"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -692,11 +694,11 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
 @pytest.mark.slow  # 50 networks, many of them large: half an hour
 @pytest.mark.parametrize("name", [entry.name for entry in BACKBONES])
 def test_every_backbone_goes_through_all_stages(name, tmp_path):
-    """Random weights, a handful of pictures, the last stage unfrozen: what is frozen stays bit-equal."""
+    """Random weights, a handful of images, the last stage unfrozen: what is frozen stays bit-equal."""
     entry = registry.find(name)
-    pictures = make_pictures(tmp_path / "data", count=6, size=48)
+    images = make_images(tmp_path / "data", count=6, size=48)
     recipe = asked(
-        pictures, f"data.size={max(entry.smallest, 32)}", epochs=1, model=name, weights="none", unfreeze=1,
+        images, f"data.size={max(entry.smallest, 32)}", epochs=1, model=name, weights="none", unfreeze=1,
         batch_norm="frozen",
     )  # fmt: skip
     recipe = make_recipe(recipe.model_dump(exclude_unset=True), ["training.batch_size=4", "data.cache=never"])
@@ -733,10 +735,10 @@ def test_every_backbone_goes_through_all_stages(name, tmp_path):
         run = finetune(recipe, name="run", root=tmp_path)
     finally:
         transfer.fit = fit
-    stages = {"features", "probe", "fine-tuning", "average", "temperature"}
-    if stages_in(run)["fine-tuning"]["loss"] is None:  # random weights may diverge: then there is nothing to average
-        stages -= {"average"}
-    assert set(stages_in(run)) == stages
+    phases = {"features", "probe", "fine-tuning", "average", "temperature"}
+    if phases_in(run)["fine-tuning"]["loss"] is None:  # random weights may diverge: then there is nothing to average
+        phases -= {"average"}
+    assert set(phases_in(run)) == phases
     assert_frozen(load_model(run.folder)[1])
     keras.backend.clear_session()
 
@@ -749,7 +751,7 @@ def test_backbones_are_ranked_by_cross_validation(data, tmp_path, monkeypatch, s
     assert ranked[0].cross_validated >= ranked[1].cross_validated
     by_name = {row.backbone: row for row in ranked}
     run = finetune(asked(data, "data.channels=1"), root=tmp_path / "runs")
-    assert by_name["bottleneck_cnn"].score == pytest.approx(stages_in(run)["probe"]["score"])
+    assert by_name["bottleneck_cnn"].score == pytest.approx(phases_in(run)["probe"]["score"])
     for row in ranked:
         assert row.milliseconds > 0
         assert row.parameters == registry.find(row.backbone).parameters
@@ -767,4 +769,4 @@ def test_backbones_are_ranked_by_cross_validation(data, tmp_path, monkeypatch, s
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
     with pytest.raises(WeightsError, match="no ImageNet weights are on this machine; fetch some by `kerazoo weights"):
-        at_hand()
+        cached_backbones()

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_pictures
+from conftest import make_images
 from PIL import Image
 
 import kerazoo
@@ -22,7 +22,7 @@ from kerazoo.errors import ModelError
 from kerazoo.insight.grids import draw
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training import train as pipeline
-from kerazoo.training.plan import reproducible
+from kerazoo.training.plan import set_seed
 
 
 class Memory:
@@ -51,7 +51,7 @@ def data(count=24):
 
 def train(watch, *, epochs=2):
     """A small network with batch norm and dropout, trained; its weights, optimizer state and history."""
-    reproducible(5)
+    set_seed(5)
     model = kerazoo.build("bottleneck_cnn", input_shape=(12, 12, 1), num_classes=3, dropout=0.3)
     model.compile(
         optimizer=keras.optimizers.AdamW(0.01, name="adamw"),
@@ -144,15 +144,15 @@ def test_watchers_watch_models_that_are_not_built(kind):
     x, y = np.random.default_rng(0).normal(size=(24, 8, 8, 1)).astype(np.float32), np.arange(24) % 3
     writer, models = Memory(), []
     for watches in (True, False):
-        reproducible(3)
+        set_seed(3)
         model = network(kind)
         optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {".*logits.*": SGD(0.1, clipnorm=0.01)})
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.MultiOptimizer(optimizers), loss)
-        watchers = [GradientNorms(writer), WeightNorms(writer)]
+        logging_callbacks = [GradientNorms(writer), WeightNorms(writer)]
         if kind == "sequential":
-            watchers.append(FeatureMaps(writer, x[:1], ["conv", "logits"]))
-        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=watchers if watches else [])
+            logging_callbacks.append(FeatureMaps(writer, x[:1], ["conv", "logits"]))
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=logging_callbacks if watches else [])
         models.append(model)
     same_bits(*models)
     logits = next(variable.path for variable in models[0].trainable_variables if "logits/kernel" in variable.path)
@@ -395,8 +395,8 @@ def test_tensorboard_has_losses_and_metrics_as_of_keras_own_callback(tmp_path):
 
 def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch):
     """Cut off after an epoch was written there, and before any checkpoint of it; then as it is."""
-    pictures = make_pictures(tmp_path / "data", count=8, size=16)
-    values = {"model": {"name": "mlp"}, "data": {"path": str(pictures), "size": 8, "validation": 0.25}}
+    images = make_images(tmp_path / "data", count=8, size=16)
+    values = {"model": {"name": "mlp"}, "data": {"path": str(images), "size": 8, "validation": 0.25}}
     values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 1}}
     write = EpochMetrics.on_epoch_end
 
@@ -425,7 +425,7 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch)
     assert all([step for step, _ in norms[tag]] == [1, 2, 3] for tag in norms if "/norm" in tag)
 
 
-def test_the_writer_writes_lines_pictures_and_tensorboard(tmp_path):
+def test_the_writer_writes_lines_images_and_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunWriter(tmp_path) as writer:

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from kerazoo.errors import RunError
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 SHARE = 0.8  # of the machine's memory that the arrays of one file may take
 
@@ -46,7 +46,9 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
                 raise DamagedError("two arrays have one name")
             most, total = _memory(), sum(member.file_size for member in members)
             if most is not None and total > most:
-                raise DamagedError(f"its arrays take {in_words(total)}, and {in_words(most)} of memory are to be had")
+                raise DamagedError(
+                    f"its arrays take {format_bytes(total)}, and {format_bytes(most)} of memory are to be had"
+                )
             return {member.filename.removesuffix(".npy"): _member(archive, member) for member in members}
     except DamagedError:
         raise

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kerazoo.errors import DataError
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 
 def cache_path(*parts: str) -> Path:
@@ -38,7 +38,7 @@ def room_for(folder: Path, size: int, what: str, share: float | None = None) -> 
     free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if size > (share or FREE) * free:
         raise DataError(
-            f"{what} take {in_words(size)}, and {folder.parent} has {in_words(free)} free; "
+            f"{what} take {format_bytes(size)}, and {folder.parent} has {format_bytes(free)} free; "
             "make room, or name another folder by KERAZOO_CACHE"
         )
 

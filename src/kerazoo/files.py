@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RunError
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +153,7 @@ class TooLarge(OSError):
     """A file of `size` bytes, which are more than are read into memory."""
 
     def __init__(self, path: str | Path, size: int, limit: int) -> None:
-        words = f"the file has {in_words(size)}, and an image may have {in_words(limit)}"
+        words = f"the file has {format_bytes(size)}, and an image may have {format_bytes(limit)}"
         super().__init__(errno.EFBIG, words, str(path))
         self.size = size
 

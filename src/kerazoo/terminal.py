@@ -17,7 +17,7 @@ FILES_A_LINE = 2000  # files between two lines where there is no terminal
 
 @contextmanager
 def download_bar(title: str, source: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A function of (bytes there, bytes in all or None) that shows them; lines go to the log and name the source, too."""
+    """A function of (bytes there, bytes in all or None) that shows them; lines in the log name the source."""
     if not sys.stderr.isatty():
         yield _lines(f"{title} from {source}")
         return
@@ -36,14 +36,14 @@ def _lines(title: str) -> Callable[[int, int | None], None]:
         nonlocal said
         now = time.monotonic()
         if said is None or (now - said >= EVERY and done != total):
-            of = f" of {in_words(total)}" if total else ""
-            log.info(f"{title}: {in_words(done)}{of}")
+            of = f" of {format_bytes(total)}" if total else ""
+            log.info(f"{title}: {format_bytes(done)}{of}")
             said = now
 
     return show
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes for people: 1.5 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":

@@ -22,7 +22,7 @@ Row = dict[str, float]
 class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
     """At the end of every epoch, one more line in `folder/metrics.jsonl`, and `folder/history.csv` written anew.
 
-    A line is {"epoch": 1, "step": 430, "seconds": 12.3, "pictures_per_second": 4890.1, "learning_rate": 0.01, "loss":
+    A line is {"epoch": 1, "step": 430, "seconds": 12.3, "images_per_second": 4890.1, "learning_rate": 0.01, "loss":
     0.25, ...}: the optimizer's steps so far; seconds with validation, those before a resume counted in; the rate that
     the next step takes. Numbers that are not finite are strings ("nan", "inf"). `history.csv` has losses and metrics
     only: what a resumed run repeats to the last bit. `key` is how the epochs are named.
@@ -31,17 +31,17 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
     and no others. `rows` is the whole history. Stand last among the callbacks that add to the logs, and before the one
     that keeps `state()`.
 
-    An error of the disk does not end the training: the log says so once, the next epoch tries again, and `settle`, which
-    raises it, writes what is missing.
+    An error of the disk does not end the training: the log says so once, the next epoch tries again, and `settle`,
+    which raises it, writes what is missing.
     """
 
     def __init__(
-        self, folder: str | Path, pictures: int, *, history: Iterable[Row] = (), key: str = "epoch",
+        self, folder: str | Path, images: int, *, history: Iterable[Row] = (), key: str = "epoch",
         ) -> None:  # fmt: skip
         super().__init__()
         self.lines_path = Path(folder) / "metrics.jsonl"
         self.table_path = Path(folder) / "history.csv"
-        self.pictures = pictures
+        self.images = images
         self.key = key
         self._lines = _lines_in(self.lines_path)  # every line known, those of epochs to be run again among them
         self._before = 0.0
@@ -89,7 +89,7 @@ class MetricsWriter(keras.callbacks.Callback):  # type: ignore[misc]
         row = {self.key: float(epoch + 1)} | {name: float(value) for name, value in (logs or {}).items()}
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         line: dict[str, Any] = {self.key: epoch + 1, "step": step}
-        line |= {"seconds": round(seconds, 3), "pictures_per_second": round(self.pictures / seconds, 1)}
+        line |= {"seconds": round(seconds, 3), "images_per_second": round(self.images / seconds, 1)}
         line |= self._learning_rate() | {name: value for name, value in encode(row).items() if name != self.key}
         self.rows.append(row)
         self._lines.append(line)

@@ -27,10 +27,10 @@ QUIET = 30.0  # seconds after which a long epoch says how far it is, where there
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Says, after each `every` epochs and the last: number, losses, metrics, and its seconds and pictures/s.
+    """Says, after each `every` epochs and the last: number, losses, metrics, and its seconds and images/s.
 
     Between these lines, a bar on standard error where that is a terminal (or by `bar`), else a line every 30 s.
-    `pictures` are those of a whole epoch; the first epoch of a resumed `fit` begins at `start_step`, which its rates
+    `images` are those of a whole epoch; the first epoch of a resumed `fit` begins at `start_step`, which its rates
     leave out. Use it as a context around `fit`, so that the bar is gone after an error, too; Keras tells callbacks
     nothing of one. The cursor is never hidden: a killed process leaves the terminal as usable as it was.
     """
@@ -38,11 +38,11 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     async_safe = True  # or Keras waits for every step on backends where it need not
 
     def __init__(
-        self, pictures: int, *, title: str = "epoch", every: int = 1, start_step: int = 0,
+        self, images: int, *, title: str = "epoch", every: int = 1, start_step: int = 0,
         bar: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.pictures = pictures
+        self.images = images
         self.title = title
         self.every = every
         self.start_step = start_step
@@ -84,7 +84,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         if self._live is None and self._done is not None and time.perf_counter() - self._said >= QUIET:
             self._said = time.perf_counter()
             steps = f"step {self._done[0]:,}/{self.params['steps'] or '?'}"
-            rate = f"{self._pictures(self._done[0]) / (self._said - self._start):,.0f} pictures/s"
+            rate = f"{self._images(self._done[0]) / (self._said - self._start):,.0f} images/s"
             log.info(f"{self._title()}  {steps}  {_values(self._logs)}  {self._said - self._start:.1f} s  {rate}")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -109,7 +109,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         if number % self.every and number != epochs:
             return
         seconds = now - self._start
-        rate = f"{self._pictures(self.params['steps']) / seconds:,.0f} pictures/s"
+        rate = f"{self._images(self.params['steps']) / seconds:,.0f} images/s"
         log.info(f"{self._title()}  {_values(logs or {})}  {seconds:.1f} s  {rate}")
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -134,10 +134,10 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def _title(self) -> str:
         return f"{self.title} {self._epoch + 1}/{self.params['epochs']}"
 
-    def _pictures(self, steps: int | None) -> float:
-        """How many pictures this process went through from the first step of the epoch to step `steps`."""
+    def _images(self, steps: int | None) -> float:
+        """How many images this process went through from the first step of the epoch to step `steps`."""
         of = self.params["steps"]
-        return self.pictures * (steps - self._first) / of if steps and of else float(self.pictures)
+        return self.images * (steps - self._first) / of if steps and of else float(self.images)
 
     def _draw(self, width: int, *, ascii_only: bool) -> Text:
         """The bar's line, cut to `width` from the right: what matters most stands first."""
@@ -165,7 +165,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         return line
 
     def _rates(self, done: tuple[int, float], steps: int | None) -> list[str]:
-        """Time left of the epoch and of the run, and pictures/s, once two steps have ended."""
+        """Time left of the epoch and of the run, and images/s, once two steps have ended."""
         if not self._window or self._window[-1] != done:
             self._window.append(done)
         while len(self._window) > 2 and done[1] - self._window[0][1] > WINDOW:
@@ -178,10 +178,10 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             return [f"{per_second:,.1f} steps/s"]
         left = (steps - last) / per_second + self._after_steps
         later = (self.params["epochs"] - self._epoch - 1) * (steps / per_second + self._after_steps)
-        return [f"{_clock(left)} left, run {_clock(left + later)}", f"{self._rate(per_second, steps)} pictures/s"]
+        return [f"{_clock(left)} left, run {_clock(left + later)}", f"{self._rate(per_second, steps)} images/s"]
 
     def _rate(self, per_second: float, steps: int) -> str:
-        return f"{per_second * self.pictures / steps:,.0f}"
+        return f"{per_second * self.images / steps:,.0f}"
 
 
 class _Terminal(Console):

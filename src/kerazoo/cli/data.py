@@ -24,13 +24,13 @@ def check(
     ] = None,
     validation: Annotated[float | None, typer.Option(help="Share of train held out. [default: 0.1]")] = None,
     show_augmented: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw pictures as training sees them.")
+        Path | None, typer.Option(metavar="FILE.png", help="Draw images as training sees them.")
     ] = None,
     policy: Annotated[str, typer.Option(help="The augmentation drawn: none, light, standard or strong.")] = "standard",
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Look at every picture with the decoder of training; exit code 1 if something would spoil a result."""
+    """Look at every image with the decoder of training; exit code 1 if something would spoil a result."""
     from kerazoo.recipes.recipe import make_recipe
 
     values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
@@ -40,7 +40,7 @@ def check(
     start_tensorflow()
     from kerazoo.cli.tables import table
     from kerazoo.pipelines.checks.check import check as run_check
-    from kerazoo.pipelines.checks.preview import show_augmented_pictures
+    from kerazoo.pipelines.checks.preview import show_augmented_images
     from kerazoo.pipelines.input.augmentation import augmentation_of
     from kerazoo.terminal import progress_bar
 
@@ -52,7 +52,7 @@ def check(
     else:
         table(report)
     if show_augmented is not None:
-        show_augmented_pictures(recipe, report, show_augmented)
+        show_augmented_images(recipe, report, show_augmented)
         say(f"drawn: {show_augmented}")
     if report.spoiled:
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ def export(
     new_version: Annotated[bool, typer.Option("--new-version", help="Add a version where NAME exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a run as a SavedModel that takes encoded pictures; it is kept only if it answers as the run did."""
+    """Export a run as a SavedModel that takes encoded images; it is kept only if it answers as the run did."""
     from kerazoo.runs.run import check_name, open_run
 
     opened = open_run(run)
@@ -30,6 +30,6 @@ def export(
         print_json({"export": str(folder), "gate": passport["gate"]})
         return
     gate = passport["gate"]
-    compared = f"{gate['pictures']:,} {gate['split']} pictures"
+    compared = f"{gate['images']:,} {gate['split']} images"
     print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
-    print(f"next: kerazoo predict {folder} PICTURE...")
+    print(f"next: kerazoo predict {folder} IMAGE...")

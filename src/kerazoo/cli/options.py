@@ -41,7 +41,7 @@ BatchSize = Annotated[
     Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
 ]
 Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training pictures.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training images.")]
 
 
 def override_flags(values: dict[str, Any], flags: dict[str, Any], settings: list[str] | None) -> None:

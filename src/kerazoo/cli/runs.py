@@ -14,7 +14,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run on its validation and test pictures, or on other data."""
+    """Evaluate a run on its validation and test images, or on other data."""
     from kerazoo.pipelines.data.load import check_source
     from kerazoo.recipes.recipe import data_part
     from kerazoo.runs.run import open_run
@@ -35,11 +35,11 @@ def evaluate(
 
 def predict(
     model: Annotated[str, typer.Argument(help="A run, or an export: saved_models/NAME, or .../VERSION.")],
-    files: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Name the classes of pictures."""
+    """Name the classes of images."""
     from kerazoo.runs.run import open_run
     from kerazoo.serving.predict import find_export, find_files
     from kerazoo.serving.predict import predict as run_prediction

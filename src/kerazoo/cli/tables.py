@@ -1,4 +1,4 @@
-"""What a person sees of a check: a table of what was found, a progress bar, and a picture of the augmentation."""
+"""What a person sees of a check: a table of what was found, a progress bar, and an image of the augmentation."""
 
 import sys
 
@@ -29,15 +29,15 @@ def table(report: Report) -> None:
         sizes = sorted(counts.values())
         each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
         total = "" if len(counts) == 1 else f", {len(counts)} classes, {each} each"
-        console.print(f"{split}: {sum(sizes):,} pictures{total}", markup=False)
+        console.print(f"{split}: {sum(sizes):,} images{total}", markup=False)
     console.print(_verdict(report), markup=False, soft_wrap=True)
 
 
 def _verdict(report: Report) -> str:
     if report.manifest:
-        said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.pictures:,} pictures"
+        said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.images:,} images"
         return said + (f"; {len(report.spoiled)} findings left that would spoil a result" if report.spoiled else "")
     if report.spoiled:
         advice = "mend them, or have training leave them out by --write"
-        return f"{len(report.spoiled)} findings in {report.pictures:,} pictures would spoil a result: {advice}"
-    return f"{report.pictures:,} pictures, nothing that would spoil a result"
+        return f"{len(report.spoiled)} findings in {report.images:,} images would spoil a result: {advice}"
+    return f"{report.images:,} images, nothing that would spoil a result"

@@ -53,20 +53,20 @@ def run_recipe(recipe: Any, as_json: bool, **where: Any) -> None:
         run.set_reported()
 
 
-def try_first(recipe: Any, picture: Path | None, as_json: bool) -> None:
-    """The trials before a run: of rates, drawn to `picture`, or of one batch. Exit code 1 where it did not go well."""
+def try_first(recipe: Any, chart: Path | None, as_json: bool) -> None:
+    """The trials before a run: of rates, drawn to `chart`, or of one batch. Exit code 1 where it did not go well."""
     check_paths(recipe)
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise RecipeError(f"--lr-find {picture}: there is no folder {picture.parent}; make it, or name another file")
+    if chart is not None and not chart.absolute().parent.is_dir():
+        raise RecipeError(f"--lr-find {chart}: there is no folder {chart.parent}; make it, or name another file")
     from kerazoo.pipelines.devices.opening import open_devices
 
     devices = open_devices(recipe.devices)
     from kerazoo.training.trials import try_one_batch, try_rates
 
-    if picture is not None:
-        rates = try_rates(recipe, picture, devices=devices)
-        line, good, value = f"{rates.line()}; drawn: {picture}", rates.suggestion is not None, rates.suggestion
-        found = {"suggestion": value, "picture": str(picture)}
+    if chart is not None:
+        rates = try_rates(recipe, chart, devices=devices)
+        line, good, value = f"{rates.line()}; drawn: {chart}", rates.suggestion is not None, rates.suggestion
+        found = {"suggestion": value, "chart": str(chart)}
     else:
         batch = try_one_batch(recipe, devices=devices)
         line, good, found = batch.line(), batch.passed, {"passed": batch.passed, "loss": float(batch.losses[-1])}
@@ -99,8 +99,8 @@ def report(run: Any, as_json: bool) -> None:
     """The last line, or the results as JSON."""
     state = read_json(run.folder / "run.json")
     if as_json:
-        stages = {"stages": state["stages"]} if "stages" in state else {}
-        print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"], **stages})
+        phases = {"phases": state["phases"]} if "phases" in state else {}
+        print_json({"run": str(run.folder), "seconds": state["seconds"], **state["results"], **phases})
         return
     print(f"{run.folder} is finished after {state['seconds']:.0f} s; next: kerazoo export {run.name}")
 
@@ -197,7 +197,7 @@ def finetune(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained network on your pictures: features, a probe on them, then the network from there on.
+    """Fine-tune a pretrained network on your images: features, a probe on them, then the network from there on.
 
     Each phase says what it gained on validation, and is kept only if it helps.
     """
@@ -232,7 +232,7 @@ def probe(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Rank backbones on your pictures by a linear probe each, and say what each costs; nothing is kept but features."""
+    """Rank backbones on your images by a linear probe each, and say what each costs; nothing is kept but features."""
     from kerazoo.models.weights.sources import check_weights
     from kerazoo.recipes.recipe import make_recipe
 
@@ -250,9 +250,9 @@ def probe(
     from kerazoo.pipelines.devices.opening import open_devices
 
     opened = open_devices(recipe.devices)
-    from kerazoo.transfer.ranking import at_hand, rank
+    from kerazoo.transfer.ranking import cached_backbones, rank
 
-    ranked = rank(recipe, candidates or at_hand(), devices=opened)
+    ranked = rank(recipe, candidates or cached_backbones(), devices=opened)
     if as_json:
         print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
         return

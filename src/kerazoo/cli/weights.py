@@ -8,7 +8,7 @@ import typer
 from kerazoo.caches import cache_path
 from kerazoo.cli.output import Json, print_json, say
 from kerazoo.errors import WeightsError
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 app = typer.Typer(
     help="Published ImageNet weights: list, fetch, check, and carry them to a machine without a network.",
@@ -22,21 +22,21 @@ Names = Annotated[list[str], typer.Argument(help="Names from `kerazoo weights li
 def list_weights(
     filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
 ) -> None:
-    """List the published weights: size, whether they are here, by what they are checked, accuracy, licence."""
-    from kerazoo.models.weights.download import places
+    """List the published weights: size, whether they are here, by what they are checked, accuracy, license."""
+    from kerazoo.models.weights.download import cache_paths
     from kerazoo.models.weights.published import manifest
 
     rows: list[dict[str, Any]] = []
     for name, entry in manifest().items():
         if filter.lower() in name:
-            ours, theirs = (path.is_file() for path in places(entry))
+            ours, theirs = (path.is_file() for path in cache_paths(entry))
             rows.append(
                 {
                     "name": name, "file": entry.file, "url": entry.url, "bytes": entry.bytes,
                     "bytes_exact": entry.size is not None, "cached": "kerazoo" if ours else "keras" if theirs else None,
                     "checked_by": entry.checked_by, "md5": entry.md5, "sha256": entry.sha256, "top1": entry.top1,
-                    "top5": entry.top5, "accuracy_source": entry.accuracy_source, "licence": entry.licence,
-                    "licence_source": entry.licence_source, "training_data": entry.training_data,
+                    "top5": entry.top5, "accuracy_source": entry.accuracy_source, "license": entry.license,
+                    "license_source": entry.license_source, "training_data": entry.training_data,
                 }
             )  # fmt: skip
     if as_json:
@@ -44,11 +44,11 @@ def list_weights(
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        size = in_words(row["bytes"]) if row["bytes_exact"] else f"~{in_words(row['bytes'])}"
+        size = format_bytes(row["bytes"]) if row["bytes_exact"] else f"~{format_bytes(row['bytes'])}"
         top1 = "-" if row["top1"] is None else f"{row['top1']:.1f} %"
         here = f"in {row['cached']}'s cache" if row["cached"] else "-"
-        licence = row["licence"] or "none stated"
-        print(f"{row['name']:<{width}}  {size:>9}  {here:<18}  {row['checked_by']:<9}  {top1:>6}  {licence}")
+        license = row["license"] or "none stated"
+        print(f"{row['name']:<{width}}  {size:>9}  {here:<18}  {row['checked_by']:<9}  {top1:>6}  {license}")
 
 
 @app.command()
@@ -81,16 +81,21 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check the cached files; exit code 1 where one is damaged."""
-    from kerazoo.models.weights.download import damage, places
+    from kerazoo.models.weights.download import cache_paths, cache_problem
     from kerazoo.models.weights.published import manifest
 
     rows: list[dict[str, Any]] = []
     for entry in _entries(names) if names else manifest().values():
-        found = [path for path in places(entry) if path.is_file()]
+        found = [path for path in cache_paths(entry) if path.is_file()]
         if names and not found:
             raise WeightsError(f"{entry.name} is not here; fetch it by `kerazoo weights fetch {entry.name}`")
         rows += [
-            {"name": entry.name, "path": str(path), "checked_by": entry.checked_by, "damage": damage(path, entry)}
+            {
+                "name": entry.name,
+                "path": str(path),
+                "checked_by": entry.checked_by,
+                "damage": cache_problem(path, entry),
+            }
             for path in found
         ]
     damaged = [row for row in rows if row["damage"]]
@@ -125,7 +130,7 @@ def bundle(
     if as_json:
         print_json({"bundle": str(output), "bytes": output.stat().st_size, "weights": rows})
         return
-    print(f"{output}: {len(rows)} files, {in_words(output.stat().st_size)}")
+    print(f"{output}: {len(rows)} files, {format_bytes(output.stat().st_size)}")
     print(f"next, on the other machine: kerazoo weights unbundle {output.name}")
 
 

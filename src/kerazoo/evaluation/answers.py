@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from kerazoo.files import write_array, write_json, write_whole
 
-TOLERANCE = 1e-4  # largest difference of a probability between two answers for a picture; batches round otherwise
+TOLERANCE = 1e-4  # largest difference of a probability between two answers for an image; batches round otherwise
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Evaluation:
                 said += f", mean average precision {values['mean_average_precision']:.4f}"
         else:
             said = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
-        return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} pictures"
+        return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} images"
 
     def write(self, folder: Path) -> None:
         """`SPLIT.csv` (what was right and answered for each key), `SPLIT.npy` (answers), `SPLIT.json` (metrics)."""
@@ -153,7 +153,7 @@ def as_text(value: str) -> str:
 
 
 def agree(answers: np.ndarray, recorded: np.ndarray, task: str) -> np.ndarray:
-    """(N,) whether two answers for a picture are the same, within TOLERANCE (of the number, where it is over 1).
+    """(N,) whether two answers for an image are the same, within TOLERANCE (of the number, where it is over 1).
 
     A multiclass answer must also be the same class.
     """

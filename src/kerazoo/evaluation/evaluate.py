@@ -11,7 +11,7 @@ from kerazoo.evaluation.answers import Evaluation, agree
 from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import load_model
-from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
 from kerazoo.pipelines.input.batches import evaluation_batches
@@ -56,7 +56,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     check_class_names(examples.class_names, spec.class_names, examples.source)
     folder = run.folder / "evaluation"
     if data is not None:
-        check_pictures(examples)
+        check_images(examples)
         folder = folder / f"{Path(examples.source).stem}-{examples.digest()[:8]}"
         return [evaluate_model(model, spec, examples.split(s), folder, s) for s in examples.split_names]
     check_unchanged(run, examples)
@@ -65,7 +65,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = recorded_answers(run, split, result.probabilities.shape)
         if not agree(result.probabilities, recorded, spec.head).all():
-            raise GateError(f"{run.folder} does not answer its {split} pictures as it did when it was trained")
+            raise GateError(f"{run.folder} does not answer its {split} images as it did when it was trained")
         results.append(result)
     return results
 

@@ -1,8 +1,8 @@
 """Export: a finished run -> a SavedModel that takes encoded bytes or float images, and its passport.
 
-The graph is bytes -> decode -> fit -> scale -> model(training=False) -> probabilities -> names: the very functions that
-evaluated the run. Weights are stored once: the module tracks the variables, the Keras model lives in a closure only,
-which also loads in the C++ loader of TensorFlow Serving.
+The graph is bytes -> decode -> resize -> scale -> model(training=False) -> probabilities -> names: the very functions
+that evaluated the run. Weights are stored once: the module tracks the variables, and the Keras model lives in a closure
+only, which also loads in the C++ loader of TensorFlow Serving.
 """
 
 from contextlib import suppress
@@ -30,7 +30,7 @@ from kerazoo.version import __version__
 
 SAVED_MODELS = Path("saved_models")
 TOP_K = 5
-ENCODED = (1, 3)  # channels that encoded pictures are decoded to
+ENCODED = (1, 3)  # channels that encoded images are decoded to
 
 
 def export_run(
@@ -101,16 +101,16 @@ def _target(root: Path, name: str, new_version: bool) -> Path:
 
 
 def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None:
-    """Write the SavedModel, with these signatures (B, any number of pictures; k = min(5, K)):
+    """Write the SavedModel, with these signatures (B, any number of images; k = min(5, K)):
 
-    - `serving_default`: `image_bytes` (B,) string, encoded pictures;
+    - `serving_default`: `image_bytes` (B,) string, encoded images;
     - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
 
-    a network for other than 1 or 3 channels, which no encoded picture has, has the second under both names;
+    a network for other than 1 or 3 channels, which no encoded image has, has the second under both names;
     each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
     `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A
     regression gives `values` (B, K) float32 and `class_names`.
-    One picture that cannot be decoded fails its whole batch, with TensorFlow's message.
+    One image that cannot be decoded fails its whole batch, with TensorFlow's message.
     """
     preprocessing = spec.preprocessing
     height, width, channels = preprocessing.shape

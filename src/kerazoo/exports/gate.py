@@ -49,7 +49,7 @@ class Question:
 def check_export(
     export: Path, spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
 ) -> dict[str, Any]:
-    """What was compared: {"split": ..., "pictures": ..., "synthetic": ..., "largest_difference": ...}.
+    """What was compared: {"split": ..., "images": ..., "synthetic": ..., "largest_difference": ...}.
 
     `recorded` are the (N, K) answers of evaluation for `val`; files are written into `scratch`. Raises GateError where
     any output differs, or where the export cannot be loaded.
@@ -63,13 +63,13 @@ def check_export(
         if wrong:
             who = "as the evaluated model did" if question.recorded else "as the run's own network does"
             raise GateError(
-                f"the export does not answer {who} for {len(wrong)} of {len(same)} pictures, {wrong[0]} first "
+                f"the export does not answer {who} for {len(wrong)} of {len(same)} images, {wrong[0]} first "
                 f"(largest difference {difference.max():.2g}); it was not kept"
             )
         differences.append(float(difference.max()))
     synthetic = sum(len(question.keys) for question in questions if not question.recorded)
     return {
-        "split": "val", "pictures": len(chosen), "synthetic": synthetic, "largest_difference": max(differences),
+        "split": "val", "images": len(chosen), "synthetic": synthetic, "largest_difference": max(differences),
     }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class ExportedModel:
         if not self._takes_bytes:
             channels = self._serve_images.structured_input_signature[1]["images"].shape[-1]
             raise RunError(
-                f"this export is for pictures of {channels} channels, which no encoded picture has: call its signature "
+                f"this export is for images of {channels} channels, which no encoded image has: call its signature "
                 f"serve_images with pixels, (B, H, W, {channels}) float32 in [0, 255]"
             )
         answers = self._serve(image_bytes=tf.constant(list(contents), tf.string))

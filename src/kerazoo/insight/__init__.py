@@ -1,1 +1,1 @@
-"""Pictures of numbers: a Keras model or numbers in, numbers or a picture out."""
+"""Images of numbers: a Keras model or numbers in, numbers or an image out."""

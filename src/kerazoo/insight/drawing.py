@@ -18,7 +18,7 @@ FINER = 2  # pixels of a PNG to one of the drawing
 
 
 class Drawing:
-    """A picture of `width` x `height` px with a title and a description for those who do not see it."""
+    """An image of `width` x `height` px with a title and a description for those who do not see it."""
 
     def __init__(self, width: int, height: int, title: str, description: str) -> None:
         self.title = title

@@ -1,4 +1,4 @@
-"""Feature maps as one picture."""
+"""Feature maps as one image."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ CHANNELS = 16  # maps drawn of each tap, in four rows
 
 
 def draw(maps: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> a grey picture, uint8, of the first 16 channels in rows of four with a gap of one pixel."""
+    """(H, W, C) -> a grey image, uint8, of the first 16 channels in rows of four with a gap of one pixel."""
     maps = np.nan_to_num(maps[..., :CHANNELS].astype(np.float64))
     height, width, count = maps.shape
     rows = -(-count // 4)

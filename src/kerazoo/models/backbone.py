@@ -50,15 +50,17 @@ class Backbone:
         return f"keras.applications.{self.function}, {self.features} features"
 
     def scaling_of(self, channels: int) -> str:
-        """The scaling that pictures of so many channels need in front of the network."""
+        """The scaling that images of so many channels need in front of the network."""
         return self.scaling_inside if self.scaling_inside and channels != 3 else self.scaling
 
     def preprocessing(
-        self, height: int | None = None, width: int | None = None, fit: str = "crop", channels: int = 3
+        self, height: int | None = None, width: int | None = None, resize: str = "crop", channels: int = 3
     ) -> Preprocessing:
         """What the pretrained weights expect, at the default size or the one given."""
         scaling = self.scaling_of(channels)
-        return Preprocessing(height or self.size, width or height or self.size, channels, fit=fit, scaling=scaling)
+        return Preprocessing(
+            height or self.size, width or height or self.size, channels, resize=resize, scaling=scaling
+        )
 
     def builder(self) -> Callable[..., "keras.Model"]:
         """`build_backbone` for this row."""

@@ -1,4 +1,4 @@
-"""What runs a frozen network over pictures: Keras itself, or ONNX Runtime or OpenVINO where they are faster.
+"""What runs a frozen network over images: Keras itself, or ONNX Runtime or OpenVINO where they are faster.
 
 Another engine rounds otherwise: its answers to the first batch are compared with Keras's before any is kept.
 """

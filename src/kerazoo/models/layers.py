@@ -139,17 +139,17 @@ def pooling(kind: str, size: int, *, name: str, strides: int | None = None, padd
 
 def convolution(
     x: KerasTensor, filters: int, size: int, *, strides: int = 1, name: str, relu: bool = True, momentum: float = 0.99,
-    synchronised: bool = False,
+    synchronized: bool = False,
 ) -> KerasTensor:  # fmt: skip
     """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters): convolution without bias, batch norm, ReLU (by choice).
 
-    `synchronised` batch norm takes the statistics of the whole batch where it is shared by several replicas.
+    `synchronized` batch norm takes the statistics of the whole batch where it is shared by several replicas.
     """
     x = layers.Conv2D(
         filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)  # fmt: skip
     # on other backends batch norm sees the whole batch as it is, and Keras refuses the argument
-    shared = synchronised and keras.config.backend() == "tensorflow"
+    shared = synchronized and keras.config.backend() == "tensorflow"
     x = layers.BatchNormalization(momentum=momentum, synchronized=shared, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x

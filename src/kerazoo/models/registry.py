@@ -79,7 +79,7 @@ NETWORKS: tuple[Network, ...] = (
     ),
     Network(
         "vgg_small", "vgg_small", "vgg_small", (32, 32, 3), 289_642,
-        "VGG for small pictures: pairs of 3x3 convolutions (after Simonyan & Zisserman 2014)", smallest=8,
+        "VGG for small images: pairs of 3x3 convolutions (after Simonyan & Zisserman 2014)", smallest=8,
     ),
     Network(
         "resnet20", "resnet_small", "resnet_small", (32, 32, 3), 271_098,

@@ -57,10 +57,10 @@ def reason_of(error: Exception) -> str:
     return (" ".join(lines[-1].split())[:160] or type(error).__name__).removeprefix("{{").strip()
 
 
-def decoded(contents: tf.Tensor, channels: int, fit_large: Way | None = None) -> tf.Tensor:
+def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None) -> tf.Tensor:
     """Scalar string -> (H, W, channels) uint8, in a graph.
 
-    By `fit_large`, an image over LARGE decoded bytes is decoded and fitted while no other one is in this process, so
+    By `resize_large`, an image over LARGE decoded bytes is decoded and fitted while no other one is in this process, so
     that the memory which large images take does not grow with the number of threads.
     """
 
@@ -74,18 +74,18 @@ def decoded(contents: tf.Tensor, channels: int, fit_large: Way | None = None) ->
         return traced(finish, contents)  # type: ignore[no-any-return]
 
     def alone(whole: Way, contents: tf.Tensor) -> tf.Tensor:
-        assert fit_large is not None
+        assert resize_large is not None
         lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # given back where decoding fails, too
         with tf.control_dependencies([lock]):
             contents = tf.identity(contents)
-        fitted = fit_large(whole(contents))
+        fitted = resize_large(whole(contents))
         with tf.control_dependencies([fitted]):
             done = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
         return _after(done, fitted)
 
     def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
         """The index among `ways`, to which, for a large image, `whole` is added."""
-        if fit_large is None:
+        if resize_large is None:
             return _after(size, tf.convert_to_tensor(index)), ways
         return tf.where(size > LARGE, len(ways), index), [*ways, functools.partial(alone, whole)]
 

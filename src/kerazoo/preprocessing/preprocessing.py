@@ -1,10 +1,10 @@
-"""Preprocessing: encoded bytes -> picture -> fitted pixels -> the numbers a network takes. One object, used everywhere.
+"""Preprocessing: encoded bytes -> image -> resized pixels -> the numbers a network takes. One object, used everywhere.
 
 Training, evaluation and the exported graph call these same methods, so they cannot drift apart. The work is done by
 the graph code in `resizing.py`, which runs inside `tf.data` and inside a SavedModel; it is imported on first use.
 
-Order: decode (uint8) -> fit (uint8) -> [augmentation, in training only] -> scale (float32). Fitted pixels are rounded
-to uint8 as an image library would leave them, so that they can be kept on disk without loss.
+Order: decode (uint8) -> resize (uint8) -> [augmentation, in training only] -> scale (float32). Resized pixels are
+rounded to uint8 as an image library would leave them, so that they can be kept on disk without loss.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_VALUES = 2**26  # of one prepared image, 268 MB: 4,096 x 4,096 in colour
-FITS = ("stretch", "crop", "pad")
+RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "lanczos5", "area", "nearest")
 
 # the arithmetic of keras.applications.*.preprocess_input, and [0, 1]
@@ -26,22 +26,22 @@ SCALINGS = ("none", "unit", "tf", "torch", "caffe")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures become a network's input of shape (height, width, channels).
+    """How images become a network's input of shape (height, width, channels).
 
-    Encoded pictures have 1 or 3 channels; arrays of pixels may have any number, which is then kept.
-    `fit`: "stretch" to the size; "crop" the largest centred part of the right shape; "pad" the whole picture with
+    Encoded images have 1 or 3 channels; arrays of pixels may have any number, which is then kept.
+    `resize`: "stretch" to the size; "crop" the largest centred part of the right shape; "pad" the whole image with
     black to the right shape. `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
     """
 
     height: int
     width: int
     channels: int = 3
-    fit: str = "crop"
+    resize: str = "crop"
     interpolation: str = "bilinear"
     scaling: str = "unit"
 
     def __post_init__(self) -> None:
-        allowed = {"fit": FITS, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
+        allowed = {"resize": RESIZES, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 received, choices = repr(getattr(self, name)), ", ".join(map(str, values))
@@ -78,15 +78,15 @@ class Preprocessing:
         return (self.height, self.width, self.channels)
 
     def __call__(self, contents: "tf.Tensor") -> "tf.Tensor":
-        """Scalar string of encoded bytes -> (height, width, channels) float32: decode, fit, scale."""
+        """Scalar string of encoded bytes -> (height, width, channels) float32: decode, resize, scale."""
         return self.scale(self.read(contents))
 
     def prepare(self, image: "tf.Tensor") -> "tf.Tensor":
-        """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) float32: fit, then scale."""
-        return self.scale(self.fit_pixels(image))
+        """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) float32: resize, then scale."""
+        return self.scale(self.resize_pixels(image))
 
     def decode(self, contents: "tf.Tensor") -> "tf.Tensor":
-        """Scalar string of an encoded picture -> (H, W, channels) uint8, upright.
+        """Scalar string of an encoded image -> (H, W, channels) uint8, upright.
 
         JPEG by the accurate integer transform, bit-identical to Pillow, CMYK included, and turned as its EXIF
         orientation says; PNG, GIF (a still one), BMP (24 or 32 bits) and WebP through TensorFlow. Alpha is laid over
@@ -101,7 +101,7 @@ class Preprocessing:
         return decoding.decode(contents, self.channels)
 
     def read(self, contents: "tf.Tensor") -> "tf.Tensor":
-        """Scalar string of an encoded picture -> (height, width, channels) uint8: decode, fit.
+        """Scalar string of an encoded image -> (height, width, channels) uint8: decode, resize.
 
         Large images are decoded and fitted one at a time in a process, whatever the number of threads. Raises what
         `decode` does.
@@ -109,16 +109,16 @@ class Preprocessing:
         self._check_encoded()
         from kerazoo.preprocessing import resizing
 
-        return resizing.read(contents, self.shape, self.fit, self.interpolation)
+        return resizing.read(contents, self.shape, self.resize, self.interpolation)
 
     def _check_encoded(self) -> None:
         if self.channels not in (1, 3):
             raise ModelError(
-                f"encoded pictures have 1 or 3 channels, and this takes {self.channels}: give it pixels, (H, W, "
+                f"encoded images have 1 or 3 channels, and this takes {self.channels}: give it pixels, (H, W, "
                 f"{self.channels}) in an .npz file or an array"
             )
 
-    def fit_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
+    def resize_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
         """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) uint8.
 
         Grey and colours turn into one another (copied; ITU-R 601-2 luma); any other C must be `channels`, or it raises
@@ -126,7 +126,7 @@ class Preprocessing:
         """
         from kerazoo.preprocessing import resizing
 
-        return resizing.fit(image, self.shape, self.fit, self.interpolation)
+        return resizing.resize(image, self.shape, self.resize, self.interpolation)
 
     def scale(self, image: "tf.Tensor") -> "tf.Tensor":
         """(..., channels) pixels in [0, 255] -> the same shape, float32, as the network wants them.

@@ -17,15 +17,15 @@ def read(contents: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
 @functools.cache
 def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once a process. What is fitted already, because it is large, is left as it is."""
-    fit = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
-    read = tf.function(lambda contents: fit(decoded(contents, shape[-1], fit_large=fit)), autograph=False)
+    resized = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
+    read = tf.function(lambda contents: resized(decoded(contents, shape[-1], resize_large=resized)), autograph=False)
     return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
 
 WHOLE = {"_noinline": True}  # of a function that stays one operation in the graph
 
 
-def fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
+def resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
     """(H, W, C) pixels in [0, 255] -> `shape`, uint8: channels, then size by `how` (crop, pad or stretch)."""
     image = tf.convert_to_tensor(image)
     return _compiled(tf.TensorSpec(image.shape, image.dtype), shape, how, interpolation)(image)
@@ -36,18 +36,18 @@ def _compiled(
     spec: tf.TensorSpec, shape: tuple[int, int, int], how: str, interpolation: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once a process."""
-    fit = tf.function(lambda image: _fit(image, shape, how, interpolation), autograph=False)
-    return fit.get_concrete_function(spec)  # type: ignore[no-any-return]
+    compiled = tf.function(lambda image: _resize(image, shape, how, interpolation), autograph=False)
+    return compiled.get_concrete_function(spec)  # type: ignore[no-any-return]
 
 
-def _fit(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
+def _resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
     height, width, channels = shape
     image = to_uint8(image)
     if (image.shape[-1], channels) in ((1, 3), (3, 1)):
         image = tf.repeat(image, 3, axis=-1) if channels == 3 else luma(image)
     elif image.shape[-1] != channels:
         raise ModelError(
-            f"pictures of {image.shape[-1]} channels do not become {channels}: grey and colours turn into one another, "
+            f"images of {image.shape[-1]} channels do not become {channels}: grey and colours turn into one another, "
             "any other number stays as it is"
         )
 
@@ -91,7 +91,7 @@ def _padded(image: tf.Tensor, height: int, width: int, interpolation: str, antia
 def antialiased(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """tf.image.resize(image, (height, width), antialias=True) of (H, W, C), bit for bit, in half of its time.
 
-    Its kernel is fast down the rows and slow along them. Here it goes down the rows twice: a picture one pixel wide,
+    Its kernel is fast down the rows and slow along them. Here it goes down the rows twice: an image one pixel wide,
     whose channels are a whole row, and then the same of the transposed.
     """
     image = tf.transpose(_fewer_rows(image, height), (1, 0, 2))

@@ -39,12 +39,12 @@ def check_against(recipe: Recipe, count: int) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": size})})
 
 
-def filled(recipe: Recipe, values: Mapping[str, Mapping[str, Any]]) -> Recipe:
+def with_defaults(recipe: Recipe, values: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """`recipe` with `values` where it says nothing, as if they were the defaults."""
     return make_recipe(recipe.model_dump(exclude_unset=True), defaults=values)
 
 
-def as_kept(recipe: Recipe, kept: Recipe) -> Recipe:
+def with_recorded_batch_size(recipe: Recipe, kept: Recipe) -> Recipe:
     """`recipe` with the batch size that a run kept, where `recipe` leaves it to the data; to compare the two by."""
     training = recipe.training
     if training.batch_size != "all" and "batch_size" in training.model_fields_set:

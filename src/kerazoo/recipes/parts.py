@@ -59,7 +59,7 @@ class ModelPart(Part):
 
 
 class DataPart(Part):
-    """The data, how it is split, and how pictures are fitted.
+    """The data, how it is split, and how images are fitted.
 
     `path` is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`. `validation` and `test` are
     the shares of train held out where the data has no such split. `group` is a regular expression on file names: what
@@ -80,7 +80,7 @@ class DataPart(Part):
     cache: Literal["auto", "always", "never"] = "auto"
     size: int | None = Field(None, ge=1)
     channels: Literal[1, 3] | None = None
-    fit: Literal["crop", "pad", "stretch"] | None = None
+    resize: Literal["crop", "pad", "stretch"] | None = None
 
 
 WARMUP = {"cosine": 0.05, "one_cycle": 0.25, "constant": 0, "step": 0, "plateau": 0}  # where it is left out
@@ -121,8 +121,8 @@ class OptimizerPart(Part):
             refuse(f"weight_decay={self.weight_decay} has no part in adam; take name='adamw', or leave it out")
         for key, schedules in (("milestones", ("step",)), ("factor", ("step", "plateau")), ("patience", ("plateau",))):
             if getattr(self, key) is not None and self.schedule not in schedules:
-                fitting = " or ".join(f"schedule={name!r}" for name in schedules)
-                refuse(f"{key}={getattr(self, key)} goes with {fitting}, not with {self.schedule!r}; leave it out")
+                allowed = " or ".join(f"schedule={name!r}" for name in schedules)
+                refuse(f"{key}={getattr(self, key)} goes with {allowed}, not with {self.schedule!r}; leave it out")
         if self.schedule == "plateau" and self.warmup:
             refuse(
                 f"warmup={self.warmup} does not go with schedule='plateau', which moves the rate itself; leave it out"
@@ -183,7 +183,7 @@ class TrainingPart(Part):
     `drop_last` leaves the last, partial batch of an epoch out. `balance` makes up for classes of unlike sizes, by
     sampling or by weights; see `batches.training_batches`. `label_smoothing` and `focal_gamma`: see `losses.py`.
     `early_stopping` ends training after so many epochs without a better val_loss; with it the best weights are kept,
-    also where training goes to its end. `synchronised_batch_norm` shares statistics between devices.
+    also where training goes to its end. `synchronized_batch_norm` shares statistics between devices.
     """
 
     epochs: int = Field(15, ge=0)
@@ -195,7 +195,7 @@ class TrainingPart(Part):
     balance: Literal["none", "sampling", "weights"] = "none"
     early_stopping: int | None = Field(None, ge=1)
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    synchronised_batch_norm: bool = False
+    synchronized_batch_norm: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> "TrainingPart":
@@ -227,7 +227,7 @@ class TransferPart(Part):
     `weights` is "imagenet", the name of shipped weights, a path, or "none". `scaling` says how the network of a weights
     file scaled pixels where the file does not tell: "published", as that of the published weights, or "plain", as
     keras.applications builds it with weights=None (they differ for EfficientNet B0 to B7 only). `engine` computes the
-    features; `views` is how many of each training picture the probe sees, the picture itself and `views` - 1 drawn by
+    features; `views` is how many of each training image the probe sees, the image itself and `views` - 1 drawn by
     the augmentation.
     `penalties` are the L2 strengths tried by cross-validation over `folds`; None is the default path. `unfreeze` counts
     stages of the backbone from its end; 0 is all of it. Each stage learns at `decay` times the rate of the one above

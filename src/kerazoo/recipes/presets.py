@@ -4,8 +4,8 @@
 - light (the default): a few epochs of the last two stages, mild augmentation.
 - full: all stages, stronger augmentation.
 - bit: the BiT-HyperRule (Kolesnikov et al. 2019, arXiv:1912.11370, section 3.3, and their bit_hyperrule.py), which
-  plans by the number of pictures; all stages at one rate, plain crops and mirroring. Ours begins at the probe, where
-  theirs begins at a head of zeros, and keeps the backbone's own picture size.
+  plans by the number of images; all stages at one rate, plain crops and mirroring. Ours begins at the probe, where
+  theirs begins at a head of zeros, and keeps the backbone's own image size.
 
 What a preset is cannot be set otherwise (`check_preset`). 0 epochs of any preset stop at the probe.
 """
@@ -31,7 +31,7 @@ PRESETS: dict[str, Values] = {
     },
 }
 
-# pictures to train on, fewer than; steps; where the rate is divided by 10; steps of warm-up; mixup
+# images to train on, fewer than; steps; where the rate is divided by 10; steps of warm-up; mixup
 BIT_RULE = (
     (20_000, 500, (200, 300, 400), 100, None),
     (500_000, 10_000, (3_000, 6_000, 9_000), 500, 0.1),
@@ -39,15 +39,15 @@ BIT_RULE = (
 )
 
 
-def preset_values(preset: str, *, pictures: int, stages: int) -> Values:
-    """The recipe's parts for `preset`, `pictures` to train on, and a backbone of so many `stages` (0: not parted)."""
+def preset_values(preset: str, *, images: int, stages: int) -> Values:
+    """The recipe's parts for `preset`, `images` to train on, and a backbone of so many `stages` (0: not parted)."""
     if preset == "light":
         return PRESETS[preset] | {"transfer": {"unfreeze": LIGHT if stages > LIGHT else 0}}
     if preset != "bit":
         return PRESETS[preset]
-    steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if pictures < row[0])
-    batch = min(128, pictures)
-    per_epoch = pictures // batch
+    steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if images < row[0])
+    batch = min(128, images)
+    per_epoch = images // batch
     epochs = math.ceil(steps / per_epoch)
     run = epochs * per_epoch  # steps; as shares of them, the rule's fall where they should, and fit fewer epochs, too
     return {

@@ -125,8 +125,8 @@ def make_recipe(
 def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None:
     transfer = values.get("transfer")
     preset = transfer.get("preset") if isinstance(transfer, dict) else None
-    # of the fewest pictures, for which the BiT-HyperRule plans the most epochs
-    return preset_values(preset, pictures=1, stages=0) if preset in (*PRESETS, "bit") else None
+    # of the fewest images, for which the BiT-HyperRule plans the most epochs
+    return preset_values(preset, images=1, stages=0) if preset in (*PRESETS, "bit") else None
 
 
 def data_part(values: dict[str, Any]) -> DataPart:

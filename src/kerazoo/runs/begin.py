@@ -13,16 +13,16 @@ from typing import Any
 from kerazoo.errors import Interrupted, KerazooError, RunError
 from kerazoo.files import FULL, read_json, remove_temporary, write_json, write_whole
 from kerazoo.pipelines.data.examples import Examples
-from kerazoo.recipes.checks import as_kept
+from kerazoo.recipes.checks import with_recorded_batch_size
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.environment import changes, environment, recorded
-from kerazoo.runs.locks import TakenError, beside, held, is_held, remove_left
+from kerazoo.runs.locks import TakenError, beside, is_locked, remove_left, run_lock
 from kerazoo.runs.run import RUNS, Run, check_name, differences
 
 log = logging.getLogger("kerazoo")
 
 
-def claim(
+def choose_folder(
     recipe: Recipe,
     stem: str,
     *,
@@ -53,7 +53,7 @@ def claim(
         raise RunError(f"run {folder} exists and is finished; {ways}")
     if worker:
         return folder
-    if is_held(folder):
+    if is_locked(folder):
         raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} exists and is no run; choose another --name")
@@ -65,7 +65,7 @@ def claim(
     except KerazooError as error:
         raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
     run.check_recipe()
-    recipe = as_kept(recipe, other)
+    recipe = with_recorded_batch_size(recipe, other)
     if keys := ", ".join(differences(other.model_dump(), recipe.model_dump())):
         state = "finished" if run.status == "finished" else "unfinished"
         raise RunError(f"run {folder} is {state}, with another recipe ({keys}); {ways}")
@@ -79,10 +79,10 @@ def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
         try:
             run.check_recipe()
             kept = run.recipe()
-            same = not run.is_told and kept.model_dump() == as_kept(recipe, kept).model_dump()
+            same = not run.is_told and kept.model_dump() == with_recorded_batch_size(recipe, kept).model_dump()
         except KerazooError:
             continue  # of another version
-        if same and not is_held(run.folder):
+        if same and not is_locked(run.folder):
             yield run.folder
 
 
@@ -95,7 +95,7 @@ def free_name(stem: str, root: Path = RUNS) -> str:
 
 
 @contextmanager
-def begun(
+def started(
     folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True,
     overwrite: bool = False, numbered: bool = False, **known: Any,
 ) -> Iterator[Run]:  # fmt: skip
@@ -131,7 +131,7 @@ def _opened(
     """The run in `folder`, held by `stack`: the one that is there, made ready to go on, or a new one."""
     if not folder.exists():
         return _make(folder, recipe, examples, known, stack)
-    stack.enter_context(held(folder))
+    stack.enter_context(run_lock(folder))
     run = Run(folder)
     other = _what_differs(run, recipe, examples, known)
     if other and overwrite:
@@ -205,7 +205,7 @@ def _make(
     recorded = {"recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "recipe": tomllib.loads(text)}
     try:
         making.mkdir(parents=True)
-        stack.enter_context(held(making))  # so that no other process takes it for one that was killed
+        stack.enter_context(run_lock(making))  # so that no other process takes it for one that was killed
         write_json(making / "run.json", {"status": "running", **known, **recorded})
         write_whole(making / "recipe.toml", text)
         write_json(making / "environment.json", environment())

@@ -19,7 +19,7 @@ class TakenError(RunError):
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the lock goes with the process, however it ends. Raises TakenError if held."""
     with (folder / LOCK).open("w") as file:
         if not lock(file.fileno()):
@@ -27,7 +27,7 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process is training there."""
     try:
         with (folder / LOCK).open("r+") as file:
@@ -45,7 +45,7 @@ def remove_left(root: Path) -> None:
     """Remove the folders that killed processes left in `root` while they made or replaced a run."""
     for path in root.glob(".*"):
         left = LEFT.fullmatch(path.name)
-        if left and path.is_dir() and not _is_alive(int(left[1])) and not is_held(path):
+        if left and path.is_dir() and not _is_alive(int(left[1])) and not is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
 
 

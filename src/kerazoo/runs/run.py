@@ -7,7 +7,7 @@ runs/NAME/run.json             status (running, interrupted, finished), results,
           environment.json     versions, hardware, command, commit
           data.json            source, digest, classes, counts
           model.json, model.weights.h5
-          stages.json          of a fine-tuning: what each phase cost and gained; the penalties that the probe tried
+          phases.json          of a fine-tuning: what each phase cost and gained; the penalties that the probe tried
           history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
           checkpoints/         the newest state of training; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy

@@ -9,7 +9,7 @@ import numpy as np
 
 from kerazoo.errors import DataError, RunError
 from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, is_version
-from kerazoo.pipelines.data.file_names import one_line, picture_files, undecodable
+from kerazoo.pipelines.data.file_names import image_files, one_line, undecodable
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ def find_export(model: str | Path) -> Path | None:
 
 
 def find_files(targets: Sequence[str | Path]) -> list[Path]:
-    """Files as given, and the pictures below folders. Raises DataError for what is missing or empty."""
+    """Files as given, and the images below folders. Raises DataError for what is missing or empty."""
     files: list[Path] = []
     for target in map(Path, targets):
         if target.is_dir():
-            found, others = picture_files(target)
+            found, others = image_files(target)
             if not found:
-                raise DataError(f"there are no pictures in {target}{undecodable(others)}")
+                raise DataError(f"there are no images in {target}{undecodable(others)}")
             files += found
         elif target.exists():  # what is no regular file becomes a row that says so
             files.append(target)

@@ -47,9 +47,9 @@ class Head:
         if focal_gamma is not None and name != "focal":
             raise ModelError(f"focal_gamma={focal_gamma!r} is of loss='focal', not of {name!r}; leave it out")
         if label_smoothing and name not in SMOOTHED:
-            fitting = ", ".join(SMOOTHED)
+            smoothed = ", ".join(SMOOTHED)
             raise ModelError(
-                f"label_smoothing={label_smoothing!r} does not go with loss={name!r}; it goes with {fitting}"
+                f"label_smoothing={label_smoothing!r} does not go with loss={name!r}; it goes with {smoothed}"
             )
         if name == "focal":
             gamma = 2.0 if focal_gamma is None else focal_gamma

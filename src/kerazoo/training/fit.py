@@ -20,9 +20,9 @@ from kerazoo.pipelines.input.batches import TrainingBatches
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_head
-from kerazoo.training.optimizers import make_optimizer, steering
+from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.plan import make_loss
-from kerazoo.training.watching import watchers
+from kerazoo.training.watching import logging_callbacks
 
 log = logging.getLogger("kerazoo")
 
@@ -43,9 +43,9 @@ def fit(
     """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
     `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Ends
-    after an epoch whose loss is not finite (see `diverged`). Raises Interrupted where a signal stopped it.
+    after an epoch whose loss is not finite (see `divergence_message`). Raises Interrupted where a signal stopped it.
     """
-    epochs, pictures = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
+    epochs, images = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, write=devices.is_chief,
@@ -56,11 +56,11 @@ def fit(
         log.info(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
     metrics = None
     with ExitStack() as stack:
-        callbacks = [batches.clock(), *steering(recipe), StopOnNaN()]
+        callbacks = [batches.clock(), *control_callbacks(recipe), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(watchers(run, recipe, examples, spec.preprocessing, epochs=epoch))
-            metrics = MetricsWriter(run.folder, pictures)
-            progress = stack.enter_context(Progress(pictures, start_step=step))
+            watch = stack.enter_context(logging_callbacks(run, recipe, examples, spec.preprocessing, epochs=epoch))
+            metrics = MetricsWriter(run.folder, images)
+            progress = stack.enter_context(Progress(images, start_step=step))
             callbacks += [progress, *watch(model), metrics]
         stack.enter_context(resume.signals())
         stack.enter_context(devices.training())
@@ -75,7 +75,7 @@ def fit(
     return metrics.rows
 
 
-def diverged(rows: list[dict[str, float]], recipe: Recipe) -> str:
+def divergence_message(rows: list[dict[str, float]], recipe: Recipe) -> str:
     """What to say of a training whose last loss is not finite; "" of any other."""
     if not rows or np.isfinite(rows[-1]["loss"]):
         return ""
@@ -94,7 +94,7 @@ def compile_model(
     with devices.building(), devices.scope():
         model.compile(
             optimizer=make_optimizer(recipe.optimizer, steps=steps, factors=factors),
-            loss=devices.weigh(make_loss(recipe, spec.head, loss)),
+            loss=devices.weighted_loss(make_loss(recipe, spec.head, loss)),
             metrics=[metric(soft=augmentation_of(recipe).mixes)],
             jit_compile=devices.jit_compile,
         )

@@ -57,7 +57,7 @@ def make_optimizer(
     return optimizer
 
 
-def steering(recipe: Recipe) -> list[keras.callbacks.Callback]:
+def control_callbacks(recipe: Recipe) -> list[keras.callbacks.Callback]:
     """The callbacks that change training as the recipe asks: the plateau's rate, and early stopping.
 
     Both watch val_loss. They keep state; they go before watchers, and after whatever sets the epoch.

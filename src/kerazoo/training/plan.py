@@ -16,7 +16,7 @@ from kerazoo.models.backbone import Backbone
 from kerazoo.models.description import ModelSpec, check_description
 from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.saved import load_spec
-from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.data.examples import Examples, split_like_classes
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.pipelines.data.load import load_examples
@@ -52,14 +52,14 @@ def assemble(recipe: Recipe, devices: Devices) -> Assembled:
     entry = find(recipe.model.name)
     augmentation_of(recipe)  # refuses what it does not know before any data is read
     examples = load_examples(recipe.data)
-    recipe = fitting(recipe, examples, devices)
-    loss = loss_of(recipe, examples, entry.loss)
-    preprocessing = input_of(entry, recipe, examples)
-    check_pictures(examples)
-    reproducible(recipe.seed)
-    batches, validation = batches_of(recipe, examples, preprocessing, devices)
-    preferred = {"momentum": momentum_for(batches.steps), "synchronised": recipe.training.synchronised_batch_norm}
-    spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
+    recipe = resolve_batch_size(recipe, examples, devices)
+    loss = choose_loss(recipe, examples, entry.loss)
+    preprocessing = make_preprocessing(entry, recipe, examples)
+    check_images(examples)
+    set_seed(recipe.seed)
+    batches, validation = make_batches(recipe, examples, preprocessing, devices)
+    preferred = {"momentum": momentum_for(batches.steps), "synchronized": recipe.training.synchronized_batch_norm}
+    spec = make_spec(entry, recipe, preprocessing, examples, **preferred)
     with devices.building(), devices.scope(), precision(recipe):
         model = spec.build()
     devices.check_batch_norm(model)
@@ -67,7 +67,7 @@ def assemble(recipe: Recipe, devices: Devices) -> Assembled:
     return Assembled(recipe, examples, batches, validation, spec, model, loss)
 
 
-def fitting(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
+def resolve_batch_size(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
     """The recipe with its batch size in numbers. Raises RecipeError where data or devices do not allow it."""
     count = int(np.sum(examples.splits == "train"))
     recipe = check_against(recipe, count)
@@ -87,7 +87,7 @@ def momentum_for(steps: int) -> float:
     return max(1 - 10 / max(steps, 1), 0.9)
 
 
-def input_of(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> Preprocessing:
+def make_preprocessing(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> Preprocessing:
     """The preprocessing for `entry`: the size asked for, or the arrays' own, or the network's default.
 
     Channels: those asked for, or the arrays' own, or the network's default. A backbone gets grey as three channels,
@@ -100,14 +100,15 @@ def input_of(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> P
             channels = found
         if found not in (1, 3) and recipe.data.channels not in (None, found):
             raise RecipeError(f"data.channels={recipe.data.channels}: the arrays have {found} channels; leave it out")
-    size, fit = recipe.data.size, recipe.data.fit or "crop"
+    size = recipe.data.size
+    resize = recipe.data.resize or "crop"
     height, width = (size, size) if size else (height, width)
     if isinstance(entry, Backbone):
-        return entry.preprocessing(height, width, fit, recipe.data.channels or channels)
-    return Preprocessing(height, width, recipe.data.channels or channels, fit=fit, scaling="unit")
+        return entry.preprocessing(height, width, resize, recipe.data.channels or channels)
+    return Preprocessing(height, width, recipe.data.channels or channels, resize=resize, scaling="unit")
 
 
-def spec_of(
+def make_spec(
     entry: Network | Backbone, recipe: Recipe, preprocessing: Preprocessing, examples: Examples, **preferred: Any
 ) -> ModelSpec:
     """The model of a run, every argument resolved, so that a later default changes nothing.
@@ -124,7 +125,7 @@ def spec_of(
     return spec
 
 
-def loss_of(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
+def choose_loss(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
     """The name of the recipe's loss, else the network's `preferred` one for classes, else the head's own.
 
     Raises ModelError where it does not go with the labels.
@@ -143,7 +144,7 @@ def make_loss(recipe: Recipe, head: str, name: str) -> keras.losses.Loss:
     )
 
 
-def batches_of(
+def make_batches(
     recipe: Recipe, examples: Examples, preprocessing: Preprocessing, devices: Devices
 ) -> tuple[TrainingBatches, tf.data.Dataset]:
     """The training and the validation batches that `recipe` asks for, from a cache where it is worth it."""
@@ -174,7 +175,7 @@ def precision(recipe: Recipe) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def reproducible(seed: int) -> None:
+def set_seed(seed: int) -> None:
     """Seed Python, numpy and the backend, and ask TensorFlow for deterministic kernels."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -207,7 +208,7 @@ def input_and_arguments(
 ) -> tuple[Preprocessing, dict[str, object]]:
     """The preprocessing, and the builder arguments that stored weights were made with."""
     if source is None or not source.is_dir():
-        return input_of(entry, recipe, examples), {}
+        return make_preprocessing(entry, recipe, examples), {}
     spec = load_spec(source)
     if spec.name != entry.name:
         raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
@@ -221,6 +222,6 @@ def input_and_arguments(
                 f"{source} expect {values['channels']}; only backbone weights of 3 channels can be adapted"
             )
         values |= {"channels": wanted, "scaling": entry.scaling_of(wanted)}
-    values |= {"fit": recipe.data.fit or values["fit"]}
+    values |= {"resize": recipe.data.resize or values["resize"]}
     values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
     return Preprocessing.from_json(values), dict(spec.arguments)

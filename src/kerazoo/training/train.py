@@ -18,13 +18,13 @@ from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.recipes.recipe import Recipe
-from kerazoo.runs.begin import begun, claim
+from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.digests import digests_of
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.training.fit import diverged, fit
+from kerazoo.training.fit import divergence_message, fit
 from kerazoo.training.outcome import Outcome, trained
 from kerazoo.training.plan import assemble
-from kerazoo.training.watching import watch_kept
+from kerazoo.training.watching import log_kept
 
 log = logging.getLogger("kerazoo")
 
@@ -35,11 +35,11 @@ def train(
 ) -> Run:  # fmt: skip
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.
 
-    A run that was begun by the same recipe and not finished goes on from its newest checkpoint (see `runs.claim`).
+    A run that was begun by the same recipe and not finished goes on from its newest checkpoint (`choose_folder`).
     With `reported` False the caller calls `run.set_reported()` once it has told the result; a run that finished and was
     never reported (its process was killed) is what the next call with the same recipe returns.
-    `devices` are those that the recipe asks for, opened. Of several workers only the
-    first writes and evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
+    `devices` are those that the recipe asks for, opened. Of several workers only the first writes and
+    evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
     where a signal asked to stop.
     """
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def train(
     devices = devices or open_devices(recipe.devices)
     worker = devices.worker if devices.workers > 1 else None
     stem = f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
-    folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
+    folder = choose_folder(recipe, stem, name=name, root=root, overwrite=overwrite, worker=worker)
     if finished(folder) and not overwrite:
         return Run(folder)
     with true_causes(recipe):
@@ -56,20 +56,20 @@ def train(
     writes, on = devices.is_chief, devices.describe()
     with (
         true_causes(recipe, examples, spec.preprocessing),
-        begun(folder, recipe, examples, writes=writes, overwrite=overwrite, numbered=name is None, devices=on) as run,
+        started(folder, recipe, examples, writes=writes, overwrite=overwrite, numbered=name is None, devices=on) as run,
     ):
         history = fit(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
             loss=made.loss, devices=devices,
         )  # fmt: skip
-        if reason := diverged(history, recipe):
+        if reason := divergence_message(history, recipe):
             raise KerazooError(reason)
         if not devices.is_chief:
             return run
-        return close_run(run, recipe, spec, made.model, examples, history, start, reported=reported)
+        return finish_run(run, recipe, spec, made.model, examples, history, start, reported=reported)
 
 
-def close_run(
+def finish_run(
     run: Run, recipe: Recipe, spec: ModelSpec, model: keras.Model, examples: Examples,
     history: list[dict[str, float]], start: float, *, outcome: Outcome | None = None, **known: Any,
 ) -> Run:  # fmt: skip
@@ -81,7 +81,7 @@ def close_run(
     outcome.draw(history, run.folder)
     save_model(run.folder, spec, model)
     stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
-    watch_kept(stored, outcome.levels, run, recipe, examples, spec.preprocessing, epochs=epochs)
+    log_kept(stored, outcome.levels, run, recipe, examples, spec.preprocessing, epochs=epochs)
     results: dict[str, Any] = {}
     for split in examples.split_names[1:]:
         result = evaluate_model(stored, spec, examples.split(split), run.folder / "evaluation", split)

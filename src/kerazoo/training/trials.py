@@ -1,4 +1,4 @@
-"""Before a run: which learning rate, and whether the network can learn at all. Nothing is kept but a picture."""
+"""Before a run: which learning rate, and whether the network can learn at all. Nothing is kept but a chart."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from kerazoo.training.plan import Assembled, assemble
 from kerazoo.training.rate_finder import RateTrial, find_rate
 
 
-def try_rates(recipe: Recipe, picture: Path, *, devices: Devices) -> RateTrial:
-    """The range test of `find_rate` on the network and the data of `recipe`; its curve is drawn to `picture`."""
+def try_rates(recipe: Recipe, chart: Path, *, devices: Devices) -> RateTrial:
+    """The range test of `find_rate` on the network and the data of `recipe`; its curve is drawn to `chart`."""
     made = _compiled(recipe, devices)
     trial = find_rate(made.model, made.batches.at(0, 0))
     marks = [] if trial.suggestion is None else [(trial.suggestion, f"suggestion {trial.suggestion:.2g}")]
     series = {"loss": (list(trial.rates), list(trial.losses)), "smoothed": (list(trial.rates), list(trial.smoothed))}
     draw_curves(
-        picture, series, title="Learning rate range test", x_label="learning rate", y_label="loss", log_x=True,
+        chart, series, title="Learning rate range test", x_label="learning rate", y_label="loss", log_x=True,
         marks=marks,
     )  # fmt: skip
     return trial

@@ -20,7 +20,7 @@ from kerazoo.runs.run import Run
 
 
 @contextmanager
-def watchers(
+def logging_callbacks(
     run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
@@ -40,7 +40,7 @@ def watchers(
         yield watch
 
 
-def watch_kept(
+def log_kept(
     model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, recipe: Recipe, examples: Examples,
     preprocessing: Preprocessing, *, epochs: int, ) -> None:  # fmt: skip
     """Draw the feature maps of the `model` that was kept after all `epochs`, as of one epoch more.

@@ -41,7 +41,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
 
 
 def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: int) -> None:
-    """Give the batch norms of random weights the statistics of the training pictures, as they are.
+    """Give the batch norms of random weights the statistics of the training images, as they are.
 
     Those of a new network are 0 and 1, far from what training, which uses each batch's own, would make of the features
     under the probe's head.

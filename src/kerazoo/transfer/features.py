@@ -1,9 +1,9 @@
-"""Features: one pass of a frozen network over pictures, in inference mode, kept on disk picture by picture.
+"""Features: one pass of a frozen network over images, in inference mode, kept on disk image by image.
 
-What is kept is found again by the content of the picture and by all that its features depend on: a changed picture is
+What is kept is found again by the content of the image and by all that its features depend on: a changed image is
 computed again by itself, another preprocessing, weight, network, view or engine makes another folder. A pass that was
-cut off goes on behind the last chunk that it wrote. Every batch has the same shape, so that a picture's features are
-the same whatever pictures are beside it.
+cut off goes on behind the last chunk that it wrote. Every batch has the same shape, so that an image's features are
+the same whatever images are beside it.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.pipelines.input.images import DECODERS, decoded_from
-from kerazoo.pipelines.input.images import VERSION as PICTURES
+from kerazoo.pipelines.input.images import VERSION as IMAGES
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
-BATCH = 32  # pictures in every batch
-CHUNK = 256  # pictures in a file: what a killed pass loses at most
+BATCH = 32  # images in every batch
+CHUNK = 256  # images in a file: what a killed pass loses at most
 VERSION = 2  # of how features are made and kept
-HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronised")  # arguments that no feature depends on
+HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronized")  # arguments that no feature depends on
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FeaturePass:
             "engine": [engine, versions_of(engine)],
             "network": spec.name, "weights": weights_digest(self.model),
             "arguments": {k: v for k, v in spec.arguments.items() if k not in HEAD_ONLY},
-            "preprocessing": spec.preprocessing.to_json(), "pictures": PICTURES,
+            "preprocessing": spec.preprocessing.to_json(), "images": IMAGES,
             "devices": sorted({device.device_type for device in tf.config.get_visible_devices()}),
         }  # fmt: skip
         self._run: Runner | None = None
@@ -74,7 +74,7 @@ class FeaturePass:
         self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0,
         progress: Callable[[int, int], None] = lambda count, of: None,
     ) -> Features:  # fmt: skip
-        """The features of all `examples`; of view 1 and on, of the picture as `augmentation` drew it by (seed, view).
+        """The features of all `examples`; of view 1 and on, of the image as `augmentation` drew it by (seed, view).
 
         `progress` is told how many of those to be computed are done. Raises DataError, which names the image, where an
         image is not the one whose hash is known or cannot be decoded; KerazooError where memory or a device failed (see
@@ -116,7 +116,7 @@ class FeaturePass:
     def _computed(
         self, examples: Examples, augmentation: Augmentation | None, seeds: np.ndarray
     ) -> Iterator[np.ndarray]:
-        """(BATCH, F) for batch after batch; the last one is filled up by its last picture."""
+        """(BATCH, F) for batch after batch; the last one is filled up by its last image."""
         inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
         with true_causes(None, examples, self.preprocessing):
             for batch in inputs.as_numpy_iterator():
@@ -136,12 +136,12 @@ def _inputs(
         pixels = read(index)
         return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed_of[index]))
 
-    pictures = tf.data.Dataset.range(len(examples)).map(one, num_parallel_calls=DECODERS, deterministic=True)
-    return pictures.batch(BATCH).prefetch(2)
+    images = tf.data.Dataset.range(len(examples)).map(one, num_parallel_calls=DECODERS, deterministic=True)
+    return images.batch(BATCH).prefetch(2)
 
 
 def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
-    """(N, 2) int64: of the picture's content, so that neither order nor neighbours matter."""
+    """(N, 2) int64: of the image's content, so that neither order nor neighbours matter."""
     contents = np.array([int(key[:15], 16) for key in keys], np.int64)
     return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)
 

@@ -1,6 +1,6 @@
-"""Transfer learning in stages, each measured on validation, each kept only where it helps.
+"""Transfer learning in phases, each measured on validation, each kept only where it helps.
 
-1. Features: one pass of the frozen network over the pictures (`features.py`).
+1. Features: one pass of the frozen network over the images (`features.py`).
 2. Probe: a linear model on them, by convex optimisation (`probe.py`). It is the baseline, and the head to start from.
 3. Fine-tuning from the probe on, where `training.epochs` > 0: the stages asked for are unfrozen, their rates fall from
    head to stem (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
@@ -20,37 +20,37 @@ from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.registry import find
 from kerazoo.models.weights.loading import copy_weights, weights_digest
 from kerazoo.models.weights.sources import check_weights, weights_of
-from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.augmentation import augmentation_of
 from kerazoo.pipelines.input.causes import true_causes
-from kerazoo.recipes.checks import check_preset, filled
+from kerazoo.recipes.checks import check_preset, with_defaults
 from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.presets import preset_values
 from kerazoo.recipes.recipe import Recipe
-from kerazoo.runs.begin import begun, claim
+from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.training.fit import diverged, fit
+from kerazoo.training.fit import divergence_message, fit
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import (
-    batches_of,
-    fitting,
+    choose_loss,
     input_and_arguments,
-    loss_of,
+    make_batches,
+    make_spec,
     momentum_for,
     precision,
-    reproducible,
-    spec_of,
+    resolve_batch_size,
+    set_seed,
     summary,
 )
-from kerazoo.training.train import close_run
+from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
 from kerazoo.transfer.outcome import transferred
-from kerazoo.transfer.phases import Stages
-from kerazoo.transfer.refinement import after, calibrated
+from kerazoo.transfer.phases import Phases
+from kerazoo.transfer.refinement import calibrated, refine
 from kerazoo.transfer.unfreezing import unfreeze
 
 log = logging.getLogger("kerazoo")
@@ -60,11 +60,11 @@ def finetune(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, reported: bool = True,
 ) -> Run:  # fmt: skip
-    """Fine-tune a backbone or network of the registry on pictures; the finished run, evaluated on val and test.
+    """Fine-tune a backbone or network of the registry on images; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
     same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
-    `reported` as in `train`. `stages.json` in the run has what each stage cost and
+    `reported` as in `train`. `phases.json` in the run has what each phase cost and
     gained.
 
     Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
@@ -82,26 +82,26 @@ def finetune(
     check_weights(entry, transfer.weights)
     examples = load_examples(recipe.data)
     if transfer.preset is not None:
-        pictures, parts = int(np.sum(examples.splits == "train")), len(getattr(entry, "stages", ()))
-        recipe = filled(recipe, preset_values(transfer.preset, pictures=pictures, stages=parts))
+        images, parts = int(np.sum(examples.splits == "train")), len(getattr(entry, "stages", ()))
+        recipe = with_defaults(recipe, preset_values(transfer.preset, images=images, stages=parts))
         transfer = recipe.transfer or transfer
     stem = f"{entry.name}-{Path(recipe.data.path).stem}"
-    folder = claim(recipe, stem, name=name, root=root, overwrite=overwrite)
+    folder = choose_folder(recipe, stem, name=name, root=root, overwrite=overwrite)
     if finished(folder) and not overwrite:
         return Run(folder)
-    recipe = fitting(recipe, examples, devices)
-    loss = loss_of(recipe, examples)
+    recipe = resolve_batch_size(recipe, examples, devices)
+    loss = choose_loss(recipe, examples)
     source = weights_of(entry, transfer.weights)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
-    check_pictures(examples)
+    check_images(examples)
     check_probe(recipe, examples)
-    reproducible(recipe.seed)
+    set_seed(recipe.seed)
 
     epochs = recipe.training.epochs
     steps = max(int(np.sum(examples.splits == "train")) // int(recipe.training.batch_size), 1)
     preferred = stored if source is not None else {"momentum": momentum_for(steps)}
-    preferred = {**preferred, "synchronised": recipe.training.synchronised_batch_norm}
-    spec = spec_of(entry, recipe, preprocessing, examples, **preferred)
+    preferred = {**preferred, "synchronized": recipe.training.synchronized_batch_norm}
+    spec = make_spec(entry, recipe, preprocessing, examples, **preferred)
     with true_causes(recipe):
         single = build_with(spec, source, transfer.scaling)  # on one device, in float32: as the run is evaluated
         with devices.scope(), precision(recipe):
@@ -117,40 +117,40 @@ def finetune(
     digest, on = weights_digest(feature_extractor(single)), devices.describe()
     with (
         true_causes(recipe, examples, spec.preprocessing),
-        begun(
+        started(
             folder, recipe, examples, overwrite=overwrite, numbered=name is None, start_weights=digest,
             devices=on,
         ) as run,
     ):  # fmt: skip
         if source is None:
             norm_by_data(single, spec, examples, recipe.seed)
-        stages = Stages()
-        probe = learn_head(single, spec, examples, recipe, stages)
+        phases = Phases()
+        probe = learn_head(single, spec, examples, recipe, phases)
         history: list[dict[str, float]] = []
         if epochs:
             copy_weights(single, model)
-            batches, validation = batches_of(recipe, examples, preprocessing, devices)
+            batches, validation = make_batches(recipe, examples, preprocessing, devices)
             begin, first = time.perf_counter(), single.get_weights()
             factors = rates_of(model, entry, transfer.decay)
             history = fit(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
                 devices=devices, factors=factors,
             )  # fmt: skip
-            if reason := diverged(history, recipe):
+            if reason := divergence_message(history, recipe):
                 log.info(f"fine-tuning ended early: {reason}")
             copy_weights(model, single)
             for layer, trained in zip(single.layers, model.layers, strict=True):
                 layer.trainable = trained.trainable
             choices = max(len(history), 1) if recipe.training.early_stopping else 1  # epochs the best was taken from
             tuning = time.perf_counter() - begin
-            after(single, first, batches, examples, spec, recipe, stages, tuning, choices)
+            refine(single, first, batches, examples, spec, recipe, phases, tuning, choices)
         else:
             MetricsWriter(run.folder, 0).settle()
         if transfer.calibrate:
-            spec = calibrated(single, spec, examples, stages)
-        stages.write(run.folder, probe)
-        outcome = transferred(history, recipe, stages.stages, examples.task)
-        return close_run(
-            run, recipe, spec, single, examples, history, start, outcome=outcome, stages=stages.to_json(),
+            spec = calibrated(single, spec, examples, phases)
+        phases.write(run.folder, probe)
+        outcome = transferred(history, recipe, phases.phases, examples.task)
+        return finish_run(
+            run, recipe, spec, single, examples, history, start, outcome=outcome, phases=phases.to_json(),
             reported=reported,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.scores import Measured
 from kerazoo.terminal import progress_bar
 from kerazoo.transfer.features import FeaturePass
-from kerazoo.transfer.phases import Stages
+from kerazoo.transfer.phases import Phases
 from kerazoo.transfer.probe import Probe, check_folds, learn_probe
 
 
@@ -36,7 +36,7 @@ def check_probe(recipe: Recipe, examples: Examples) -> None:
     transfer, train = recipe.transfer or TransferPart(), examples.split("train")
     if recipe.training.balance != "none" and examples.task != "multiclass":
         raise RecipeError(
-            f"training.balance={recipe.training.balance!r} is for one class a picture; this data is {examples.task}"
+            f"training.balance={recipe.training.balance!r} is for one class an image; this data is {examples.task}"
         )
     if transfer.views > 1 and not replace(augmentation_of(recipe), mixup=0.0, cutmix=0.0).describe():
         raise RecipeError(
@@ -48,8 +48,8 @@ def check_probe(recipe: Recipe, examples: Examples) -> None:
     check_engine(transfer.engine)
 
 
-def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe, stages: Stages) -> Probe:
-    """The probe on features of the frozen network, put into the layer `logits` of `model`; two stages."""
+def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe, phases: Phases) -> Probe:
+    """The probe on features of the frozen network, put into the layer `logits` of `model`; two phases."""
     transfer, train, val = recipe.transfer or TransferPart(), examples.split("train"), examples.split("val")
     features = FeaturePass(model, spec, engine=transfer.engine, cached=recipe.data.cache != "never")
     drawn = augmentation_of(recipe)
@@ -59,7 +59,7 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
             for view in range(transfer.views)
         ]
         held = features(val, progress=progress)
-    stages.features([*views, held])
+    phases.features([*views, held])
 
     begin = time.perf_counter()
     probe = learn_probe(
@@ -72,5 +72,5 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
         logits = probe.logits(held.values)
     else:  # what is measured is what is served: Keras's own features
         logits = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
-    stages.probe(probe, Measured.of(logits, val.labels, examples.task), time.perf_counter() - begin)
+    phases.probe(probe, Measured.of(logits, val.labels, examples.task), time.perf_counter() - begin)
     return probe

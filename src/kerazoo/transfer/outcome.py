@@ -9,28 +9,28 @@ from kerazoo.tasks.task import find_head
 from kerazoo.training.outcome import Outcome, Values, trained
 
 if TYPE_CHECKING:
-    from kerazoo.transfer.phases import Stage
+    from kerazoo.transfer.phases import Phase
 
 
 def transferred(
-    history: Sequence[Mapping[str, float]], recipe: Recipe, stages: "Iterable[Stage]", task: str
+    history: Sequence[Mapping[str, float]], recipe: Recipe, phases: "Iterable[Phase]", task: str
 ) -> Outcome:  # fmt: skip
     """Of a transfer: the probe and the last phase that was kept, each with what it got on validation."""
-    measured = [stage for stage in stages if stage.score is not None]
-    kept = [stage for stage in measured if stage.kept][-1]
-    tuned = next((stage for stage in measured if stage.name == "fine-tuning"), None)
+    measured = [phase for phase in phases if phase.score is not None]
+    kept = [phase for phase in measured if phase.kept][-1]
+    tuned = next((phase for phase in measured if phase.name == "fine-tuning"), None)
     dropped = tuned is not None and not tuned.kept
     lines = {"probe": measured[0], f"kept: {kept.name}": kept}
-    levels = {name: _values(stage, recipe, task) for name, stage in lines.items()}
+    levels = {name: _values(phase, recipe, task) for name, phase in lines.items()}
     epoch = trained(history, recipe).epoch if kept is tuned else None
     return Outcome(epoch, dropped, levels)
 
 
-def _values(stage: "Stage", recipe: Recipe, task: str) -> Values:
+def _values(phase: "Phase", recipe: Recipe, task: str) -> Values:
     head, training = find_head(task), recipe.training
     values: Values = {}
     if training.loss in (None, head.loss) and not training.label_smoothing:  # else the curves have another loss
-        values["loss"] = math.nan if stage.loss is None else stage.loss
-    assert stage.score is not None
-    values["mae" if head.metric == "mae" else "accuracy"] = -stage.score if head.metric == "mae" else stage.score
+        values["loss"] = math.nan if phase.loss is None else phase.loss
+    assert phase.score is not None
+    values["mae" if head.metric == "mae" else "accuracy"] = -phase.score if head.metric == "mae" else phase.score
     return values

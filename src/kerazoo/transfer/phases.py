@@ -1,6 +1,6 @@
-"""What each stage of a transfer cost and gained on validation: lines as it goes on, `stages.json` at the end.
+"""What each phase of a transfer cost and gained on validation: lines as it goes on, `phases.json` at the end.
 
-A stage is kept where it helps by more than chance (`Measured.helps_over`), so that the result is never below the probe.
+A phase is kept where it helps by more than chance (`Measured.helps_over`), so that the result is never below the probe.
 What is fitted to validation is judged by cross-fitting: `score` and `loss` are those of each fold with what the others
 give.
 """
@@ -23,8 +23,8 @@ log = logging.getLogger("kerazoo")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage: seconds; of features, how many were `computed`; the mean score and loss on validation with it; what it
+class Phase:
+    """One phase: seconds; of features, how many were `computed`; the mean score and loss on validation with it; what it
     gained in score, and saved in loss, over what was kept before. Of fine-tuning, of how many epochs it is the best on
     validation (`choices`), which widens the intervals; of a temperature, the expected calibration error before and with
     it (`ece_before`, `ece`)."""
@@ -43,22 +43,22 @@ class Stage:
     ece: float | None = None
 
 
-class Stages:
-    """The stages of a run so far, and the measure of the best of them. The log gets a line for each, behind `title`."""
+class Phases:
+    """The phases of a run so far, and the measure of the best of them. The log gets a line for each, behind `title`."""
 
     def __init__(self, title: str = "") -> None:
         self.title = title
-        self.stages: list[Stage] = []
+        self.phases: list[Phase] = []
         self.best: Measured | None = None
 
     def features(self, passes: Sequence[Features]) -> None:
-        """The first stage: passes of the frozen network."""
+        """The first phase: passes of the frozen network."""
         computed, seconds = sum(one.computed for one in passes), sum(one.seconds for one in passes)
         rows = sum(len(one.values) for one in passes)
         where = f"{computed:,} computed, {rows - computed:,} from the cache" if computed < rows else "all computed"
         self._add(
-            Stage("features", seconds, why=where, computed=computed),
-            f"features of {rows:,} pictures: {where}; {seconds:.1f} s",
+            Phase("features", seconds, why=where, computed=computed),
+            f"features of {rows:,} images: {where}; {seconds:.1f} s",
         )
 
     def probe(self, probe: Probe, measured: Measured, seconds: float) -> None:
@@ -71,10 +71,10 @@ class Stages:
             said += f"; {', '.join(f'{p:g}' for p in probe.unsolved)} did not converge"
         score, loss = float(measured.scores.mean()), float(measured.losses.mean())
         line = f"probe: val {score:.4f}, loss {loss:.4f}; {said}; {seconds:.1f} s"
-        self._add(Stage("probe", seconds, score, loss, why=said), line)
+        self._add(Phase("probe", seconds, score, loss, why=said), line)
 
-    def judge(self, name: str, measured: Measured, seconds: float, *, choices: int = 1) -> bool:
-        """Whether a later stage is kept: where it helps over what was kept before.
+    def keep_if_better(self, name: str, measured: Measured, seconds: float, *, choices: int = 1) -> bool:
+        """Whether a later phase is kept: where it helps over what was kept before.
 
         It is the best of `choices` on validation.
         """
@@ -114,44 +114,44 @@ class Stages:
         return temperature.helps
 
     def leave_out(self, name: str, why: str, seconds: float, ece_before: float | None = None) -> None:
-        """A later stage that there is nothing to judge of."""
+        """A later phase that there is nothing to judge of."""
         why = f"dropped: {why}"
         error = "" if ece_before is None else f"ECE {ece_before:.4f}; "
         line = f"{name}: {error}{why}; {seconds:.1f} s"
-        self._add(Stage(name, seconds, kept=False, why=why, ece_before=ece_before), line)
+        self._add(Phase(name, seconds, kept=False, why=why, ece_before=ece_before), line)
 
     def _judge(
         self, name: str, measured: Measured, over: Measured, kept: bool, seconds: float, choices: int = 1,
         ece_before: float | None = None, ece: float | None = None,
     ) -> bool:  # fmt: skip
         gained, saved = measured.gain_over(over, choices=choices), measured.saved_over(over, choices=choices)
-        pictures = f"{len(measured.scores):,} val pictures"
+        images = f"{len(measured.scores):,} val images"
         score, loss = float(measured.scores.mean()), float(measured.losses.mean())
         if kept:
             why = "kept"
         elif not np.isfinite(loss):
-            why = f"dropped: its loss on {pictures} is not finite"
+            why = f"dropped: its loss on {images} is not finite"
         elif gained.mean < 0:
-            why = f"dropped: it is worse on {pictures}"
+            why = f"dropped: it is worse on {images}"
         elif saved.mean < 0:
-            why = f"dropped: its loss on {pictures} is higher"
+            why = f"dropped: its loss on {images} is higher"
         else:
-            why = f"dropped: on {pictures} it may be chance"
+            why = f"dropped: on {images} it may be chance"
         line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}, saved {saved}; "
         if choices > 1:
             line += f"best of {choices} epochs; "
         if ece is not None:
             line += f"ECE {ece_before:.4f} -> {ece:.4f}; "
         self._add(
-            Stage(
+            Phase(
                 name, seconds, score, loss, gained, saved, kept, why, choices=choices, ece_before=ece_before, ece=ece
             ),
             f"{line}{why}; {seconds:.1f} s",
         )
         return kept
 
-    def _add(self, stage: Stage, line: str) -> None:
-        self.stages.append(stage)
+    def _add(self, phase: Phase, line: str) -> None:
+        self.phases.append(phase)
         log.info(f"{self.title}{line}")
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -162,9 +162,9 @@ class Stages:
                 return {key: finite(one) for key, one in value.items()}
             return None if isinstance(value, float) and not np.isfinite(value) else value
 
-        return [finite(asdict(stage)) for stage in self.stages]
+        return [finite(asdict(phase)) for phase in self.phases]
 
     def write(self, folder: Path, probe: Probe) -> None:
-        """`stages.json`: the stages, and the path of penalties that the probe was chosen from."""
+        """`phases.json`: the phases, and the path of penalties that the probe was chosen from."""
         path = [{"penalty": p, "loss": loss, "score": score} for p, loss, score in probe.path]
-        write_json(folder / "stages.json", {"stages": self.to_json(), "penalties": path})
+        write_json(folder / "phases.json", {"phases": self.to_json(), "penalties": path})

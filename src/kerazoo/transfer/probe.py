@@ -114,8 +114,8 @@ def check_folds(labels: np.ndarray, task: str, class_names: Sequence[str], folds
     least = int(counts.argmin())
     if counts[least] < 2:
         raise DataError(
-            f"class {class_names[least]!r} has {counts[least]} picture to train on, and cross-validation takes at "
-            "least 2; add pictures, leave the class out, or name one penalty by transfer.penalties=[0.01]"
+            f"class {class_names[least]!r} has {counts[least]} image to train on, and cross-validation takes at "
+            "least 2; add images, leave the class out, or name one penalty by transfer.penalties=[0.01]"
         )
     return min(folds, int(counts.min()))
 

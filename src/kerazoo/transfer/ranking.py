@@ -14,10 +14,10 @@ from kerazoo.errors import RecipeError, WeightsError
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.registry import find, weight_names
-from kerazoo.models.weights.download import cached
+from kerazoo.models.weights.download import find_cached
 from kerazoo.models.weights.published import published
 from kerazoo.models.weights.sources import weights_of
-from kerazoo.pipelines.checks.check import check_pictures
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
@@ -25,14 +25,14 @@ from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.recipe import Recipe, make_recipe
-from kerazoo.training.plan import fitting, input_and_arguments, reproducible, spec_of
+from kerazoo.training.plan import input_and_arguments, make_spec, resolve_batch_size, set_seed
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
-from kerazoo.transfer.phases import Stages
+from kerazoo.transfer.phases import Phases
 
 log = logging.getLogger("kerazoo")
 
-TIMED = 8  # pictures in the batch that is timed
+TIMED = 8  # images in the batch that is timed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ranked:
 
     `cross_validated` is the mean score over the folds of train, `score` and `loss` are on val (see `scores.py`).
     `seconds` are of features and probe, as they were now, `computed` the features that were not in the cache;
-    `milliseconds` of the network alone for a picture, in batches of 8; `parameters` of it without its head.
+    `milliseconds` of the network alone for an image, in batches of 8; `parameters` of it without its head.
     """
 
     backbone: str
@@ -62,7 +62,7 @@ class Ranked:
     @staticmethod
     def title() -> str:
         """The heads of the columns of `line`."""
-        return f"{'backbone':<24}  folds   val     loss    ms/picture  parameters   features   s"
+        return f"{'backbone':<24}  folds   val     loss    ms/image  parameters   features   s"
 
     def line(self) -> str:
         """One row for people."""
@@ -72,9 +72,9 @@ class Ranked:
         )
 
 
-def at_hand() -> list[tuple[str, str]]:
+def cached_backbones() -> list[tuple[str, str]]:
     """All backbones whose ImageNet weights a cache holds. Raises WeightsError where there is none."""
-    found = [(entry.name, "imagenet") for entry in BACKBONES if cached(published(entry.name)) is not None]
+    found = [(entry.name, "imagenet") for entry in BACKBONES if find_cached(published(entry.name)) is not None]
     if not found:
         raise WeightsError(
             "no ImageNet weights are on this machine; fetch some by `kerazoo weights fetch NAME...`, or name backbones "
@@ -95,7 +95,7 @@ def rank(recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devi
     devices = devices or open_devices(recipe.devices)
     sources = [weights_of(find(name), weights) for name, weights in candidates]
     examples = load_examples(recipe.data)
-    check_pictures(examples)
+    check_images(examples)
     made = []
     for (name, weights), source in zip(candidates, sources, strict=True):
         one, spec = _planned(recipe, name, weights, source, examples, devices)
@@ -121,21 +121,21 @@ def _planned(
     values = recipe.model_dump(exclude_unset=True)
     values["model"] = values["model"] | {"name": name}
     values["transfer"] = values.get("transfer", {}) | {"weights": weights}
-    recipe = fitting(make_recipe(values), examples, devices)
+    recipe = resolve_batch_size(make_recipe(values), examples, devices)
     check_probe(recipe, examples)
     preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
-    return recipe, spec_of(entry, recipe, preprocessing, examples, **stored)
+    return recipe, make_spec(entry, recipe, preprocessing, examples, **stored)
 
 
 def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples) -> Ranked:
     begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
-    reproducible(recipe.seed)
+    set_seed(recipe.seed)
     model = build_with(spec, source, transfer.scaling)
     if source is None:
         norm_by_data(model, spec, examples, recipe.seed)
-    stages = Stages(title=f"{name}: ")
-    probe = learn_head(model, spec, examples, recipe, stages)
-    first, last = stages.stages
+    phases = Phases(title=f"{name}: ")
+    probe = learn_head(model, spec, examples, recipe, phases)
+    first, last = phases.phases
     assert first.computed is not None
     assert last.score is not None
     assert last.loss is not None
@@ -148,7 +148,7 @@ def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Example
 
 
 def _milliseconds(model: keras.Model, rounds: int = 5) -> float:
-    """Of the network alone for a picture, the median of a few batches; the first, which builds the graph, left out."""
+    """Of the network alone for an image, the median of a few batches; the first, which builds the graph, left out."""
     pixels = np.zeros((TIMED, *model.input_shape[1:]), np.float32)
     model.predict_on_batch(pixels)
     taken = []

@@ -17,12 +17,12 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.scores import Measured
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
-from kerazoo.transfer.phases import Stages
+from kerazoo.transfer.phases import Phases
 
 
-def after(
+def refine(
     model: keras.Model, before: list[np.ndarray], batches: TrainingBatches, examples: Examples, spec: ModelSpec,
-    recipe: Recipe, stages: Stages, seconds: float, choices: int,
+    recipe: Recipe, phases: Phases, seconds: float, choices: int,
 ) -> None:  # fmt: skip
     """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best.
 
@@ -30,7 +30,7 @@ def after(
     """
     transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
     tuned = model.get_weights()
-    kept = tuned if stages.judge("fine-tuning", measure(tuned), seconds, choices=choices) else before
+    kept = tuned if phases.keep_if_better("fine-tuning", measure(tuned), seconds, choices=choices) else before
     if not all(np.isfinite(weights).all() for weights in tuned):
         model.set_weights(before)  # nothing can be made of it
         return
@@ -39,14 +39,14 @@ def after(
         model.set_weights(tuned)
         reestimate(model, batches.at(0, 0).take(REESTIMATED))
         tuned = model.get_weights()
-        if stages.judge("batch norm again", measure(tuned), time.perf_counter() - begin):
+        if phases.keep_if_better("batch norm again", measure(tuned), time.perf_counter() - begin):
             kept = tuned
     if transfer.average:
         begin = time.perf_counter()
-        assert stages.best is not None
+        assert phases.best is not None
         folds = folds_of(examples.split("val").labels, examples.task)
-        average = best_average(before, tuned, measure, stages.best, folds)
-        if stages.average(average, time.perf_counter() - begin):
+        average = best_average(before, tuned, measure, phases.best, folds)
+        if phases.average(average, time.perf_counter() - begin):
             kept = average.weights
     model.set_weights(kept)
 
@@ -66,12 +66,12 @@ def measure_of(
     return measure
 
 
-def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, stages: Stages) -> ModelSpec:
+def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, phases: Phases) -> ModelSpec:
     """`spec` with the temperature that suits validation, where that helps."""
     if examples.task == "regression":
         return spec
     begin, val = time.perf_counter(), examples.split("val")
     logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
     temperature = best_temperature(logits, val.labels, examples.task, folds_of(val.labels, examples.task))
-    kept = stages.temperature(temperature, time.perf_counter() - begin)
+    kept = phases.temperature(temperature, time.perf_counter() - begin)
     return replace(spec, temperature=temperature.value) if kept else spec

@@ -79,7 +79,7 @@ class RunWriter:
         self._on_board(lambda: tf.summary.scalar(tag, value, step=step))
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """Keep one grey picture, (H, W) uint8."""
+        """Keep one grey image, (H, W) uint8."""
         self._attempt(IMAGES, lambda: self._write_image(self.folder / f"{tag}.png", pixels))
         self._on_board(lambda: tf.summary.image(tag, pixels[None, ..., None], step=step))
 

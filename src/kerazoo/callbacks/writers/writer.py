@@ -12,4 +12,4 @@ class Writer(Protocol):
         """Keep one number."""
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """Keep one grey picture, (H, W) uint8."""
+        """Keep one grey image, (H, W) uint8."""

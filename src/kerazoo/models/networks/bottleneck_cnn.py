@@ -24,13 +24,13 @@ def bottleneck_cnn(
     stages: Sequence[Sequence[Sequence[int]]] = (((8, 24), (8, 24)), ((8, 24),)),
     dropout: float = 0.0,
     momentum: float = 0.99,
-    synchronised: bool = False,
+    synchronized: bool = False,
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits.
 
     `stem`: filters of the 3x3 convolutions at full size. Each of `stages` halves H and W by max pooling, then has a
     block for each (squeeze, filters): linear 1x1 to `squeeze` channels, 3x3 to `filters`. Then global mean pooling and
-    the head. `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronised` over replicas.
+    the head. `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas.
     Raises ModelError.
     """
     stem = check_counts(stem, name="stem", model="bottleneck_cnn")
@@ -41,7 +41,7 @@ def bottleneck_cnn(
     inputs = keras.Input(shape, name="inputs")
     x = inputs
     for index, filters in enumerate(stem, start=1):
-        x = convolution(x, filters, 3, name=f"stem{index}", momentum=momentum, synchronised=synchronised)
+        x = convolution(x, filters, 3, name=f"stem{index}", momentum=momentum, synchronized=synchronized)
     for stage, blocks in enumerate(stages, start=1):
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
         for block, widths in enumerate(blocks, start=1):
@@ -50,7 +50,7 @@ def bottleneck_cnn(
                 raise ModelError(f"bottleneck_cnn: stages holds {widths!r}; each block is (squeeze, filters)")
             name = f"stage{stage}_block{block}"
             x = layers.Conv2D(widths[0], 1, use_bias=False, name=f"{name}_squeeze")(x)  # linear: ReLU would lose half
-            x = convolution(x, widths[1], 3, name=f"{name}_expand", momentum=momentum, synchronised=synchronised)
+            x = convolution(x, widths[1], 3, name=f"{name}_expand", momentum=momentum, synchronized=synchronized)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = attach(x, num_classes, dropout=dropout, model="bottleneck_cnn")
     return keras.Model(inputs, logits, name="bottleneck_cnn")

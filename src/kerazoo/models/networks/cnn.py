@@ -78,5 +78,5 @@ def _check_size(x: keras.KerasTensor, window: int, input_shape: tuple[int, ...],
     if min(x.shape[1:3]) < window:
         raise ModelError(
             f"cnn: input_shape={input_shape!r} leaves a feature map of {x.shape[1]}x{x.shape[2]} before {where}, which "
-            f"needs {window}x{window}; take a larger picture, fewer filters, or smaller strides"
+            f"needs {window}x{window}; take a larger image, fewer filters, or smaller strides"
         )

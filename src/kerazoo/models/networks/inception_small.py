@@ -22,37 +22,37 @@ def inception_small(
     num_classes: int = 10,
     dropout: float = 0.0,
     momentum: float = 0.99,
-    synchronised: bool = False,
+    synchronized: bool = False,
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits; H and W are halved twice before global pooling.
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronised` over replicas. Raises ModelError.
+    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
     """
     shape = check_input_shape(input_shape, smallest=8, model="inception_small")
     check_fraction(momentum, name="momentum", model="inception_small")
     inputs = keras.Input(shape, name="inputs")
-    x = convolution(inputs, 96, 3, name="stem", momentum=momentum, synchronised=synchronised)
+    x = convolution(inputs, 96, 3, name="stem", momentum=momentum, synchronized=synchronized)
     for index, module in enumerate(MODULES, start=1):
         if isinstance(module, int):
-            x = _downsample(x, module, name=f"module{index}", momentum=momentum, synchronised=synchronised)
+            x = _downsample(x, module, name=f"module{index}", momentum=momentum, synchronized=synchronized)
         else:
-            x = _inception(x, *module, name=f"module{index}", momentum=momentum, synchronised=synchronised)
+            x = _inception(x, *module, name=f"module{index}", momentum=momentum, synchronized=synchronized)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = attach(x, num_classes, dropout=dropout, model="inception_small")
     return keras.Model(inputs, logits, name="inception_small")
 
 
 def _inception(
-    x: KerasTensor, pointwise: int, wide: int, *, name: str, momentum: float, synchronised: bool
+    x: KerasTensor, pointwise: int, wide: int, *, name: str, momentum: float, synchronized: bool
 ) -> KerasTensor:
     """(B, H, W, C) -> (B, H, W, pointwise + wide)."""
-    a = convolution(x, pointwise, 1, name=f"{name}_1x1", momentum=momentum, synchronised=synchronised)
-    b = convolution(x, wide, 3, name=f"{name}_3x3", momentum=momentum, synchronised=synchronised)
+    a = convolution(x, pointwise, 1, name=f"{name}_1x1", momentum=momentum, synchronized=synchronized)
+    b = convolution(x, wide, 3, name=f"{name}_3x3", momentum=momentum, synchronized=synchronized)
     return layers.Concatenate(name=f"{name}_out")([a, b])
 
 
-def _downsample(x: KerasTensor, filters: int, *, name: str, momentum: float, synchronised: bool) -> KerasTensor:
+def _downsample(x: KerasTensor, filters: int, *, name: str, momentum: float, synchronized: bool) -> KerasTensor:
     """(B, H, W, C) -> (B, H/2, W/2, C + filters)."""
-    a = convolution(x, filters, 3, strides=2, name=f"{name}_3x3", momentum=momentum, synchronised=synchronised)
+    a = convolution(x, filters, 3, strides=2, name=f"{name}_3x3", momentum=momentum, synchronized=synchronized)
     b = layers.MaxPooling2D(3, strides=2, padding="same", name=f"{name}_pool")(x)
     return layers.Concatenate(name=f"{name}_out")([a, b])

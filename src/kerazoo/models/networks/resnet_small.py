@@ -21,11 +21,11 @@ def resnet_small(
     depth: int = 20,
     dropout: float = 0.0,
     momentum: float = 0.99,
-    synchronised: bool = False,
+    synchronized: bool = False,
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits, by `depth` = 6n + 2 weighted layers (20, 32, 44, 56, ...).
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronised` over replicas. Raises ModelError.
+    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
     """
     name = f"resnet{depth}"
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
@@ -33,25 +33,25 @@ def resnet_small(
     shape = check_input_shape(input_shape, smallest=8, model=name)
     check_fraction(momentum, name="momentum", model=name)
     inputs = keras.Input(shape, name="inputs")
-    x = convolution(inputs, FILTERS[0], 3, name="stem", momentum=momentum, synchronised=synchronised)
+    x = convolution(inputs, FILTERS[0], 3, name="stem", momentum=momentum, synchronized=synchronized)
     for stage, filters in enumerate(FILTERS, start=1):
         for block in range(1, (depth - 2) // 6 + 1):
             strides = 2 if stage > 1 and block == 1 else 1
             x = _block(
-                x, filters, strides, name=f"stage{stage}_block{block}", momentum=momentum, synchronised=synchronised
+                x, filters, strides, name=f"stage{stage}_block{block}", momentum=momentum, synchronized=synchronized
             )
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, attach(x, num_classes, dropout=dropout, model=name), name=name)
 
 
 def _block(
-    x: KerasTensor, filters: int, strides: int, *, name: str, momentum: float, synchronised: bool
+    x: KerasTensor, filters: int, strides: int, *, name: str, momentum: float, synchronized: bool
 ) -> KerasTensor:
     """(B, H, W, C) -> (B, H/s, W/s, F): y = relu(f(x) + shortcut(x)), f two 3x3 convolutions with batch norm."""
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:
         shortcut = ShortcutA(filters, strides, name=f"{name}_shortcut")(x)
-    y = convolution(x, filters, 3, strides=strides, name=f"{name}_1", momentum=momentum, synchronised=synchronised)
-    y = convolution(y, filters, 3, name=f"{name}_2", relu=False, momentum=momentum, synchronised=synchronised)
+    y = convolution(x, filters, 3, strides=strides, name=f"{name}_1", momentum=momentum, synchronized=synchronized)
+    y = convolution(y, filters, 3, name=f"{name}_2", relu=False, momentum=momentum, synchronized=synchronized)
     y = layers.Add(name=f"{name}_add")([shortcut, y])
     return layers.Activation("relu", name=f"{name}_out")(y)

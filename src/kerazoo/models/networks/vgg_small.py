@@ -1,4 +1,4 @@
-"""VGG for small pictures: stages of two 3x3 convolutions and a max pooling.
+"""VGG for small images: stages of two 3x3 convolutions and a max pooling.
 
 Source: Simonyan & Zisserman 2014, arXiv:1409.1556, section 2.
 
@@ -22,11 +22,11 @@ def vgg_small(
     filters: Sequence[int] = (32, 64, 128),
     dropout: float = 0.0,
     momentum: float = 0.99,
-    synchronised: bool = False,
+    synchronized: bool = False,
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits; each of `filters` is a stage that halves H and W.
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronised` over replicas. Raises ModelError.
+    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
     """
     filters = check_counts(filters, name="filters", model="vgg_small")
     shape = check_input_shape(input_shape, smallest=max(8, 2 ** len(filters)), model="vgg_small")
@@ -34,8 +34,8 @@ def vgg_small(
     inputs = keras.Input(shape, name="inputs")
     x = inputs
     for stage, width in enumerate(filters, start=1):
-        x = convolution(x, width, 3, name=f"stage{stage}_1", momentum=momentum, synchronised=synchronised)
-        x = convolution(x, width, 3, name=f"stage{stage}_2", momentum=momentum, synchronised=synchronised)
+        x = convolution(x, width, 3, name=f"stage{stage}_1", momentum=momentum, synchronized=synchronized)
+        x = convolution(x, width, 3, name=f"stage{stage}_2", momentum=momentum, synchronized=synchronized)
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, attach(x, num_classes, dropout=dropout, model="vgg_small"), name="vgg_small")

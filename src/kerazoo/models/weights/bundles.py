@@ -19,7 +19,7 @@ from kerazoo.errors import WeightsError
 from kerazoo.files import file_hash
 from kerazoo.models.weights.download import FOLDER, alone, put_in_place
 from kerazoo.models.weights.http import check_room, no_room
-from kerazoo.models.weights.published import CHUNK, Published, manifest, what_is_wrong
+from kerazoo.models.weights.published import CHUNK, Published, file_problem, manifest
 
 INDEX, VERSION = "kerazoo-weights.json", 1
 MAX_INDEX = 1 << 20  # bytes
@@ -35,7 +35,7 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
     rows: list[dict[str, Any]] = [
         {
             "name": entry.name, "file": file, "size": path.stat().st_size, "sha256": file_hash(path, "sha256"),
-            "md5": file_hash(path, "md5"), "licence": entry.licence, "url": entry.url,
+            "md5": file_hash(path, "md5"), "license": entry.license, "url": entry.url,
         }
         for file, (entry, path) in ordered
     ]  # fmt: skip
@@ -84,7 +84,7 @@ def unpack_bundle(bundle: Path) -> list[tuple[Published, Path]]:
                 stack.callback(part.unlink, missing_ok=True)
                 parts.append((entry, part))
                 _extract(bundle, tar, member, part, row)
-                if wrong := what_is_wrong(part, entry):
+                if wrong := file_problem(part, entry):
                     raise WeightsError(f"{bundle}: {entry.file} is not the published file: {wrong}; nothing was kept")
         except tarfile.TarError as error:
             raise WeightsError(f"{bundle} is not a complete weights bundle ({error}); copy it again") from error

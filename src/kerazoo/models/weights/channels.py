@@ -1,8 +1,8 @@
-"""Weights learned on three colours, in a network for pictures of one channel or of many.
+"""Weights learned on three colours, in a network for images of one channel or of many.
 
 Only what meets the pixels differs. For C > 1 channels the kernel of the first convolution is tiled R, G, B, R, ... and
 multiplied by 3 / C, which keeps the size of its response (timm's `adapt_input_conv`); each channel is scaled as the
-colour whose kernel it got. For one channel the kernel is the sum over the colours, so that a grey picture gives what
+colour whose kernel it got. For one channel the kernel is the sum over the colours, so that a grey image gives what
 its copy in three channels gave. With A_c p - B_c the scaling of colour c, a p - b that of the one channel (means over
 the colours, see `scaling.affine`), and W_c the kernel, at every pixel p
 
@@ -13,7 +13,7 @@ into the mean of the batch norm that follows. It is zero where all colours are s
 then nothing differs. With "torch" and "caffe" the padding differs a little: it is zero after scaling, that is, the
 colour of ImageNet's mean, and one channel can only be grey there. So d is too much by the part of the kernel that lies
 over the padding; choosing b and a as means keeps that small (the mean colour is within 11 of 255 of grey), and it
-concerns the border alone. Without d, it would be that tint over the whole picture.
+concerns the border alone. Without d, it would be that tint over the whole image.
 """
 
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def colours_to(giver: "keras.Model", taker: "keras.Model", scaling: str) -> bool:
+def adapt_input_channels(giver: "keras.Model", taker: "keras.Model", scaling: str) -> bool:
     """Give `taker`, for C channels, the weights of `giver`, the same network for three colours; whether they fit.
 
     `scaling` is that of the taker's pixels, one of `preprocessing.SCALINGS`. Nothing is changed where they do not.

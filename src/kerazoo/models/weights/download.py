@@ -16,7 +16,7 @@ from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
 from kerazoo.files import file_hash, lock, write_whole
 from kerazoo.models.weights.http import PAUSE, TIMEOUT, Progress, Unreachable, check_room, download, forget, no_room
-from kerazoo.models.weights.published import CHUNK, Published, published, what_is_wrong
+from kerazoo.models.weights.published import CHUNK, Published, file_problem, published
 from kerazoo.terminal import download_bar
 
 log = logging.getLogger("kerazoo")
@@ -36,11 +36,11 @@ def published_path(
     that want a file at once one fetches it. Raises WeightsError, which names the ways to get weights without a network.
     """
     entry = entry or published(name)
-    if (path := cached(entry)) is not None:
+    if (path := find_cached(entry)) is not None:
         return path
     folder = cache_folder(FOLDER)
     with alone(folder, entry):
-        if (path := cached(entry)) is not None:
+        if (path := find_cached(entry)) is not None:
             return path
         try:
             return _fetch(folder, entry, mirror or os.environ.get(MIRROR) or None, timeout, pause)
@@ -48,19 +48,19 @@ def published_path(
             raise WeightsError(f"no ImageNet weights for {name}: {error}; {_ways(entry)}") from error
 
 
-def places(entry: Published) -> tuple[Path, Path]:
+def cache_paths(entry: Published) -> tuple[Path, Path]:
     """Where the file would lie: in kerazoo's cache, in Keras's."""
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     return cache_path(FOLDER, entry.file), home / "models" / entry.file
 
 
-def cached(entry: Published) -> Path | None:
+def find_cached(entry: Published) -> Path | None:
     """The file where a cache holds it whole. The log names one that is damaged; Keras's own is passed over."""
-    ours, theirs = places(entry)
+    ours, theirs = cache_paths(entry)
     for path in (ours, theirs):
         if path.is_file():
             try:
-                wrong = damage(path, entry)
+                wrong = cache_problem(path, entry)
             except OSError as error:
                 wrong = f"it cannot be read: {error.strerror}"
             if not wrong:
@@ -69,12 +69,12 @@ def cached(entry: Published) -> Path | None:
     return None
 
 
-def damage(path: Path, entry: Published) -> str:
+def cache_problem(path: Path, entry: Published) -> str:
     """Why a cached file is not `entry`, in words, "" where it is. Raises OSError.
 
     A file of which Keras publishes no hash is compared with the sha256 that was kept when it came.
     """
-    wrong = what_is_wrong(path, entry)
+    wrong = file_problem(path, entry)
     if wrong or entry.checked_by != "structure" or not (record := _record(path)).is_file():
         return wrong
     kept = record.read_text(encoding="utf-8", errors="replace").split(" ")[0][:64]
@@ -84,7 +84,7 @@ def damage(path: Path, entry: Published) -> str:
 
 def put_in_place(part: Path, entry: Published) -> Path:
     """Give the checked `part` its own name in the cache; the path. The caller holds the lock."""
-    path = places(entry)[0]
+    path = cache_paths(entry)[0]
     if entry.checked_by == "structure":
         write_whole(_record(path), f"{file_hash(part, 'sha256')}  {entry.file}\n")
     with part.open("rb") as file:
@@ -115,7 +115,7 @@ def _fetch(folder: Path, entry: Published, mirror: str | None, timeout: float, p
                 _copy(source, part, most_bytes(entry), progress)
             else:
                 download(source, part, progress=progress, most=most_bytes(entry), timeout=timeout, pause=pause)
-            wrong = what_is_wrong(part, entry)
+            wrong = file_problem(part, entry)
             if not wrong:
                 break
             forget(part)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from kerazoo.errors import KerazooError, WeightsError
 from kerazoo.files import FULL, read_json, write_json
 from kerazoo.models.weights.connections import LEAST, RedirectError, Watch
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 Progress = Callable[[int, int | None], None]  # bytes there, and of how many where the server says
 TIMEOUT = 60.0  # seconds without a byte
@@ -72,8 +72,8 @@ def check_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise WeightsError(
-            f"{what} takes {in_words(size)} more, and {folder} has {in_words(free)} free; make room, or name another "
-            "folder by KERAZOO_CACHE"
+            f"{what} takes {format_bytes(size)} more, and {folder} has {format_bytes(free)} free; "
+            "make room, or name another folder by KERAZOO_CACHE"
         )
 
 
@@ -94,7 +94,7 @@ def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int
         except (_CutError, Unreachable) as error:
             if watch.slow:
                 raise Unreachable(
-                    f"{url} sent less than {in_words(LEAST)} a second for {2 * timeout:g} s; what came is kept"
+                    f"{url} sent less than {format_bytes(LEAST)} a second for {2 * timeout:g} s; what came is kept"
                 ) from error
             raise
 

@@ -12,7 +12,7 @@ from kerazoo.errors import WeightsError
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model
-from kerazoo.models.weights.channels import colours_to
+from kerazoo.models.weights.channels import adapt_input_channels
 from kerazoo.models.weights.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.weights.sources import check_source
 from kerazoo.models.weights.weights_file import SPARE, DamagedError, Shape, WeightsFile, copy_of, numbers_of
@@ -91,7 +91,7 @@ def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
         copy_weights(giver, taker)
         return True
     entry = BY_NAME.get(_name(taker))
-    if entry is None or not colours_to(giver, taker, entry.scaling_of(taker.input_shape[-1])):
+    if entry is None or not adapt_input_channels(giver, taker, entry.scaling_of(taker.input_shape[-1])):
         return False
     _finalize(taker)
     return True
@@ -159,7 +159,7 @@ def _without(entry: Backbone | None) -> str:
 
 
 def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
-    """The same network, of the same size, for pictures of three channels."""
+    """The same network, of the same size, for images of three channels."""
     from kerazoo.models.heads.classifier import feature_extractor
 
     shape = (*features.input_shape[1:3], 3)

@@ -25,8 +25,8 @@ class Published:
     """One file: `md5` and `sha256` are in hex, "" where unknown; `size` is in bytes, None where
     it is not known exactly.
 
-    `top1` and `top5` are percent of ImageNet's validation pictures, None where no source states them. `licence` is an
-    SPDX name, "" where none is stated; `licence_source` says by whom it is stated.
+    `top1` and `top5` are percent of ImageNet's validation images, None where no source states them. `license` is an
+    SPDX name, "" where none is stated; `license_source` says by whom it is stated.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Published:
     top1: float | None = None
     top5: float | None = None
     accuracy_source: str = ""
-    licence: str = ""
-    licence_source: str = ""
+    license: str = ""
+    license_source: str = ""
     training_data: str = ""
 
     @property
@@ -62,9 +62,9 @@ def manifest() -> Mapping[str, Published]:
     for backbone in BACKBONES:
         row = values["weights"][backbone.name]
         row["accuracy_source"] = values["accuracy_sources"][row["accuracy_source"]]
-        row["licence_source"] = values["licence_sources"][row["licence_source"]]
+        row["license_source"] = values["license_sources"][row["license_source"]]
         row["training_data"] = values["training_data"][row["training_data"]]
-        row |= {key: row[key] or "" for key in ("md5", "sha256", "licence")}
+        row |= {key: row[key] or "" for key in ("md5", "sha256", "license")}
         entries[backbone.name] = Published(backbone.name, parameters=backbone.parameters, **row)
     return entries
 
@@ -82,7 +82,7 @@ def published(name: str) -> Published:
     return manifest()[name]
 
 
-def what_is_wrong(path: Path, entry: Published) -> str:
+def file_problem(path: Path, entry: Published) -> str:
     """Why `path` is not the file `entry`, in words that give both hashes; "" where it is. Raises OSError."""
     if entry.checked_by == "structure":
         return _structure(path, entry)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerazoo.errors import WeightsError
-from kerazoo.models.weights.published import published, what_is_wrong
+from kerazoo.models.weights.published import file_problem, published
 
 if TYPE_CHECKING:
     import h5py
@@ -103,7 +103,7 @@ def _near(values: np.ndarray, wanted: tuple[float, ...] | np.ndarray) -> bool:
 
 def _is_published(source: Path, features: "keras.Model") -> bool:
     entry = published(_name(features))
-    return entry.checked_by != "structure" and not what_is_wrong(source, entry)
+    return entry.checked_by != "structure" and not file_problem(source, entry)
 
 
 def _words(layers: Layers) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import WeightsError
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 if TYPE_CHECKING:
     import keras
@@ -91,8 +91,8 @@ def _check_room(folder: str, path: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise WeightsError(
-            f"a copy of {path} takes {in_words(size)} at least, and {tempfile.gettempdir()} has {in_words(free)} free; "
-            "make room, or name another folder by TMPDIR"
+            f"a copy of {path} takes {format_bytes(size)} at least, and {tempfile.gettempdir()} has "
+            f"{format_bytes(free)} free; make room, or name another folder by TMPDIR"
         )
 
 

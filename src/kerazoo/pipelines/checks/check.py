@@ -1,13 +1,13 @@
-"""Preflight: every picture decoded once, with the decoder of training, before anything is trained on it.
+"""Preflight: every image decoded once, with the decoder of training, before anything is trained on it.
 
 | finding         | means                                                              | spoils | excluded by `--write` |
 |-----------------|--------------------------------------------------------------------|--------|-----------------------|
-| unreadable, dangling link, empty, undecodable, not a picture, unsupported, enormous, animated | it cannot be trained on | yes | it |
+| unreadable, dangling link, empty, undecodable, not an image, unsupported, enormous, animated | it cannot be trained on | yes | it |
 | leak            | the same pixels in two splits                                      | yes    | the copy nearer to train |
-| near leak       | the same picture in two splits, saved otherwise, recolored, or under one label turned or mirrored | yes | the copy nearer to train |
+| near leak       | the same image in two splits, saved otherwise, recolored, or under one label turned or mirrored | yes | the copy nearer to train |
 | contradiction   | the same pixels under two labels                                   | yes    | all of them           |
 | parted group    | a group that is in two splits                                      | yes    | nothing               |
-| empty class     | a class without a picture to train on                              | yes    | nothing               |
+| empty class     | a class without an image to train on                              | yes    | nothing               |
 | look-alikes     | over 200,000 with one hash, so that leaks among them may be unnamed | yes   | nothing               |
 | untrainable     | training would refuse what is left                                 | yes    | nothing               |
 | stale manifest  | the data, or the shares asked for, are not those it was written for | yes   | nothing               |
@@ -34,12 +34,12 @@ from kerazoo.recipes.parts import DataPart
 
 SPLIT_LIKE = "taken as a class, beside other classes; if it is a split, put the classes into a folder train beside it"
 IMBALANCE = 10  # largest class over smallest
-KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of a picture in two splits, the one that others were measured on stays
+KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of an image in two splits, the one that others were measured on stays
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: its kind (see the table above), the picture or class it is about, and what to know of it."""
+    """One thing found: its kind (see the table above), the image or class it is about, and what to know of it."""
 
     kind: str
     key: str
@@ -49,10 +49,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found. `excluded` says of each picture that training should leave out why."""
+    """What a check found. `excluded` says of each image that training should leave out why."""
 
     source: str
-    pictures: int
+    images: int
     counts: dict[str, dict[str, int]]  # of what is left, by split and class
     findings: tuple[Finding, ...]
     excluded: dict[str, str]
@@ -74,7 +74,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """All of it, and `"ok"`: whether nothing is left that would spoil a result."""
         return {
-            "source": self.source, "ok": not self.spoiled, "pictures": self.pictures, "counts": self.counts,
+            "source": self.source, "ok": not self.spoiled, "images": self.images, "counts": self.counts,
             "findings": [asdict(finding) for finding in self.findings], "excluded": self.excluded,
             "manifest": self.manifest,
         }  # fmt: skip
@@ -83,7 +83,7 @@ class Report:
 def check(
     part: DataPart, *, write: bool = False, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Report:
-    """Look at every picture that `part` names; by `write`, keep what was found in the manifest.
+    """Look at every image that `part` names; by `write`, keep what was found in the manifest.
 
     Raises DataError where there is nothing to look at, or where the manifest cannot be written.
     """
@@ -94,7 +94,7 @@ def check(
     findings = [Finding(row.bad[0], examples.keys[i], row.bad[1], True) for i, row in enumerate(found) if row.bad]
     excluded = {finding.key: f"{finding.kind}: {finding.detail}" for finding in findings}
     if not good:
-        raise DataError(f"{examples.source} has no picture that can be decoded: {_first(findings)}")
+        raise DataError(f"{examples.source} has no image that can be decoded: {_first(findings)}")
     hashes = tuple(row.sha256 for row in found)
     sound = replace(examples, known_hashes=hashes).take(good)
     left = splits.hold_out(sound, part.validation, part.test)
@@ -124,7 +124,7 @@ def check(
     )
 
 
-def check_pictures(examples: Examples) -> None:
+def check_images(examples: Examples) -> None:
     """Raises DataError that names every file which cannot be read or decoded, with the reason (at most ten in full).
 
     What was looked at before and did not change is not decoded again.
@@ -135,7 +135,7 @@ def check_pictures(examples: Examples) -> None:
     bad = [f"{one_line(examples.paths[i])} ({row.bad[0]}: {row.bad[1]})" for i, row in enumerate(found) if row.bad]
     if bad:
         more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-        count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
+        count = "1 image" if len(bad) == 1 else f"{len(bad)} images"
         raise DataError(
             f"{count} cannot be decoded: {'; '.join(bad[:10])}{more}; mend or remove them, "
             f"or leave them out by `kerazoo check {examples.source} --write`"
@@ -167,7 +167,7 @@ def _first(findings: Sequence[Finding]) -> str:
 
 
 def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
-    """Leaks, contradictions and copies among pictures with the same pixels."""
+    """Leaks, contradictions and copies among images with the same pixels."""
     for group in same_pixels(found):
         names = [examples.keys[i] for i in group]
         labels = [_label(examples, i) for i in group]
@@ -187,7 +187,7 @@ def _same(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
 
 
 def _alike(examples: Examples, found: Sequence[Inspection]) -> Iterable[Finding]:
-    """Leaks, contradictions and copies among pictures that look the same."""
+    """Leaks, contradictions and copies among images that look the same."""
     alike = look_alikes(found)
     if min(alike.reach, alike.crops_reach) < DISTANCE or alike.crowded:
         yield _crowd(alike, examples.source)
@@ -251,9 +251,9 @@ def _classes(examples: Examples) -> Iterable[Finding]:
     for split in dict.fromkeys(["train", *examples.split_names]):
         for name, count in examples.counts(split).items():
             if count == 0 and split == "train":
-                yield Finding("empty class", name, "it has no picture to train on", True)
+                yield Finding("empty class", name, "it has no image to train on", True)
             elif count == 0:
-                yield Finding("missing class", name, f"it has no picture in {split}")
+                yield Finding("missing class", name, f"it has no image in {split}")
     largest, smallest = max(train, key=lambda n: train[n]), min(train, key=lambda n: train[n])
     if train[smallest] and train[largest] > IMBALANCE * train[smallest]:
         ratio = f"{train[largest] / train[smallest]:.1f} times as many in {largest}"

@@ -1,4 +1,4 @@
-"""Inspection of one picture file: what it is, whether the decoder of training reads it, and what it looks like.
+"""Inspection of one image file: what it is, whether the decoder of training reads it, and what it looks like.
 
 A file is read and decoded once; what was found is kept by path, size and time of change, so that a second look at an
 unchanged folder takes a fraction of the first.
@@ -79,7 +79,7 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         reason = reason_of(error)
         kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
-        if kind == "not a picture" and (form := _by_signature(contents)):
+        if kind == "not an image" and (form := _by_signature(contents)):
             kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
         return Inspection(**values, bad=(kind, reason))
     if min(pixels.shape[:2]) < TINY:
@@ -90,7 +90,7 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
 KINDS_OF_FAILURE = (
     ("it is animated", "animated"),
     ("header announces", "enormous"),
-    ("it is not a ", "not a picture"),
+    ("it is not a ", "not an image"),
 )
 _ONE_LARGE = threading.Lock()  # what a large image takes must not be taken once for each thread
 
@@ -120,7 +120,7 @@ def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], .
         keyed = form == "PNG" and mode not in ("LA", "RGBA", "PA", "P")
         odd.append(("alpha", "taken for opaque" if form == "GIF" or keyed else "laid over white"))
     if form == "PNG" and getattr(image, "is_animated", False):
-        odd.append(("animated", "the first picture is taken"))
+        odd.append(("animated", "the first image is taken"))
     try:
         if form == "PNG" and "exif" not in image.info and (at := contents.rfind(b"eXIf")) > 0:
             length = int.from_bytes(contents[at - 4 : at], "big")

@@ -1,4 +1,4 @@
-"""A picture of training images as augmentation shows them."""
+"""An image of training images as augmentation shows them."""
 
 import os
 from pathlib import Path
@@ -16,21 +16,21 @@ from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.preprocessing.resizing import to_uint8
 from kerazoo.recipes.recipe import Recipe
 
-DRAWN = 6  # pictures
-SIDE = 160  # px of a drawn picture
+DRAWN = 6  # images
+SIDE = 160  # px of a drawn image
 
 
-def draw_grid(path: Path, pictures: np.ndarray, augmentation: Augmentation, *, seed: int = 0, columns: int = 8) -> None:
-    """Write a PNG: (N, H, W, C) uint8 fitted pictures down, and across what training makes of each, epoch by epoch.
+def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, seed: int = 0, columns: int = 8) -> None:
+    """Write a PNG: (N, H, W, C) uint8 fitted images down, and across what training makes of each, epoch by epoch.
 
-    The first column is the picture as it is. Where `augmentation` mixes, the last (columns - 1) // 2 show it mixed
-    with the next one down. The draws are those of a run with this `seed` that has picture i at position i.
+    The first column is the image as it is. Where `augmentation` mixes, the last (columns - 1) // 2 show it mixed
+    with the next one down. The draws are those of a run with this `seed` that has image i at position i.
     """
     if columns < 2:
         raise RecipeError(f"a grid has at least 2 columns, not {columns}")
-    count, height, width, channels = pictures.shape
+    count, height, width, channels = images.shape
     grid = np.empty((count, height, columns, width, channels), np.uint8)
-    grid[:, :, 0] = pictures
+    grid[:, :, 0] = images
     mixed = (columns - 1) // 2 if augmentation.mixes else 0
     with tf.device("CPU:0"):  # where the input pipeline runs
         for epoch in range(columns - 1):
@@ -38,7 +38,7 @@ def draw_grid(path: Path, pictures: np.ndarray, augmentation: Augmentation, *, s
             seeds = tf.stack(
                 [tf.random.experimental.stateless_fold_in(order, tf.constant(i, tf.int64)) for i in range(count)]
             )
-            drawn = tf.stack([augmentation(tf.constant(p), s) for p, s in zip(pictures, seeds, strict=True)])
+            drawn = tf.stack([augmentation(tf.constant(p), s) for p, s in zip(images, seeds, strict=True)])
             if epoch >= columns - 1 - mixed:
                 drawn = to_uint8(augmentation.mix(drawn, tf.zeros((count, 1)), seeds)[0])
             grid[:, :, epoch + 1] = drawn.numpy()
@@ -52,8 +52,8 @@ def draw_grid(path: Path, pictures: np.ndarray, augmentation: Augmentation, *, s
         temporary.unlink(missing_ok=True)
 
 
-def show_augmented_pictures(recipe: Recipe, report: Report, path: Path) -> None:
-    """Draw some training pictures that can be used, as they are and as the recipe's augmentation shows them."""
+def show_augmented_images(recipe: Recipe, report: Report, path: Path) -> None:
+    """Draw some training images that can be used, as they are and as the recipe's augmentation shows them."""
     examples = read_examples(recipe.data).split("train")
     examples = examples.take(i for i, key in enumerate(examples.keys) if key not in report.excluded)
     step = max(1, len(examples) // DRAWN)
@@ -63,5 +63,5 @@ def show_augmented_pictures(recipe: Recipe, report: Report, path: Path) -> None:
     decode = decoded_from(chosen, Preprocessing(side, side, channels=channels))
     import tensorflow as tf
 
-    pictures = np.stack([decode(tf.constant(index)).numpy() for index in range(len(chosen))])
-    draw_grid(path, pictures, augmentation_of(recipe), seed=recipe.seed)
+    images = np.stack([decode(tf.constant(index)).numpy() for index in range(len(chosen))])
+    draw_grid(path, images, augmentation_of(recipe), seed=recipe.seed)

@@ -25,8 +25,8 @@ def inspect_all(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if examples.paths is None:
             assert examples.pixels is not None
-            pictures = zip(examples.pixels, examples.hashes, strict=True)
-            for done, row in enumerate(pool.map(lambda row: inspect_array(*row), pictures), start=1):
+            images = zip(examples.pixels, examples.hashes, strict=True)
+            for done, row in enumerate(pool.map(lambda row: inspect_array(*row), images), start=1):
                 found.append(row)
                 if done % AT_ONCE == 0:
                     progress(done, len(examples))
@@ -34,9 +34,11 @@ def inspect_all(
         with Inspections() as known:
             for start in range(0, len(examples), AT_ONCE):
                 paths = examples.paths[start : start + AT_ONCE]
-                at_hand = known.find(paths)
-                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, at_hand))
-                known.keep([(p, row) for p, row, kept in zip(paths, rows, at_hand, strict=True) if kept is None])
+                cached_backbones = known.find(paths)
+                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, cached_backbones))
+                known.keep(
+                    [(p, row) for p, row, kept in zip(paths, rows, cached_backbones, strict=True) if kept is None]
+                )
                 found += rows
                 progress(len(found), len(examples))
     return found

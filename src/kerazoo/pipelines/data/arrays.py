@@ -9,11 +9,11 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import SPLITS, Examples
 
 MAX_CLASSES = 100_000
-FEW = 16  # channels; what is less high than this and has more of them is no picture with its channels last
+FEW = 16  # channels; what is less high than this and has more of them is no image with its channels last
 
 
 def read(path: Path) -> Examples:
-    """The pictures in `path`: x (N, H, W) or (N, H, W, C) uint8, of any number of channels.
+    """The images in `path`: x (N, H, W) or (N, H, W, C) uint8, of any number of channels.
 
     y is N class numbers from 0; (N, K) of 0 and 1, several labels each; or floats, (N,) or (N, K), numbers to predict.
     Raises DataError that names the array.
@@ -26,7 +26,7 @@ def read(path: Path) -> Examples:
     for split in splits:
         x = arrays[f"x_{split}"]
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape[1:]:
-            wanted = "pictures as (N, H, W) or (N, H, W, C) uint8"
+            wanted = "images as (N, H, W) or (N, H, W, C) uint8"
             raise DataError(f"{path}: x_{split} is {x.shape} {x.dtype}; it must hold {wanted}")
         if x.ndim == 4 and x.shape[1] <= FEW < x.shape[3]:
             raise DataError(
@@ -34,14 +34,14 @@ def read(path: Path) -> Examples:
                 f"np.moveaxis(x, 1, -1) makes {(len(x), *x.shape[2:], x.shape[1])} of it"
             )
         if not len(x):
-            raise DataError(f"{path}: x_{split} holds no pictures")
+            raise DataError(f"{path}: x_{split} holds no images")
         y, task = _labels(path, split, len(x), arrays.get(f"y_{split}"))
         pixels.append(x[..., None] if x.ndim == 3 else x)
         labels.append(y)
         tasks.append(task)
         keys += [f"x_{split}[{i}]" for i in range(len(x))]
     if len({x.shape[1:] for x in pixels}) > 1:
-        raise DataError(f"{path}: the splits hold pictures of different shapes: {[x.shape[1:] for x in pixels]}")
+        raise DataError(f"{path}: the splits hold images of different shapes: {[x.shape[1:] for x in pixels]}")
     if len({(task, y.shape[1:]) for task, y in zip(tasks, labels, strict=True)}) > 1:
         raise DataError(f"{path}: the splits hold labels of different kinds: {[(y.shape, y.dtype) for y in labels]}")
     every = np.concatenate(labels)

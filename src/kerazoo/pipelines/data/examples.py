@@ -30,7 +30,7 @@ class Examples:
     """N examples. `keys` name them (a path below the root, or `x_train[17]`); `splits` says "train", "val" or "test".
 
     `labels` follow `task`: "multiclass", (N,) int64 class numbers; "multilabel", (N, K) float32 of 0 and 1;
-    "regression", (N, K) float32 numbers. `class_names` name the classes, labels or numbers. The pictures are either
+    "regression", (N, K) float32 numbers. `class_names` name the classes, labels or numbers. The images are either
     encoded files (`paths`, N of them) or an array `pixels` of (N, H, W, C) uint8. `groups`, where there are any, say
     what belongs together and must not be parted by a split.
     """
@@ -99,7 +99,7 @@ class Examples:
         if self.paths is not None:
             return tuple(_file_hash(Path(path)) for path in self.paths)
         assert self.pixels is not None
-        return tuple(hashlib.sha256(picture.tobytes()).hexdigest() for picture in self.pixels)
+        return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.pixels)
 
     def digest(self) -> str:
         """One sha256 over every example's key, content, label and split, and the class names."""

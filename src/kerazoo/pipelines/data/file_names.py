@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-NO_PICTURE = "its name does not end as a picture's does"
+NO_IMAGE = "its name does not end as an image's does"
 # formats of images that TensorFlow does not decode
 UNDECODABLE = (
     ".tif",
@@ -34,7 +34,7 @@ def why_left_out(path: Path) -> str:
     """Why a file whose name is not that of an image takes no part."""
     if path.suffix.lower() in UNDECODABLE:
         return f"TensorFlow does not decode {path.suffix.lower()}; convert it to PNG or JPEG"
-    return NO_PICTURE
+    return NO_IMAGE
 
 
 def undecodable(files: Iterable[Path]) -> str:
@@ -50,8 +50,8 @@ def undecodable(files: Iterable[Path]) -> str:
     )
 
 
-def picture_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files below `folder` in order of name: those that end like pictures, and the others. Hidden ones count not."""
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below `folder` in order of name: those that end like images, and the others. Hidden ones count not."""
     found = sorted(
         p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )

@@ -6,12 +6,12 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import Examples
-from kerazoo.pipelines.data.file_names import SUFFIXES, is_image, picture_files, readable, undecodable, why_left_out
+from kerazoo.pipelines.data.file_names import SUFFIXES, image_files, is_image, readable, undecodable, why_left_out
 from kerazoo.pipelines.data.folder_layout import folders, split_folders, unlabelled
 
 
 def read(root: Path) -> Examples:
-    """The pictures below `root`, in order of name. Raises DataError that names the folder which is wrong."""
+    """The images below `root`, in order of name. Raises DataError that names the folder which is wrong."""
     parts = split_folders(root)
     class_names = tuple(p.name for p in folders(parts["train"]) if p not in parts.values())
     rows: list[tuple[str, int, str, str]] = []
@@ -33,22 +33,20 @@ def read(root: Path) -> Examples:
                 continue
             if child.name not in class_names:
                 raise DataError(f"class {child.name!r} is in {folder} but not in {parts['train']}")
-            pictures, strange = picture_files(child)
-            if not pictures and (what := undecodable(strange)):
+            images, strange = image_files(child)
+            if not images and (what := undecodable(strange)):
                 raise DataError(f"{child} has no images that can be used{what}")
             left_out |= {readable(p.relative_to(root)): why_left_out(p) for p in strange}
             for p in sorted(p for p in child.rglob("*") if p.is_dir()):
                 if p.is_symlink():
                     left_out[readable(p.relative_to(root))] = "it is a link to a folder, which is not followed"
                 elif is_image(p):
-                    left_out[readable(p.relative_to(root))] = "it is a folder; pictures in it are taken"
+                    left_out[readable(p.relative_to(root))] = "it is a folder; images in it are taken"
             label = class_names.index(child.name)
-            rows += [(readable(p.relative_to(root)), label, split, str(p)) for p in pictures]
+            rows += [(readable(p.relative_to(root)), label, split, str(p)) for p in images]
         if len(rows) == before:
             endings = ", ".join(SUFFIXES)
-            raise DataError(
-                f"{folder} has no pictures in folders of classes; they end in {endings}{undecodable(loose)}"
-            )
+            raise DataError(f"{folder} has no images in folders of classes; they end in {endings}{undecodable(loose)}")
     keys, labels, splits, paths = zip(*rows, strict=True)
     return Examples(
         str(root), keys, np.array(labels, np.int64), np.array(splits), tuple(map(readable, class_names)), paths=paths,

@@ -91,15 +91,15 @@ def check_source(part: DataPart) -> None:
 
 
 def check_classes(examples: Examples) -> None:
-    """Raise DataError where there is nothing to tell apart, or a class is without pictures to train on."""
+    """Raise DataError where there is nothing to tell apart, or a class is without images to train on."""
     check_choice(examples)
     if examples.task == "regression":
         return
     for name, count in examples.counts("train").items():
         if count == 0:
-            raise DataError(f"class {name!r} in {examples.source} has no pictures to train on")
+            raise DataError(f"class {name!r} in {examples.source} has no images to train on")
         if count == 1 and "val" not in examples.split_names:
-            raise DataError(f"class {name!r} in {examples.source} has one picture to train on; it takes at least two")
+            raise DataError(f"class {name!r} in {examples.source} has one image to train on; it takes at least two")
 
 
 def check_choice(examples: Examples) -> None:

@@ -3,7 +3,7 @@
 `kerazoo-manifest.json` in an image folder, `FILE.kerazoo-manifest.json` beside a file: {"files": {key: [sha256, bytes,
 time of change in ns]}, "splits": {key: split}, "split_by": {...}, "labels": digest, "excluded": {key: why}, "findings":
 [...], "decoder": ..., "source": ...}. It is made to be read and edited: taking a line out of "excluded" keeps that
-picture. Leaks are leaks between splits, so that training takes the splits that were checked.
+image. Leaks are leaks between splits, so that training takes the splits that were checked.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def follow(examples: Examples, part: DataPart, *, hold_out: bool = True) -> Exam
         _check_same(examples, part, values, path)
     keep = np.array([key not in excluded for key in examples.keys], bool)
     if not keep.any():
-        raise DataError(f"{path} excludes every picture of {examples.source}")
+        raise DataError(f"{path} excludes every image of {examples.source}")
     known = None if examples.paths is None else tuple(files[key][0] for key in examples.keys)
     stamps = {key: stamp[0] for key, stamp in files.items()}
     content = json.dumps([stamps, values["labels"], values["splits"], excluded], sort_keys=True)

@@ -1,8 +1,8 @@
-"""A table of pictures: CSV, TSV or Parquet, one row a picture.
+"""A table of images: CSV, TSV or Parquet, one row an image.
 
 | column                              | holds                                                                        |
 |-------------------------------------|------------------------------------------------------------------------------|
-| `path` (or file, filename, image)   | the picture's file, from the table's folder                                  |
+| `path` (or file, filename, image)   | the image's file, from the table's folder                                  |
 | `label`                             | its class                                                                    |
 | `labels`, instead                   | its labels, any number, with `|` between them                                |
 | `target`, instead                   | the number to predict                                                        |
@@ -34,7 +34,7 @@ FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def read(path: Path, part: DataPart) -> Examples:
-    """The pictures in the table at `path`. Raises DataError that names the table, the row and the column."""
+    """The images in the table at `path`. Raises DataError that names the table, the row and the column."""
     columns = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     where = next((name for name in PATHS if name in columns), None)
     if where is None:
@@ -51,7 +51,7 @@ def read(path: Path, part: DataPart) -> Examples:
         if "\0" in file:
             raise DataError(f"{path}, row {row}: column {where} holds a NUL byte, which no path has; mend the row")
         if (first := rows.setdefault(file, row)) != row:
-            raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; a picture has one row")
+            raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; an image has one row")
     splits = _splits(path, columns.get("split", [""] * len(files)))
     groups = columns.get("group")
     return Examples(

@@ -1,7 +1,7 @@
 """A data set of TensorFlow Datasets by name: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME:VERSION`.
 
-Its encoded pictures are written out once, as files, below the cache folder: from there on they are checked, decoded and
-split like any other pictures, by the decoder of training. Splits train, validation and test are taken, others named.
+Its encoded images are written out once, as files, below the cache folder: from there on they are checked, decoded and
+split like any other images, by the decoder of training. Splits train, validation and test are taken, others named.
 """
 
 import hashlib
@@ -105,7 +105,7 @@ def _own_features(what: str) -> Iterator[None]:
 
 
 def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
-    """The names of the picture and of what is learned, the task, and the class names."""
+    """The names of the image and of what is learned, the task, and the class names."""
     import tensorflow_datasets as tfds
 
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
@@ -113,7 +113,7 @@ def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
     keys: tuple[Any, ...] = info.supervised_keys or ()
     image = keys[0] if keys and keys[0] in images else (images[0] if len(images) == 1 else None)
     if image is None:
-        raise DataError(f"{TFDS}{name} has no picture to learn from; its features are {', '.join(features) or 'none'}")
+        raise DataError(f"{TFDS}{name} has no image to learn from; its features are {', '.join(features) or 'none'}")
     wanted = [keys[1]] if len(keys) > 1 and isinstance(keys[1], str) else []
     for key in [*wanted, "label", "labels", *features]:
         feature: Any = features.get(key)
@@ -128,11 +128,11 @@ def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
 
 
 def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
-    """Every encoded picture to `folder/SPLIT/N.ending`, and the index: whole or not at all."""
+    """Every encoded image to `folder/SPLIT/N.ending`, and the index: whole or not at all."""
     import tensorflow_datasets as tfds
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    room_for(folder, builder.info.dataset_size, f"the pictures of {builder.info.full_name}")
+    room_for(folder, builder.info.dataset_size, f"the images of {builder.info.full_name}")
     files: list[str] = []
     labels: list[Any] = []
     taken: dict[str, str] = {}

@@ -56,19 +56,19 @@ class Devices:
         if self.strategy is None or self.workers == 1:
             yield
             return
-        from kerazoo.pipelines.devices.multiworker import told
+        from kerazoo.pipelines.devices.multiworker import worker_errors
 
-        with told(self.workers, self.worker):
+        with worker_errors(self.workers, self.worker):
             yield
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
         if self.strategy is not None:
-            from kerazoo.pipelines.devices.multiworker import guarded, mended
+            from kerazoo.pipelines.devices.multiworker import patched_trainer, watching_peers
 
-            guard = guarded(self.workers, self.worker) if self.workers > 1 else nullcontext()
-            with guard, mended(self.strategy, self.workers):
+            guard = watching_peers(self.workers, self.worker) if self.workers > 1 else nullcontext()
+            with guard, patched_trainer(self.strategy, self.workers):
                 yield
         else:
             with self.distribution.scope() if self.distribution is not None else nullcontext():
@@ -114,13 +114,13 @@ class Devices:
         distributed._cardinality = np.int64(steps)  # `fit` counts its steps by it; TensorFlow counts replicas' parts
         return distributed
 
-    def weigh(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
+    def weighted_loss(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
         """The loss to compile with: each example counts the same, also where replicas have unequal numbers of them."""
         if self.strategy is None:
             return loss
-        from kerazoo.pipelines.devices.even_loss import EvenLoss
+        from kerazoo.pipelines.devices.even_loss import ExampleWeightedLoss
 
-        return EvenLoss(loss)
+        return ExampleWeightedLoss(loss)
 
     @property
     def jit_compile(self) -> bool | str:
@@ -182,7 +182,7 @@ class Devices:
         if alone:
             raise RecipeError(
                 f"{model.name} trains batch norm ({alone[0]} and {len(alone) - 1} more) that {self.replicas} replicas "
-                "do not share; set training.synchronised_batch_norm=true for a network of our own, keep the batch "
+                "do not share; set training.synchronized_batch_norm=true for a network of our own, keep the batch "
                 "norm of a pretrained backbone frozen, or use one device"
             )
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-class EvenLoss(keras.losses.Loss):  # type: ignore[misc]
+class ExampleWeightedLoss(keras.losses.Loss):  # type: ignore[misc]
     """The same value as `loss`; its gradient is that of the mean over the whole batch, R replicas together.
 
     Keras adds the gradients of mean_r / R, which gives the rows of a replica that has fewer of them a larger weight.

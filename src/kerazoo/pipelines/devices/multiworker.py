@@ -1,11 +1,11 @@
 """Keras's `fit` under TensorFlow's strategies, and the end of all workers when one is lost.
 
 Keras 3 does not run under MultiWorkerMirroredStrategy: https://github.com/keras-team/keras/issues/20585, open since
-December 2024. Two functions of its TensorFlow trainer are at fault; both are replaced here, only inside `mended` and
-only for the strategy given:
+December 2024. Two functions of its TensorFlow trainer are at fault; both are replaced here, only inside
+`patched_trainer` and only for the strategy given:
 
-- `_maybe_symbolic_build` averages the pictures of one step over the replicas. That fails over workers, and on one
-  machine where replicas have unequal numbers of them; any one replica's pictures tell the shapes as well.
+- `_maybe_symbolic_build` averages the images of one step over the replicas. That fails over workers, and on one
+  machine where replicas have unequal numbers of them; any one replica's images tell the shapes as well.
 - `reduce_per_replica`, replaced for several workers only, averages scalars along an axis that scalars do not have, and
   puts predictions in an order that only Keras's own sharding has.
 
@@ -50,7 +50,7 @@ def check_version(version: str = keras.__version__) -> None:
 
 
 @contextmanager
-def mended(strategy: tf.distribute.Strategy, workers: int) -> Iterator[None]:
+def patched_trainer(strategy: tf.distribute.Strategy, workers: int) -> Iterator[None]:
     """Inside, `fit`, `evaluate` and `predict` work for models of `strategy`. Raises KerazooError on another Keras."""
     check_version()
     stock_build, stock_reduce = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
@@ -80,7 +80,7 @@ def mended(strategy: tf.distribute.Strategy, workers: int) -> Iterator[None]:
 
 
 @contextmanager
-def guarded(workers: int, worker: int) -> Iterator[None]:
+def watching_peers(workers: int, worker: int) -> Iterator[None]:
     """Inside, the loss of another worker raises WorkerLostError, within 60 seconds.
 
     A killed process shows at once, because its connections close. A machine that vanishes or hangs closes nothing:
@@ -91,14 +91,14 @@ def guarded(workers: int, worker: int) -> Iterator[None]:
     thread = threading.Thread(target=_watch, args=(peers, stop), daemon=True, name="kerazoo-peers")
     thread.start()
     try:
-        with told(workers, worker):
+        with worker_errors(workers, worker):
             yield
     finally:
         stop.set()
 
 
 @contextmanager
-def told(workers: int, worker: int) -> Iterator[None]:
+def worker_errors(workers: int, worker: int) -> Iterator[None]:
     """Inside, the errors that TensorFlow makes of the loss of another worker are a WorkerLostError."""
     try:
         yield
@@ -138,5 +138,5 @@ def _answers(peer: str) -> bool:
 def _reason(error: tf.errors.OpError) -> str:
     """The line of TensorFlow's message that says what happened."""
     lines = [line.strip() for line in str(error.message).splitlines()]
-    told = [line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line]
-    return (told or [line for line in lines if line] or [type(error).__name__])[0][:200].rstrip(".: ")
+    worker_errors = [line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line]
+    return (worker_errors or [line for line in lines if line] or [type(error).__name__])[0][:200].rstrip(".: ")

@@ -1,6 +1,6 @@
 """Augmentation of fitted pixels, in training only: an export cannot hold it, because no network or graph contains it.
 
-Stateless: what happens to a picture is a function of a seed, so it is the same whatever thread does it. Each part has
+Stateless: what happens to an image is a function of a seed, so it is the same whatever thread does it. Each part has
 draws of its own: switching one on or off leaves what the others do.
 
 Shape letters: B batch, H W space, C channels, K classes.
@@ -20,7 +20,7 @@ from kerazoo.pipelines.input.randaugment import luma, mean, moved, randaugment
 from kerazoo.preprocessing.resizing import to_uint8
 from kerazoo.recipes.recipe import Recipe
 
-# What a part folds into the picture's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
+# What a part folds into the image's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
 # these numbers say: a new part takes a new number, and none changes.
 CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX = range(1, 8)
 
@@ -43,14 +43,14 @@ HIGHEST = {  # of what starts at 0: the highest value, and whether it is allowed
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a picture, each part uniformly at random. Everything is off by default; edges are reflected.
+    """What happens to an image, each part uniformly at random. Everything is off by default; edges are reflected.
 
     Moves: `shift`, share of the side, in [0, 1), both ways; `rotate`, degrees in [0, 180], both ways; `zoom`, share by
-    which the picture grows or shrinks, in [0, 1); `flip` and `flip_vertical`, half of the time; `crop` in (0, 1], least
+    which the image grows or shrinks, in [0, 1); `flip` and `flip_vertical`, half of the time; `crop` in (0, 1], least
     share of the area that is kept and resized to the whole (Szegedy et al. 2014, arXiv:1409.4842, Section 6), 0 is off.
 
     Colours: `brightness`, `contrast` and `saturation` by a factor in [1 - v, 1 + v], v in [0, 1); `hue`, share of the
-    colour circle in [0, 0.5], both ways. Only pictures of three channels have saturation and hue.
+    colour circle in [0, 0.5], both ways. Only images of three channels have saturation and hue.
 
     `randaugment` operations of `magnitude` in [0, 10] (see `randaugment`); `erase`, probability in [0, 1] that a
     rectangle turns to noise (Zhong et al. 2017, arXiv:1708.04896).
@@ -198,7 +198,7 @@ class Augmentation:
         """(B, H, W, C) uint8, (B, K) float32, (B, 2) int64 -> (B, H, W, C) float32 in [0, 255], (B, K) float32.
 
         Each example is mixed with the next of the batch, the last with the first; a lone one stays as it is. How much
-        is a function of its own seed, which may be the one its picture was made with. mixup: lambda x + (1 - lambda)
+        is a function of its own seed, which may be the one its image was made with. mixup: lambda x + (1 - lambda)
         x'; cutmix: a rectangle of x', and the target's share is that of the pixels. H, W and C are known when the
         graph is built, B need not be.
         """

@@ -55,7 +55,7 @@ def training_batches(
     drop_last: bool = True,
     stored: np.ndarray | None = None,
 ) -> TrainingBatches:
-    """Shuffled, augmented batches for `fit`; `stored` are the fitted pictures, where they are kept.
+    """Shuffled, augmented batches for `fit`; `stored` are the fitted images, where they are kept.
 
     `balance`: "none"; "sampling", each class as often as another, its examples in turn; or "weights", each example
     weighted by N / (K n), where n of N examples are of its class among K. The last, partial batch is dropped by
@@ -65,7 +65,7 @@ def training_batches(
     drop = drop_last and count >= batch_size
     steps = count // batch_size if drop else -(-count // batch_size)
     if balance != "none" and examples.task != "multiclass":
-        raise RecipeError(f"training.balance={balance!r} is for one class a picture; this data is {examples.task}")
+        raise RecipeError(f"training.balance={balance!r} is for one class an image; this data is {examples.task}")
     index_of = _balanced(examples, seed) if balance == "sampling" else _shuffled(count, seed)
     labels = tf.constant(examples.labels)
     weights = tf.constant(class_weights(examples)) if balance == "weights" else None
@@ -92,8 +92,8 @@ def training_batches(
             return tf.random.experimental.stateless_fold_in(order, position)
 
         rows = tf.data.Dataset.range(1).flat_map(positions).map(draw)
-        pictures = _pictures(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
-        return pictures.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
+        return images.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
     def at(epoch: int, step: int) -> tf.data.Dataset:
         tail = dataset(lambda: tf.constant(epoch, tf.int64), lambda: tf.constant(step, tf.int64))
@@ -126,17 +126,17 @@ def evaluation_batches(
         return preprocessing.scale(pixels), targets
 
     rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(lambda index: (index, index))
-    dataset = _pictures(rows, examples, preprocessing, stored, batch_size, drop=False)
+    dataset = _images(rows, examples, preprocessing, stored, batch_size, drop=False)
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
     return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(examples) // batch_size)))
 
 
-def _pictures(
+def _images(
     rows: tf.data.Dataset, examples: Examples, preprocessing: Preprocessing, stored: np.ndarray | None,
     batch_size: int, drop: bool, augmentation: Augmentation | None = None,
     seed_of: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:  # fmt: skip
-    """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each picture augmented by its seed.
+    """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each image augmented by its seed.
 
     Without augmentation the positions stand for the seeds.
     """

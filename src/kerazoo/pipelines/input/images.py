@@ -1,8 +1,8 @@
-"""Fitted pictures, uint8, by index: decoded from files as they are asked for, or kept prepared on disk.
+"""Fitted images, uint8, by index: decoded from files as they are asked for, or kept prepared on disk.
 
 The cache is one `.npy` file, mapped into memory: its name is a digest of the contents and of how they are fitted, so a
-changed picture or setting makes another. Scaling and augmentation come after it and cost nothing to change. Behind the
-array stands the CRC-32 of each picture. All are compared when a cache is opened, once a run: batches are then read at
+changed image or setting makes another. Scaling and augmentation come after it and cost nothing to change. Behind the
+array stands the CRC-32 of each image. All are compared when a cache is opened, once a run: batches are then read at
 the speed of memory, and a damaged cache is written anew before a step is trained on it.
 """
 
@@ -26,11 +26,11 @@ from kerazoo.files import write_whole
 from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.terminal import in_words
+from kerazoo.terminal import format_bytes
 
 log = logging.getLogger("kerazoo")
 
-AT_ONCE = 64  # pictures prepared before they are written
+AT_ONCE = 64  # images prepared before they are written
 SMALL = 0.1  # share of the free disk that a cache nobody asked for may take
 # TensorFlow's tuner shares the processors among all parallel steps, and leaves a decoding one for two of them
 DECODERS = os.cpu_count() or 1
@@ -38,23 +38,23 @@ VERSION = 1  # of what decoding and fitting give; a change of them makes another
 
 
 def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of an index -> (h, w, C) uint8, which reads, decodes and fits the picture of that index.
+    """A function of an index -> (h, w, C) uint8, which reads, decodes and fits the image of that index.
 
-    Raises DataError where the pictures cannot become what the network takes: only grey and colours turn into another.
+    Raises DataError where the images cannot become what the network takes: only grey and colours turn into another.
     """
     found = 3 if examples.pixels is None else examples.pixels.shape[-1]
     if found != preprocessing.channels and {found, preprocessing.channels} != {1, 3}:
-        kind = "encoded pictures, of 1 or 3" if examples.pixels is None else f"arrays of {found}"
+        kind = "encoded images, of 1 or 3" if examples.pixels is None else f"arrays of {found}"
         raise DataError(
             f"{examples.source} holds {kind} channels, and the network takes {preprocessing.channels}; build it for "
-            "these pictures, or give it others"
+            "these images, or give it others"
         )
     if examples.paths is not None:
         paths = tf.constant([os.fsencode(path) for path in examples.paths])
         return lambda index: preprocessing.read(tf.io.read_file(paths[index]))
     assert examples.pixels is not None
     rows = rows_from(examples.pixels)
-    return lambda index: preprocessing.fit_pixels(rows(index[None])[0])
+    return lambda index: preprocessing.resize_pixels(rows(index[None])[0])
 
 
 def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -69,9 +69,9 @@ def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def prepared(examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int) -> np.ndarray | None:
-    """(N, h, w, C) uint8 where the fitted pictures are at hand or worth writing to disk, else None.
+    """(N, h, w, C) uint8 where the fitted images are at hand or worth writing to disk, else None.
 
-    `cache` is "always", "never", or "auto": where there are at least two `passes` over picture files, and the cache
+    `cache` is "always", "never", or "auto": where there are at least two `passes` over image files, and the cache
     takes at most a tenth of the free disk. What is written is announced in the log with its size.
     """
     if examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
@@ -85,22 +85,22 @@ def prepared(examples: Examples, preprocessing: Preprocessing, *, cache: str, pa
     if path.exists():
         log.info(f"{path} is damaged, or of an older version; it is written anew")
     try:
-        room_for(path, size, "the prepared pictures", share=SMALL if cache == "auto" else None)
+        room_for(path, size, "the prepared images", share=SMALL if cache == "auto" else None)
     except DataError:
         if cache == "auto":
             return None
         raise
-    log.info(f"writing {len(examples):,} prepared pictures to {path} ({in_words(size)})")
+    log.info(f"writing {len(examples):,} prepared images to {path} ({format_bytes(size)})")
     return _write(path, examples, preprocessing)
 
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
-    """Where the fitted pictures of `examples` lie, or would lie."""
-    fitting = {key: value for key, value in preprocessing.to_json().items() if key != "scaling"}
-    digest = hashlib.sha256(json.dumps([VERSION, tf.__version__, fitting], sort_keys=True).encode())
+    """Where the fitted images of `examples` lie, or would lie."""
+    resolve_batch_size = {key: value for key, value in preprocessing.to_json().items() if key != "scaling"}
+    digest = hashlib.sha256(json.dumps([VERSION, tf.__version__, resolve_batch_size], sort_keys=True).encode())
     for content in examples.hashes:
         digest.update(content.encode())
-    return cache_folder("pictures") / f"{digest.hexdigest()[:32]}.npy"
+    return cache_folder("images") / f"{digest.hexdigest()[:32]}.npy"
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -115,11 +115,11 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return found if np.array_equal(kept, _checksums(found)) else None
 
 
-def _checksums(pictures: np.ndarray) -> np.ndarray:
-    """(N,) uint32: the CRC-32 of each picture. Threads help: `zlib` lets go of the interpreter."""
+def _checksums(images: np.ndarray) -> np.ndarray:
+    """(N,) uint32: the CRC-32 of each image. Threads help: `zlib` lets go of the interpreter."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        parts = [pictures[first : first + AT_ONCE] for first in range(0, len(pictures), AT_ONCE)]
-        sums = pool.map(lambda part: [zlib.crc32(np.ascontiguousarray(picture).data) for picture in part], parts)
+        parts = [images[first : first + AT_ONCE] for first in range(0, len(images), AT_ONCE)]
+        sums = pool.map(lambda part: [zlib.crc32(np.ascontiguousarray(image).data) for image in part], parts)
         return np.array([one for part in sums for one in part], "<u4")
 
 
@@ -143,11 +143,11 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
 
 
 def _blocks(examples: Examples, preprocessing: Preprocessing) -> Iterator[bytes]:
-    """The pictures, then their checksums. Raises DataError where a picture is not the one whose hash is known."""
+    """The images, then their checksums. Raises DataError where an image is not the one whose hash is known."""
     sums = []
-    for pictures in _fitted(examples, preprocessing):
-        sums += [zlib.crc32(picture) for picture in pictures]
-        yield pictures.tobytes()
+    for images in _fitted(examples, preprocessing):
+        sums += [zlib.crc32(image) for image in images]
+        yield images.tobytes()
     check_contents(examples, examples.hashes)
     yield np.array(sums, "<u4").tobytes()
 

@@ -23,7 +23,7 @@ def draw_box(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """((B, H, W) bool, (B,) int32): the rectangle of a share `taken`, and its pixels once cut off at the edges.
 
-    Its centre is anywhere in the picture, as in the authors' code.
+    Its centre is anywhere in the image, as in the authors' code.
     """
     rows, columns = (tf.cast(tf.sqrt(taken) * side, tf.int32) // 2 for side in (height, width))
     y, x = tf.cast(below * height, tf.int32), tf.cast(right * width, tf.int32)

@@ -52,7 +52,7 @@ def moved(
         transforms=transform[None],
         output_shape=(height, width),
         fill_value=0.0,
-        interpolation="NEAREST",  # bilinear would blur what validation pictures show sharp
+        interpolation="NEAREST",  # bilinear would blur what validation images show sharp
         fill_mode="REFLECT",
     )[0]
     return tf.ensure_shape(out, pixels.shape)
@@ -77,7 +77,7 @@ def mean(grey: tf.Tensor) -> tf.Tensor:
 
 
 def _enhanced(pixels: tf.Tensor, away_from: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """x + 0.9 s (x - d) for the degenerate picture d (int32): Pillow's `ImageEnhance` by a factor 1 + 0.9 s."""
+    """x + 0.9 s (x - d) for the degenerate image d (int32): Pillow's `ImageEnhance` by a factor 1 + 0.9 s."""
     difference = tf.cast(tf.cast(pixels, tf.int32) - away_from, tf.float32)
     return to_uint8(tf.cast(pixels, tf.float32) + (strength * 0.9) * difference)
 
@@ -150,7 +150,7 @@ def _translated(pixels: tf.Tensor, right: float | tf.Tensor, below: float | tf.T
     return moved(pixels, (one, zero, zero, one), tf.round(right), tf.round(below))
 
 
-FURTHEST = 150 / 331  # share of the side: what the paper's 150 px are of its 331 px pictures
+FURTHEST = 150 / 331  # share of the side: what the paper's 150 px are of its 331 px images
 
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda pixels, strength: tf.identity(pixels),
