@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import log_lines
 
 from kerazoo.tasks.scores import Measured, calibration_error, losses_of
 from kerazoo.transfer.cross_fitting import FOLDS, RANGE, SHARES, best_average, best_temperature, cross_fit, folds_of
@@ -21,10 +22,10 @@ def drawn(count, margin=4.0, seed=0, classes=4):
 
 def judged(logits, labels, task="multiclass"):
     """The temperature as a run judges it, its stage and its line."""
-    lines = []
-    phases = Phases(lines.append)
+    phases = Phases()
     best = best_temperature(logits, labels, task, folds_of(labels, task))
-    assert phases.temperature(best, 0.1) is best.helps
+    with log_lines() as lines:
+        assert phases.temperature(best, 0.1) is best.helps
     return best, phases.phases[0], lines[0]
 
 
@@ -125,14 +126,13 @@ def test_the_share_of_least_loss_is_taken_and_judged_on_the_other_folds():
     assert not best.helps_over(Measured(np.ones(50), np.ones(50)))
 
 
-def test_what_is_kept_stays_where_no_average_beats_it():
+def test_what_is_kept_stays_where_no_average_beats_it(said):
     best = averages(lambda share: np.full(20, np.nan if share == 0.2 else 2.0), np.ones(20))
     assert best.share is None
-    lines = []
-    phases = Phases(lines.append)
+    phases = Phases()
     phases.best = Measured(np.ones(20), np.ones(20))
     assert not phases.average(best, 0.1)
-    assert lines == ["average: dropped: none is better on validation than what is kept; 0.1 s"]
+    assert said == ["average: dropped: none is better on validation than what is kept; 0.1 s"]
 
 
 def test_what_did_not_move_is_bit_equal_in_every_average():

@@ -183,15 +183,15 @@ def test_only_classes_are_balanced(tmp_path):
 # -- caches -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cache_holds_the_fitted_pixels_and_is_announced(train):
-    said = []
-    stored = cache_of(train, said.append)
+def test_a_cache_holds_the_fitted_pixels_and_is_announced(train, said):
+    said.clear()
+    stored = cache_of(train)
     size = f"{len(train) * 768 / 1000:.1f} kB"
     assert said == [f"writing {len(train)} prepared images to {cache_path(train, SMALL)} ({size})"]
     for index in (0, 7, len(train) - 1):
         pixels = SMALL.resize_pixels(SMALL.decode(tf.io.read_file(train.paths[index])))
         np.testing.assert_array_equal(stored[index], pixels)
-    assert cache_of(train, said.append).filename == stored.filename
+    assert cache_of(train).filename == stored.filename
     assert len(said) == 1  # it was there
 
 
@@ -213,15 +213,15 @@ def test_a_cache_that_was_cut_short_is_written_anew(train):
 
 
 @pytest.mark.parametrize("where", [200, -3], ids=["pixels", "checksums"])
-def test_a_cache_with_other_bytes_is_written_anew(train, where):
+def test_a_cache_with_other_bytes_is_written_anew(train, where, said):
     """Zeroed bytes were trained on."""
     path = cache_path(train, SMALL)
     whole = np.array(cache_of(train))
     contents = bytearray(path.read_bytes())
     contents[where] ^= 64
     path.write_bytes(contents)
-    said = []
-    np.testing.assert_array_equal(cache_of(train, said.append), whole)
+    said.clear()
+    np.testing.assert_array_equal(cache_of(train), whole)
     assert said[0] == f"{path} is damaged, or of an older version; it is written anew"
 
 

@@ -161,7 +161,7 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     def asked(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kerazoo.transfer.head.learn_head", asked)
+    monkeypatch.setattr("kerazoo.transfer.finetune.learn_head", asked)
     data = make_images(tmp_path / "data")
     given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "finetune", data, *given)

@@ -709,22 +709,22 @@ def test_a_damaged_bundle_puts_nothing_in_place(shared, tmp_path, home):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(contents)
         with pytest.raises(WeightsError, match=message):
-            unpack_bundle(path, print)
+            unpack_bundle(path)
         assert left(home) == []
     with pytest.raises(WeightsError, match="there is no bundle"):
-        unpack_bundle(tmp_path / "none.tar", print)
+        unpack_bundle(tmp_path / "none.tar")
     with pytest.raises(WeightsError, match=r"cannot be read: Is a directory; name a file of `kerazoo weights bundle`"):
-        unpack_bundle(tmp_path, print)
+        unpack_bundle(tmp_path)
     deep = tmp_path / "deep.tar"
     with tarfile.open(deep, "w") as tar:
         (tmp_path / INDEX).write_bytes(b"[" * 200_000)
         tar.add(tmp_path / INDEX, INDEX)
     with pytest.raises(WeightsError, match="the index of .*deep.tar cannot be read"):
-        unpack_bundle(deep, print)
+        unpack_bundle(deep)
     with pytest.raises(WeightsError, match=r"no/a.tar: there is no folder .*no;"):
         write_bundle(tmp_path / "no" / "a.tar", [])
     (tmp_path / "good.tar").write_bytes(whole)
-    assert unpack_bundle(tmp_path / "good.tar", print)[0][1].is_file()
+    assert unpack_bundle(tmp_path / "good.tar")[0][1].is_file()
 
 
 @pytest.mark.parametrize("trick", ["../out.h5", "/tmp/out.h5", "weights/../../out.h5", "link", "twice", "more", "less"])
@@ -749,7 +749,7 @@ def test_a_bundle_cannot_write_elsewhere(shared, tmp_path, home, trick):
             tar.add(real, name if trick == "twice" else "weights/../../out.h5")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(WeightsError, match="holds|is cut"):
-        unpack_bundle(path, print)
+        unpack_bundle(path)
     assert left(home) == []
     assert sorted(p for p in tmp_path.iterdir() if p.name != "cache") == [p for p in before if p.name != "cache"]
     assert entry.file == REAL

@@ -229,7 +229,7 @@ def test_the_zoos_recipes_hold(path):
     assert find(made.model.name).name == made.model.name
     assert made.transfer is None
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any(f"kerazoo train recipes/{path.name} --data" in line for line in header)
+    assert any(f"kerazoo train recipes/zoo/{path.name} --data" in line for line in header)
     assert any(line.startswith("# Cost: ") for line in header)
     assert any(line.startswith(("# Expected", "# Published")) for line in header)
 

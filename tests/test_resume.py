@@ -142,7 +142,7 @@ def everything(model, history, folder):
         found = []
         best.visititems(lambda name, item: found.append(item[()]) if hasattr(item, "dtype") else None)
         best.close()
-    state = newest_checkpoint(folder / "states", print)
+    state = newest_checkpoint(folder / "states")
     kept = [value for callback in state["callbacks"] if callback for value in callback.values()]
     flat = [np.asarray(x) for value in kept for x in (value if isinstance(value, list) else [value]) if x is not None]
     every = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
@@ -315,7 +315,7 @@ def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch, said):
     assert sorted((tmp_path / "states").iterdir()) == kept
     assert said
     assert all("No space left on device" in line for line in said)
-    assert newest_checkpoint(tmp_path / "states", print)["epoch"] == 1
+    assert newest_checkpoint(tmp_path / "states")["epoch"] == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
