@@ -9,7 +9,7 @@ import pytest
 from kerazoo.errors import RecipeError
 from kerazoo.models.registry import find
 from kerazoo.recipes.checks import check_against, check_replicas, steps_of, with_recorded_batch_size
-from kerazoo.recipes.recipe import make_recipe, read_recipe
+from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes" / "zoo").glob("*.toml"))
 
@@ -251,3 +251,82 @@ def test_the_recipe_of_resnet20_is_the_papers():
     assert made.optimizer == defaults.optimizer
     assert f"{steps_of(made, 49_000, 128):,} steps" in path.read_text()
     assert made.optimizer.weight_decay * (1 - made.optimizer.momentum) == pytest.approx(1e-4)
+
+
+# -- the same words, the same recipe ------------------------------------------------------------------------------
+
+
+def of_command(monkeypatch, *words):
+    """The recipe that `kerazoo WORDS` would run by."""
+    from typer.testing import CliRunner
+
+    from kerazoo.cli import train as commands
+    from kerazoo.cli.app import app
+
+    made = []
+    monkeypatch.setattr(commands, "run_recipe", lambda recipe, *rest, **where: made.append(recipe))
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return made[0]
+
+
+def same(made, other):
+    assert made == other
+    assert made.model_dump(exclude_unset=True) == other.model_dump(exclude_unset=True)
+    return True
+
+
+SETTING = "optimizer.learning_rate=0.05"
+
+
+@pytest.mark.parametrize("model", ["resnet20", "bottleneck_cnn", "mlp", str(RECIPES[0])])
+def test_the_library_trains_by_the_recipe_of_the_command_line(monkeypatch, model):
+    made = of_command(monkeypatch, "train", model, "--data", "x", "--epochs", "7", "--set", SETTING, "--seed", "3")
+    settings = {"training": {"epochs": 7}, "optimizer": {"learning_rate": 0.05}, "seed": 3}
+    assert same(made, Recipe.for_training(model, Path("x"), **settings))
+    dotted = {"training.epochs": 7, "optimizer.learning_rate": 0.05, "seed": 3}
+    assert same(made, Recipe.for_training(model, "x", **dotted))
+    plain = Recipe.for_training(model, "x")
+    for key, value in dotted.items():
+        plain = plain.override(key, value)
+    assert same(made, plain)
+
+
+@pytest.mark.parametrize("preset", [None, "linear", "full", "bit"])
+def test_the_library_fine_tunes_by_the_recipe_of_the_command_line(monkeypatch, preset):
+    words = ["finetune", "x", "--backbone", "mobilenet_025", "--seed", "3"]
+    words += ["--preset", preset] if preset else []
+    made = of_command(monkeypatch, *words)
+    more = {"preset": preset} if preset else {}
+    assert same(made, Recipe.for_finetuning("mobilenet_025", Path("x"), **more, seed=3))
+    assert same(made, Recipe.for_finetuning("mobilenet_025", "x", **more).override("seed", 3))
+    assert made.transfer.preset == preset or made.transfer.preset == "light"
+
+
+def test_a_recipe_starts_from_the_networks_own():
+    made = Recipe.for_training("resnet20", "x")
+    part = made.optimizer
+    assert (part.name, part.learning_rate, part.schedule, part.milestones) == ("sgd", 0.1, "step", [0.5, 0.75])
+    other = made.override("optimizer.name", "adamw")
+    assert same(other, Recipe.for_training("resnet20", "x", optimizer={"name": "adamw"}))
+    assert (other.optimizer.learning_rate, made.optimizer.learning_rate) == (0.01, 0.1)
+
+
+def test_a_recipe_that_was_read_is_changed_in_that_key_alone(tmp_path):
+    made = Recipe.for_training("bottleneck_cnn", "x", **{"augmentation.shift": 0.0})
+    (tmp_path / "kept.toml").write_text(made.to_toml())
+    kept = Recipe.read(tmp_path / "kept.toml")
+    assert kept == made
+    assert kept.override("seed", 5).model_dump() == {**made.model_dump(), "seed": 5}
+    assert Recipe.read(str(tmp_path / "kept.toml"), seed=5) == kept.override("seed", 5)
+    bare = Recipe.read(tmp_path / "kept.toml", **{"data.path": Path("y")})
+    assert bare.data.path == "y"
+
+
+def test_settings_are_refused_by_their_keys():
+    assert "did you mean training.epochs" in refusal(Recipe.for_training, "mlp", "x", epochs=3)
+    assert "recipe key optimizer.learning_rate" in refusal(
+        Recipe.for_training, "mlp", "x", optimizer={"learning_rate": 0}
+    )
+    assert "recipe key seed" in refusal(Recipe.for_training("mlp", "x").override, "seed", -1)
+    assert "recipe key data is missing" in refusal(Recipe.for_training, "mlp")

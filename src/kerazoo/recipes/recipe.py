@@ -1,6 +1,7 @@
 """The recipe: all that a run depends on. Read from TOML, changed by `--set`, written resolved into the run."""
 
 import copy
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import open_regular
-from kerazoo.models.registry import find, weight_names
+from kerazoo.models.registry import Network, find, weight_names
 from kerazoo.recipes.parts import (
     AugmentationPart,
     CheckpointPart,
@@ -34,7 +35,17 @@ __all__ = [
 
 
 class Recipe(Part):
-    """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew."""
+    """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew.
+
+    Made by `for_training`, `for_finetuning` or `read`, all of which raise RecipeError that names the key, the value and
+    what is allowed. A recipe does not change: `override` gives another one.
+
+    Example:
+    ```python
+    recipe = Recipe.for_training("resnet20", "photos", training={"epochs": 20}, seed=1)
+    recipe = recipe.override("optimizer.learning_rate", 0.05)
+    ```
+    """
 
     model: ModelPart
     data: DataPart
@@ -58,6 +69,70 @@ class Recipe(Part):
         if self.transfer is not None and self.devices == "multiworker":
             refuse("devices='multiworker' is for `kerazoo train`; fine-tune on one machine")
         return self
+
+    @classmethod
+    def for_training(cls, model: str | Path, data: str | Path | None = None, **settings: Any) -> "Recipe":
+        """The recipe of `kerazoo train MODEL --data DATA`: the network's own, changed by `settings`.
+
+        Args:
+            model: A name of the registry, or a recipe file (.toml).
+            data: An image folder, a table, an `.npz` file or `tfds:NAME`; a recipe file may name it itself.
+            **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key (`seed=1`,
+                `**{"data.size": 64}`).
+
+        Returns:
+            The recipe, checked whole.
+
+        Raises:
+            ModelError: No model is called `model`.
+            RecipeError: A key or a value is unknown or not allowed.
+        """
+        where = {} if data is None else {"data.path": data}
+        if str(model).endswith(".toml"):
+            return cls.read(model, **where, **settings)
+        values: dict[str, Any] = {"model": {"name": find(str(model)).name}}
+        change(values, {**where, **settings})
+        return make_recipe(values, defaults=own_recipe(str(model)))
+
+    @classmethod
+    def for_finetuning(
+        cls, backbone: str, data: str | Path, *, weights: str | Path = "imagenet", preset: str | None = "light",
+        **settings: Any,
+    ) -> "Recipe":  # fmt: skip
+        """The recipe of `kerazoo finetune DATA --backbone BACKBONE`: the preset, changed by `settings`.
+
+        Args:
+            backbone: A name of the registry.
+            data: An image folder, a table, an `.npz` file or `tfds:NAME`.
+            weights: "imagenet", the name of shipped weights, a file or a run, or "none".
+            preset: "linear", "light", "full" or "bit"; None is none of them.
+            **settings: Keys of the recipe, as in `for_training`.
+
+        Returns:
+            The recipe, checked whole.
+
+        Raises:
+            ModelError: No model is called `backbone`.
+            RecipeError: A key or a value is unknown or not allowed.
+        """
+        values: dict[str, Any] = {"model": {"name": find(backbone).name}}
+        change(values, {"data.path": data, "transfer": {"weights": weights, "preset": preset}, **settings})
+        return make_recipe(values)
+
+    @classmethod
+    def read(cls, path: str | Path, **settings: Any) -> "Recipe":
+        """The recipe in a TOML file, changed by `settings` as in `for_training`. Raises RecipeError."""
+        values = read_recipe(path)
+        change(values, settings)
+        return make_recipe(values)
+
+    def override(self, key: str, value: Any) -> "Recipe":
+        """The recipe with `key` (dotted) set to `value`, as if it had been asked for at first. Raises RecipeError."""
+        values = self.model_dump(exclude_unset=True)
+        # what was not asked for, and is not the default, is of the network's own recipe
+        begun_from_own = self.transfer is None and make_recipe(values) != self
+        change(values, {key: value})
+        return make_recipe(values, defaults=own_recipe(values["model"]["name"]) if begun_from_own else None)
 
     def anchored(self) -> "Recipe":
         """The same, with absolute paths, so that it can be run from anywhere."""
@@ -171,6 +246,12 @@ def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
     return here or [place for key in difflib.get_close_matches(last, places, n=1, cutoff=0.75) for place in places[key]]
 
 
+def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:
+    """What training `model` starts from where nothing else is asked for, None for the defaults of all models."""
+    entry = find(model)
+    return entry.recipe or None if isinstance(entry, Network) else None
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The values in a TOML recipe. Raises RecipeError where it cannot be read."""
     try:
@@ -191,6 +272,15 @@ def read_setting(setting: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), text.strip()  # a bare word is a string
+
+
+def change(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Set keys (dotted) in nested `values`; of a part that is a mapping, each of its keys. Raises RecipeError."""
+    for key, value in settings.items():
+        if key in _PARTS and isinstance(value, Mapping):
+            change(values, {f"{key}.{name}": one for name, one in value.items()})
+        else:
+            override(values, key, os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:
