@@ -1,1 +1,1 @@
-"""What leaves the house: export, the gate every export passes, prediction from what was exported."""
+"""Answers from a run or an export."""
