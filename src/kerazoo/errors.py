@@ -1,14 +1,14 @@
 """The errors that kerazoo raises on purpose. Each message names the thing, says what is allowed and what to do next."""
 
 
-class KerazooError(ValueError):
-    """A failure that is not the caller's fault; the command line leaves with exit code 1."""
+class KerazooError(Exception):
+    """A failure, whoever caused it; the command line leaves with exit code 1. All errors of kerazoo are ones."""
 
     exit_code = 1
 
 
-class InputError(KerazooError):
-    """Bad input; the command line leaves with exit code 2."""
+class InputError(KerazooError, ValueError):
+    """Bad input: a name, a value or a file that must be changed. The command line leaves with exit code 2."""
 
     exit_code = 2
 

@@ -145,11 +145,11 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
 MAX_BYTES = 256_000_000  # of an image's file, which is read into memory whole; a camera's JPEG has up to 60 MB
 
 
-class NotRegular(OSError):
+class NotRegularError(OSError):
     """A named pipe, a device, a socket or a folder where a file was expected."""
 
 
-class TooLarge(OSError):
+class TooLargeError(OSError):
     """A file of `size` bytes, which are more than are read into memory."""
 
     def __init__(self, path: str | Path, size: int, limit: int) -> None:
@@ -164,7 +164,7 @@ class TooLarge(OSError):
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading; what a link leads to counts. Reading it ends.
 
-    Raises NotRegular for pipes, devices, sockets and folders, without waiting for anybody to write into them, and
+    Raises NotRegularError for pipes, devices, sockets and folders, without waiting for anybody to write into them, and
     OSError. Reading a pipe waits for ever, and devices such as /dev/zero have no end.
     """
     check_regular(path, Path(path).stat().st_mode)  # before it is opened: opening a device can act on it
@@ -179,10 +179,10 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def check_regular(path: str | Path, mode: int) -> None:
-    """Raise NotRegular where the `st_mode` of `path` is not that of a regular file."""
+    """Raise NotRegularError where the `st_mode` of `path` is not that of a regular file."""
     if not stat.S_ISREG(mode):
         word = next((word for is_kind, word in KINDS if is_kind(mode)), "a special file")
-        raise NotRegular(errno.EINVAL, f"it is {word}; only regular files are read", str(path))
+        raise NotRegularError(errno.EINVAL, f"it is {word}; only regular files are read", str(path))
 
 
 KINDS = (
@@ -192,12 +192,12 @@ KINDS = (
 
 
 def read_regular(path: str | Path, limit: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """The bytes of a regular file, and its status. Raises NotRegular, TooLarge (over `limit` bytes), and OSError."""
+    """The bytes of a regular file, and its status. Raises NotRegularError, OSError, and TooLargeError over `limit`."""
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         contents = (file.read(limit + 1) or b"") if status.st_size <= limit else b""
         if status.st_size > limit or len(contents) > limit:
-            raise TooLarge(path, max(status.st_size, len(contents)), limit)
+            raise TooLargeError(path, max(status.st_size, len(contents)), limit)
         return contents, status
 
 

@@ -12,7 +12,7 @@ from typing import Any
 AGAIN = 0.05  # seconds until a stop that was swallowed is asked for once more
 
 
-class Terminated(SystemExit):
+class TerminatedError(SystemExit):
     """SIGTERM asked the command to stop."""
 
 
@@ -30,10 +30,10 @@ def stoppable(*, at_the_end: bool = False) -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated(128 + number)
+        raise TerminatedError(128 + number)
 
     def swallowed(unraisable: Any) -> None:
-        number = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
+        number = {TerminatedError: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
         if number is None:
             hook(unraisable)
         else:
@@ -56,6 +56,6 @@ def _ignore_stops() -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-    except (Terminated, KeyboardInterrupt):  # one came just before
+    except (TerminatedError, KeyboardInterrupt):  # one came just before
         _ignore_stops()
         raise

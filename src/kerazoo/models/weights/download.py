@@ -15,7 +15,16 @@ from pathlib import Path
 from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
 from kerazoo.files import file_hash, lock, write_whole
-from kerazoo.models.weights.http import PAUSE, TIMEOUT, Progress, Unreachable, check_room, download, forget, no_room
+from kerazoo.models.weights.http import (
+    PAUSE,
+    TIMEOUT,
+    Progress,
+    UnreachableError,
+    check_room,
+    download,
+    forget,
+    no_room,
+)
 from kerazoo.models.weights.published import CHUNK, Published, file_problem, published
 from kerazoo.terminal import download_bar
 
@@ -44,7 +53,7 @@ def published_path(
             return path
         try:
             return _fetch(folder, entry, mirror or os.environ.get(MIRROR) or None, timeout, pause)
-        except Unreachable as error:
+        except UnreachableError as error:
             raise WeightsError(f"no ImageNet weights for {name}: {error}; {_ways(entry)}") from error
 
 
@@ -120,7 +129,7 @@ def _fetch(folder: Path, entry: Published, mirror: str | None, timeout: float, p
                 break
             forget(part)
             if not again or isinstance(source, Path):  # bytes may be wrong once, on the way or from an earlier process
-                raise Unreachable(f"{source} is not the published file: {wrong}; it was removed")
+                raise UnreachableError(f"{source} is not the published file: {wrong}; it was removed")
     path = put_in_place(part, entry)
     forget(part)
     if entry.checked_by == "structure":
@@ -159,10 +168,12 @@ def _copy(source: Path, part: Path, most: int, progress: Progress) -> None:
     try:
         total = source.stat().st_size
         if not source.is_file() or total > most:
-            raise Unreachable(f"{source} is not the published file, but longer than {most:,} bytes or no regular file")
+            raise UnreachableError(
+                f"{source} is not the published file, but longer than {most:,} bytes or no regular file"
+            )
         opened = source.open("rb")
     except OSError as error:
-        raise Unreachable(f"{source} cannot be read ({error.strerror})") from error
+        raise UnreachableError(f"{source} cannot be read ({error.strerror})") from error
     check_room(part.parent, total, source.name)
     forget(part)
     try:

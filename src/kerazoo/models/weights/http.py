@@ -28,7 +28,7 @@ BLOCK = 1 << 20  # bytes read at a time
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that may be another in a moment
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """What was asked for could not be had; the message is one line."""
 
 
@@ -45,7 +45,7 @@ def download(
     Redirects to http and https are followed, but not from https to http. A server that sends nothing for `timeout`
     seconds, or after twice that less than 1 kB/s over a whole attempt, and `attempts` in a row without new bytes end
     it; `part` stays, and the next call goes on. What is longer than `most` bytes is not the file: it ends it, too, and
-    `part` goes. Raises Unreachable; WeightsError where the disk is full.
+    `part` goes. Raises UnreachableError; WeightsError where the disk is full.
     """
     reached, left = 0, attempts
     while True:
@@ -57,7 +57,7 @@ def download(
             left = attempts - 1 if there > reached else left - 1
             reached = max(reached, there)
             if left < 1:
-                raise Unreachable(f"{cut}; {attempts} attempts brought no more") from cut
+                raise UnreachableError(f"{cut}; {attempts} attempts brought no more") from cut
             time.sleep(pause * 2 ** (attempts - 1 - left))
 
 
@@ -85,22 +85,22 @@ def no_room(error: OSError, path: Path) -> WeightsError:
 
 
 def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int | None) -> None:
-    """One attempt, which ends. Raises _CutError, Unreachable."""
+    """One attempt, which ends. Raises _CutError, UnreachableError."""
     with Watch(2 * timeout) as watch:  # a server that sends nothing is told apart by the limit of a read
         try:
             _attempt(url, part, progress, timeout, most, watch)
         except RedirectError as error:
-            raise Unreachable(str(error)) from error
-        except (_CutError, Unreachable) as error:
+            raise UnreachableError(str(error)) from error
+        except (_CutError, UnreachableError) as error:
             if watch.slow:
-                raise Unreachable(
+                raise UnreachableError(
                     f"{url} sent less than {format_bytes(LEAST)} a second for {2 * timeout:g} s; what came is kept"
                 ) from error
             raise
 
 
 def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int | None, watch: Watch) -> None:
-    """Ask once, for all of it or for the rest. Raises _CutError, Unreachable."""
+    """Ask once, for all of it or for the rest. Raises _CutError, UnreachableError."""
     from kerazoo.version import __version__
 
     have, validator = _kept(part, url)
@@ -117,18 +117,18 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int
                 return
             forget(part)
         said = f"{url} answers {error.code} ({error.reason})"
-        raise (_CutError if error.code in (416, *BUSY) else Unreachable)(said) from error
+        raise (_CutError if error.code in (416, *BUSY) else UnreachableError)(said) from error
     except TimeoutError as error:
-        raise Unreachable(f"{url} did not answer within {timeout:g} s") from error
+        raise UnreachableError(f"{url} did not answer within {timeout:g} s") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
-            raise Unreachable(f"{url} did not answer within {timeout:g} s") from error
-        kind = _CutError if isinstance(error.reason, ConnectionResetError | BrokenPipeError) else Unreachable
+            raise UnreachableError(f"{url} did not answer within {timeout:g} s") from error
+        kind = _CutError if isinstance(error.reason, ConnectionResetError | BrokenPipeError) else UnreachableError
         raise kind(f"{url} cannot be reached ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(f"{url} ended the connection ({error!r})") from error
     except ValueError as error:
-        raise Unreachable(f"{url} is not an address ({error})") from error
+        raise UnreachableError(f"{url} is not an address ({error})") from error
     with answer:
         total = _length(answer)
         if have and answer.status == 206:
@@ -164,7 +164,7 @@ def _write(
             try:
                 block = answer.read1(BLOCK)
             except TimeoutError as error:
-                raise Unreachable(f"{url} sent nothing for {timeout:g} s {so_far}; what came is kept") from error
+                raise UnreachableError(f"{url} sent nothing for {timeout:g} s {so_far}; what came is kept") from error
             except (OSError, http.client.HTTPException) as error:
                 raise _CutError(f"{url} ended the connection {so_far}") from error
             if watch.slow:  # its closed connection looks like the end of the file
@@ -192,7 +192,7 @@ def _after(done: int, total: int | None) -> str:
 def _refuse(url: str, part: Path, most: int) -> NoReturn:
     """End it: what lies at `url` is longer than the file can be."""
     forget(part)
-    raise Unreachable(f"{url} is not the published file: it is longer than {most:,} bytes; it was removed")
+    raise UnreachableError(f"{url} is not the published file: it is longer than {most:,} bytes; it was removed")
 
 
 def _kept(part: Path, url: str) -> tuple[int, str]:

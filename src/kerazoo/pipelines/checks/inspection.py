@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kerazoo.files import TooLarge, read_regular
+from kerazoo.files import TooLargeError, read_regular
 from kerazoo.preprocessing.decoding import announced_bytes, reason_of
 from kerazoo.preprocessing.exif import orientation_of
 from kerazoo.preprocessing.headers import LARGE
@@ -57,7 +57,7 @@ def inspect_file(path: str) -> Inspection:
         status = Path(path).stat()
         seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
         contents, status = read_regular(path)
-    except TooLarge as error:
+    except TooLargeError as error:
         return Inspection(**seen, bad=("enormous", str(error)))
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         kind = "dangling link" if isinstance(error, FileNotFoundError) and Path(path).is_symlink() else "unreadable"
