@@ -1,7 +1,7 @@
 """Compile and fit: Keras's own `fit` with the callbacks of a run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import keras
@@ -12,6 +12,7 @@ from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
 from kerazoo.callbacks.resume import Resume
 from kerazoo.callbacks.stopping import StopOnNaN
+from kerazoo.errors import InputError
 from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.devices.devices import Devices
@@ -39,11 +40,13 @@ def fit(
     loss: str,
     devices: Devices,
     factors: Mapping[str, float] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
 
-    `factors` of the learning rate are by the variables' paths. Goes on from the newest checkpoint of the run. Ends
-    after an epoch whose loss is not finite (see `divergence_message`). Raises Interrupted where a signal stopped it.
+    `factors` of the learning rate are by the variables' paths. `callbacks` come after those of the run. Goes on from
+    the newest checkpoint of the run. Ends after an epoch whose loss is not finite (see `divergence_message`). Raises
+    Interrupted where a signal stopped it.
     """
     epochs, images = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
     compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
@@ -56,23 +59,31 @@ def fit(
         log.info(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
     metrics = None
     with ExitStack() as stack:
-        callbacks = [batches.clock(), *control_callbacks(recipe), StopOnNaN()]
+        every = [batches.clock(), *control_callbacks(recipe), StopOnNaN()]
         if devices.is_chief:
             watch = stack.enter_context(logging_callbacks(run, recipe, examples, spec.preprocessing, epochs=epoch))
             metrics = MetricsWriter(run.folder, images)
             progress = stack.enter_context(Progress(images, start_step=step))
-            callbacks += [progress, *watch(model), metrics]
+            every += [progress, *watch(model), metrics]
+        every += callbacks
         stack.enter_context(resume.signals())
         stack.enter_context(devices.training())
         devices.check_same(0 if resume.found is None else epoch + 1, f"the checkpoints in {run.checkpoints}")
         model.fit(
             devices.distribute(batches.dataset), validation_data=devices.distribute(validation), epochs=epochs,
-            shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(callbacks),
+            shuffle=False, verbose=0, initial_epoch=resume.initial_epoch(epochs), callbacks=resume.after(every),
         )  # fmt: skip
     if metrics is None:
         return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows]
     metrics.settle()  # what a full disk did not take; it raises that now
     return metrics.rows
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Raise InputError for what is no callback of Keras."""
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise InputError(f"callbacks must be keras.callbacks.Callback objects, got {callback!r:.80}")
 
 
 def divergence_message(rows: list[dict[str, float]], recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.digests import digests_of
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.training.fit import divergence_message, fit
+from kerazoo.training.fit import check_callbacks, divergence_message, fit
 from kerazoo.training.outcome import Outcome, trained
 from kerazoo.training.plan import assemble
 from kerazoo.training.watching import log_kept
@@ -31,18 +32,21 @@ log = logging.getLogger("kerazoo")
 
 def train(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
-    devices: Devices | None = None, reported: bool = True,
+    devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
 ) -> Run:  # fmt: skip
     """Train a network of the registry from random weights; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on from its newest checkpoint (`choose_folder`).
     With `reported` False the caller calls `run.set_reported()` once it has told the result; a run that finished and was
     never reported (its process was killed) is what the next call with the same recipe returns.
+    `callbacks` are Keras callbacks of the caller's; they are called after those of the run. One that has `state()` and
+    `restore(state)` goes on with the run, as with `Resume`.
     `devices` are those that the recipe asks for, opened. Of several workers only the first writes and
     evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
     where a signal asked to stop.
     """
     start = time.perf_counter()
+    check_callbacks(callbacks)
     recipe = recipe.anchored()
     devices = devices or open_devices(recipe.devices)
     worker = devices.worker if devices.workers > 1 else None
@@ -60,7 +64,7 @@ def train(
     ):
         history = fit(
             made.model, made.batches, made.validation, run=run, recipe=recipe, spec=spec, examples=examples,
-            loss=made.loss, devices=devices,
+            loss=made.loss, devices=devices, callbacks=callbacks,
         )  # fmt: skip
         if reason := divergence_message(history, recipe):
             raise KerazooError(reason)

@@ -10,8 +10,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from kerazoo.callbacks.metrics import MetricsWriter
@@ -32,7 +34,7 @@ from kerazoo.recipes.presets import preset_values
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.training.fit import divergence_message, fit
+from kerazoo.training.fit import check_callbacks, divergence_message, fit
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import (
     choose_loss,
@@ -58,19 +60,20 @@ log = logging.getLogger("kerazoo")
 
 def finetune(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
-    devices: Devices | None = None, reported: bool = True,
+    devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
 ) -> Run:  # fmt: skip
     """Fine-tune a backbone or network of the registry on images; the finished run, evaluated on val and test.
 
     A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
     same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
-    `reported` as in `train`. `phases.json` in the run has what each phase cost and
-    gained.
+    `callbacks` take part in its training; they and `reported` are as in `train`. `phases.json` in the run has what each
+    phase cost and gained.
 
     Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
     to stop.
     """
     start = time.perf_counter()
+    check_callbacks(callbacks)
     entry, recipe = find(recipe.model.name), recipe.anchored()
     devices = devices or open_devices(recipe.devices)
     if devices.workers > 1:
@@ -134,7 +137,7 @@ def finetune(
             factors = rates_of(model, entry, transfer.decay)
             history = fit(
                 model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
-                devices=devices, factors=factors,
+                devices=devices, factors=factors, callbacks=callbacks,
             )  # fmt: skip
             if reason := divergence_message(history, recipe):
                 log.info(f"fine-tuning ended early: {reason}")
