@@ -93,8 +93,8 @@ BAD = [
     ("class_names", ["no", 1], "class_names must hold names of 1 to 1,000 characters, got 1"),
     ("class_names", ["no", "y" * 1001], "class_names must hold names of 1 to 1,000 characters"),
     ("class_names", ["no", ""], "class_names must hold names"),
-    ("head", "binary", "head must be one of multiclass, multilabel, regression, got 'binary'"),
-    ("head", ["multiclass"], "head must be one of"),
+    ("task", "binary", "task must be one of multiclass, multilabel, regression, got 'binary'"),
+    ("task", ["multiclass"], "task must be one of"),
     ("temperature", 0, "temperature must be a number from 0.001 to 1000, got 0"),
     ("temperature", float("nan"), "temperature must be a number"),
     ("temperature", 10**400, "temperature must be a number"),
@@ -123,8 +123,8 @@ def test_a_bad_description_is_one_line_that_names_file_key_and_value(stored, key
 def test_a_regression_has_no_temperature(stored):
     kept = (stored / DESCRIPTION).read_bytes()
     try:
-        edit(stored, "head", "regression")
-        assert load_spec(stored).head == "regression"
+        edit(stored, "task", "regression")
+        assert load_spec(stored).task == "regression"
         edit(stored, "temperature", 2.0)
         with pytest.raises(RunError, match=r"temperature must be 1 for a regression, got 2.0"):
             load_spec(stored)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kerazoo.errors import ModelError
 from kerazoo.tasks.losses import FocalLoss, SmoothedCrossEntropy, perfect_loss
-from kerazoo.tasks.task import HEADS, find_head
+from kerazoo.tasks.task import TASKS, find_task
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(6, 4)).astype(np.float32) * 3
@@ -42,32 +42,30 @@ def test_cross_entropies_and_focal_losses_by_their_formulas(gamma, smoothing):
     focal = {} if gamma is None else {"name": "focal", "focal_gamma": gamma}
     made, g = {"label_smoothing": smoothing, **focal}, gamma or 0.0
 
-    def loss(kind, y, z=Z, **more):
-        return float(find_head(kind).make_loss(**made, **more)(y, z))
+    def loss(task, y, z=Z, **more):
+        return float(find_task(task).make_loss(**made, **more)(y, z))
 
     assert loss("multiclass", NUMBERS) == pytest.approx(multiclass(ONE_HOT, g, smoothing), rel=1e-5)
     assert loss("multiclass", SHARES, soft=True) == pytest.approx(multiclass(SHARES, g, smoothing), rel=1e-5)
     assert loss("multilabel", BITS) == pytest.approx(sigmoids(BITS, g, smoothing), rel=1e-5)
     one = Z[:, :1]
-    expected = sigmoids(BITS[:, :1], g, smoothing, one)
-    assert loss("binary", BITS[:, :1], one) == pytest.approx(expected, rel=1e-5)
-    assert loss("binary", BITS[:, 0], one) == pytest.approx(expected, rel=1e-5)
+    assert loss("multilabel", BITS[:, :1], one) == pytest.approx(sigmoids(BITS[:, :1], g, smoothing, one), rel=1e-5)
 
 
 def test_what_was_asked_for_until_now_is_the_same_keras_loss():
-    kinds = {kind: type(head.make_loss()) for kind, head in HEADS.items()}
-    assert kinds == {
-        "multiclass": keras.losses.SparseCategoricalCrossentropy, "binary": keras.losses.BinaryCrossentropy,
+    made = {name: type(task.make_loss()) for name, task in TASKS.items()}
+    assert made == {
+        "multiclass": keras.losses.SparseCategoricalCrossentropy,
         "multilabel": keras.losses.BinaryCrossentropy, "regression": keras.losses.MeanSquaredError,
     }  # fmt: skip
-    assert type(find_head("multiclass").make_loss(soft=True)) is keras.losses.CategoricalCrossentropy
+    assert type(find_task("multiclass").make_loss(soft=True)) is keras.losses.CategoricalCrossentropy
 
 
 def test_squared_absolute_and_quadratic_cost():
-    assert float(find_head("regression").make_loss()(BITS, Z)) == pytest.approx(((BITS - Z) ** 2).mean(), rel=1e-5)
-    assert float(find_head("regression").make_loss("mae")(BITS, Z)) == pytest.approx(abs(BITS - Z).mean(), rel=1e-5)
+    assert float(find_task("regression").make_loss()(BITS, Z)) == pytest.approx(((BITS - Z) ** 2).mean(), rel=1e-5)
+    assert float(find_task("regression").make_loss("mae")(BITS, Z)) == pytest.approx(abs(BITS - Z).mean(), rel=1e-5)
     expected = 0.5 * ((BITS - sigmoid(Z)) ** 2).sum(axis=-1).mean()
-    assert float(find_head("multilabel").make_loss("quadratic")(BITS, Z)) == pytest.approx(expected, rel=1e-5)
+    assert float(find_task("multilabel").make_loss("quadratic")(BITS, Z)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
@@ -93,30 +91,30 @@ def test_losses_come_back_from_their_config():
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "message"),
+    ("task", "asked", "message"),
     [
         ("multiclass", {"name": "quadratic", "label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='qua"),
         ("regression", {"label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='mse'"),
         ("multiclass", {"focal_gamma": 2.0}, "focal_gamma=2.0 is of loss='focal', not of 'cross_entropy'"),
-        ("regression", {"name": "focal"}, "loss='focal' does not go with a regression head; it takes mse, mae"),
+        ("regression", {"name": "focal"}, "loss='focal' does not go with a regression task; it takes mse, mae"),
         ("multiclass", {"name": "perceptron", "soft": True}, "loss='perceptron' takes no mixed labels"),
     ],
 )
-def test_what_does_not_go_together_is_refused(kind, asked, message):
+def test_what_does_not_go_together_is_refused(task, asked, message):
     with pytest.raises(ModelError, match=message):
-        find_head(kind).make_loss(**asked)
+        find_task(task).make_loss(**asked)
 
 
 def test_perfect_answers_cost_the_entropy_of_the_labels():
     def entropy(t):
         return -(t * np.log(t)).sum(axis=-1).mean()
 
-    head = find_head("multiclass")
-    assert perfect_loss(head.make_loss(), NUMBERS, 4) == pytest.approx(0, abs=1e-6)
+    classes = find_task("multiclass")
+    assert perfect_loss(classes.make_loss(), NUMBERS, 4) == pytest.approx(0, abs=1e-6)
     smooth = 0.9 * ONE_HOT + 0.1 / 4
-    assert perfect_loss(head.make_loss(label_smoothing=0.1), NUMBERS, 4) == pytest.approx(entropy(smooth), rel=1e-5)
-    assert perfect_loss(head.make_loss(soft=True), SHARES, 4) == pytest.approx(entropy(SHARES), rel=1e-4)
-    bits = find_head("multilabel").make_loss(label_smoothing=0.2)
+    assert perfect_loss(classes.make_loss(label_smoothing=0.1), NUMBERS, 4) == pytest.approx(entropy(smooth), rel=1e-5)
+    assert perfect_loss(classes.make_loss(soft=True), SHARES, 4) == pytest.approx(entropy(SHARES), rel=1e-4)
+    bits = find_task("multilabel").make_loss(label_smoothing=0.2)
     expected = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
     assert perfect_loss(bits, BITS, 4) == pytest.approx(expected, rel=1e-5)
-    assert perfect_loss(find_head("regression").make_loss(), Z, 4) == 0
+    assert perfect_loss(find_task("regression").make_loss(), Z, 4) == 0

@@ -12,7 +12,7 @@ from kerazoo.errors import ModelError
 from kerazoo.models.registry import NETWORKS, describe, find
 from kerazoo.recipes.parts import OptimizerPart
 from kerazoo.tasks.losses import LOSSES, PerceptronCriterion, QuadraticCost
-from kerazoo.tasks.task import HEADS, find_head
+from kerazoo.tasks.task import TASKS, find_task
 from kerazoo.training.optimizers import make_optimizer
 
 NAMES = [network.name for network in NETWORKS]
@@ -217,46 +217,44 @@ def test_the_sigmoid_neuron_learns_by_the_quadratic_cost():
     np.testing.assert_allclose(gradient[:, 0], (a - 1) * a * (1 - a) * x[0], rtol=1e-5)
 
 
-# -- heads and losses ---------------------------------------------------------------------------------------------
+# -- tasks and losses ---------------------------------------------------------------------------------------------
 
 
-def test_heads_turn_logits_into_answers():
+def test_tasks_turn_logits_into_answers():
     logits = ops.convert_to_tensor([[0.0, math.log(3.0)]])
-    np.testing.assert_allclose(HEADS["multiclass"].answers(logits), [[0.25, 0.75]], rtol=1e-6)
-    np.testing.assert_allclose(HEADS["multilabel"].answers(logits), [[0.5, 0.75]], rtol=1e-6)
-    np.testing.assert_allclose(HEADS["binary"].answers(logits[:, 1:]), [[0.75]], rtol=1e-6)
-    np.testing.assert_allclose(HEADS["regression"].answers(logits), logits)
+    np.testing.assert_allclose(TASKS["multiclass"].answers(logits), [[0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(TASKS["multilabel"].answers(logits), [[0.5, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(TASKS["regression"].answers(logits), logits)
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "loss"),
+    ("task", "labels", "loss"),
     [
         ("multiclass", [1], -math.log(0.75)),
-        ("binary", [[1, 0]], (math.log(2) - math.log(0.25)) / 2),
         ("multilabel", [[1, 0]], (math.log(2) - math.log(0.25)) / 2),
         ("regression", [[1.0, 0.0]], (1 + math.log(3.0) ** 2) / 2),
     ],
 )
-def test_each_head_has_its_loss(kind, labels, loss):
+def test_each_task_has_its_loss(task, labels, loss):
     logits = np.array([[0.0, math.log(3.0)]], np.float32)
-    assert float(find_head(kind).make_loss()(np.array(labels, np.float32), logits)) == pytest.approx(loss, rel=1e-5)
+    assert float(find_task(task).make_loss()(np.array(labels, np.float32), logits)) == pytest.approx(loss, rel=1e-5)
 
 
 def test_metrics_read_logits():
-    binary = HEADS["binary"].make_metric()
-    binary.update_state([[1], [0], [1]], [[0.1], [-0.1], [-3.0]])  # p = 0.52, 0.48, 0.05
-    assert float(binary.result()) == pytest.approx(2 / 3)
+    accuracy = TASKS["multilabel"].make_metric()
+    accuracy.update_state([[1], [0], [1]], [[0.1], [-0.1], [-3.0]])  # p = 0.52, 0.48, 0.05
+    assert float(accuracy.result()) == pytest.approx(2 / 3)
 
 
-def test_unknown_head_and_loss_are_named():
-    with pytest.raises(ModelError, match="head='softmax' is not one of multiclass"):
-        find_head("softmax")
-    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass head; it takes cross_entropy"):
-        HEADS["multiclass"].make_loss("mse")
-    for head in HEADS.values():
-        assert {head.loss, *head.other_losses} <= set(LOSSES)
+def test_unknown_task_and_loss_are_named():
+    with pytest.raises(ModelError, match="task must be one of multiclass, multilabel, regression, got 'softmax'"):
+        find_task("softmax")
+    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass task; it takes cross_entropy"):
+        TASKS["multiclass"].make_loss("mse")
+    for task in TASKS.values():
+        assert {task.loss, *task.other_losses} <= set(LOSSES)
     for network in NETWORKS:
-        HEADS["multiclass"].make_loss(network.loss)
+        TASKS["multiclass"].make_loss(network.loss)
 
 
 def test_weight_decay_spares_biases_and_norms():

@@ -366,7 +366,7 @@ def put_in(part, **values):
         ("model.json", put(class_names=["circle"])),
         ("model.json", put(class_names=["circle", "square", "star"])),
         ("model.json", put(class_names=["circle", "squares"])),
-        ("model.json", put(head="multilabel")),
+        ("model.json", put(task="multilabel")),
         ("model.json", put(temperature=0.999999)),
         ("model.json", put(name="cnn")),
         ("model.json", put(weights_sha256="0" * 64)),
@@ -529,7 +529,7 @@ def test_a_loss_that_does_not_go_with_the_head_leaves_nothing(images, tmp_path, 
         (train, recipe(images, training={"loss": loss})),
         (finetune, recipe(images, training={"loss": loss}, transfer={"weights": "none"})),
     ):
-        with pytest.raises(ModelError, match=f"loss='{loss}' does not go with a multiclass head"):
+        with pytest.raises(ModelError, match=f"loss='{loss}' does not go with a multiclass task"):
             make(asked, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kerazoo.errors import RecipeError
 from kerazoo.recipes.parts import OptimizerPart
-from kerazoo.tasks.task import find_head
+from kerazoo.tasks.task import find_task
 from kerazoo.training.optimizers import make_optimizer
 from kerazoo.training.overfit import overfit_one_batch
 from kerazoo.training.rate_finder import find_rate, fresh_optimizer, smooth, valley
@@ -26,7 +26,7 @@ def network(kind="multiclass", units=3, dropout=0.5, loss=None, optimizer=None, 
     x = keras.layers.Dropout(dropout, seed=1)(x)
     model = keras.Model(inputs, keras.layers.Dense(units, name="logits")(x))
     optimizer = optimizer or make_optimizer(OptimizerPart(name="adamw", weight_decay=0.01), steps=30)
-    model.compile(optimizer=optimizer, loss=find_head(kind).make_loss(loss, **more), metrics=[])
+    model.compile(optimizer=optimizer, loss=find_task(kind).make_loss(loss, **more), metrics=[])
     return model
 
 

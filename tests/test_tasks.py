@@ -62,7 +62,7 @@ def rows_of(path):
 
 def test_several_labels_all_the_way(images, tmp_path):
     run = train(recipe(images / "labels.csv"), name="labels", root=tmp_path)
-    assert load_spec(run.folder).head == "multilabel"
+    assert load_spec(run.folder).task == "multilabel"
     results = read_json(run.folder / "run.json")["results"]
     assert results["val_accuracy"] >= 0.9
     assert results["val_mean_average_precision"] >= 0.95
@@ -96,7 +96,7 @@ def test_numbers_all_the_way(images, tmp_path):
     row = rows_of(run.folder / "evaluation" / "val.csv")[3]
     assert list(row) == ["key", "target", "predicted_target"]
     export = export_run(run, root=tmp_path / "exports")
-    assert json.loads((export / "assets.extra" / "passport.json").read_text())["head"] == "regression"
+    assert json.loads((export / "assets.extra" / "passport.json").read_text())["task"] == "regression"
     (from_export,) = predict(export, [images / row["key"]])
     (from_run,) = predict(run.folder, [images / row["key"]])
     assert from_export.to_json()["values"]["target"] == pytest.approx(float(row["predicted_target"]), rel=1e-4)
@@ -160,7 +160,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(classes, tmp_path)
         train(recipe(classes, augmentation={"policy": "wild"}), root=tmp_path)
     with pytest.raises(RecipeError, match=r"augmentation.hue must be a number in \[0, 0.5\], not 0.7"):
         train(recipe(classes, augmentation={"hue": 0.7}), root=tmp_path)
-    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass head"):
+    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass task"):
         train(recipe(classes, training={"loss": "mse"}), root=tmp_path)
     assert not list(tmp_path.iterdir())
 

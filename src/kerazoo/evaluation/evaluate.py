@@ -36,8 +36,8 @@ def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: s
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
     answers = keras.ops.convert_to_numpy(spec.answers(keras.ops.convert_to_tensor(logits)))
-    loss = float(losses_of(logits / spec.temperature, examples.labels, spec.head).mean())
-    return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.head)
+    loss = float(losses_of(logits / spec.temperature, examples.labels, spec.task).mean())
+    return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.task)
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
@@ -64,7 +64,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     for split in examples.split_names[1:]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = recorded_answers(run, split, result.probabilities.shape)
-        if not agree(result.probabilities, recorded, spec.head).all():
+        if not agree(result.probabilities, recorded, spec.task).all():
             raise GateError(f"{run.folder} does not answer its {split} images as it did when it was trained")
         results.append(result)
     return results
@@ -79,8 +79,8 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
     """The evaluation of `split` from what `run` recorded and the labels of its `examples`; no model is asked."""
     part = examples.split(split)
     answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
-    loss = float(losses_of_answers(answers, part.labels, spec.head).mean())
-    return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.head)
+    loss = float(losses_of_answers(answers, part.labels, spec.task).mean())
+    return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.task)
 
 
 def check_unchanged(run: Run, examples: Examples) -> None:

@@ -123,7 +123,7 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
 
     def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = spec.answers(model(x, training=False))
-        if spec.head == "regression":
+        if spec.task == "regression":
             return {"values": probabilities, "class_names": tf.repeat(names[None], tf.shape(x)[0], axis=0)}
         values, indices = tf.math.top_k(probabilities, k)
         top = tf.gather(names, indices)

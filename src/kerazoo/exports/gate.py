@@ -58,7 +58,7 @@ def check_export(
     questions = _questions(spec, model, val.take(chosen), recorded[chosen], scratch)
     differences = []
     for question, outputs in zip(questions, _ask(export, questions, scratch), strict=True):
-        same, difference = compare(outputs, question, val.class_names, spec.head)
+        same, difference = compare(outputs, question, val.class_names, spec.task)
         wrong = [key for key, is_same in zip(question.keys, same, strict=True) if not is_same]
         if wrong:
             who = "as the evaluated model did" if question.recorded else "as the run's own network does"

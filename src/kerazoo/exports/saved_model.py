@@ -39,7 +39,7 @@ class ExportedModel:
             raise RunError(f"{folder} cannot be loaded ({reason}); it is damaged: export the run again") from error
         # of the graph, which passed the gate
         self._answers = "values" if "values" in self._serve.structured_outputs else "probabilities"
-        self.task = "regression" if self._answers == "values" else str(self.passport.get("head"))
+        self.task = "regression" if self._answers == "values" else str(self.passport.get("task"))
         self._takes_bytes = "image_bytes" in self._serve.structured_input_signature[1]
 
     def outputs(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:

@@ -33,12 +33,12 @@ WAITING = "uninitialized_variables"  # Keras's list of variables that were made 
 def check_description(spec: "ModelSpec") -> None:
     """Raise ModelError, naming key and value, where `spec` is none that kerazoo makes."""
     check_arguments(spec.name, spec.arguments)
-    if spec.head not in TASKS:
-        raise ModelError(f"head must be one of {', '.join(TASKS)}, got {short(spec.head)}")
+    if spec.task not in TASKS:
+        raise ModelError(f"task must be one of {', '.join(TASKS)}, got {short(spec.task)}")
     low, high = TEMPERATURES
     if not _is_number(spec.temperature) or not low <= spec.temperature <= high:
         raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(spec.temperature)}")
-    if spec.head == "regression" and spec.temperature != 1:
+    if spec.task == "regression" and spec.temperature != 1:
         raise ModelError(f"temperature must be 1 for a regression, got {short(spec.temperature)}")
     check_names(spec.class_names)
     made = {**describe(spec.name), **spec.arguments}
@@ -167,7 +167,7 @@ class ModelSpec:
     arguments: Mapping[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
-    head: str = "multiclass"
+    task: str = "multiclass"
     temperature: float = 1.0
 
     def build(self) -> "keras.Model":
@@ -175,17 +175,17 @@ class ModelSpec:
         return construct(self.name, **self.arguments)
 
     def answers(self, logits: Any) -> Any:
-        """(B, K) logits of the network -> (B, K) answers of its head, calibrated probabilities or plain numbers."""
-        from kerazoo.tasks.task import find_head
+        """(B, K) logits of the network -> (B, K) answers of its task, calibrated probabilities or plain numbers."""
+        from kerazoo.tasks.task import find_task
 
-        return find_head(self.head).answers(logits / self.temperature)
+        return find_task(self.task).answers(logits / self.temperature)
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""
         return {
             "name": self.name,
             "arguments": dict(self.arguments),
-            "head": self.head,
+            "task": self.task,
             "preprocessing": self.preprocessing.to_json(),
             "class_names": list(self.class_names),
             "temperature": self.temperature,

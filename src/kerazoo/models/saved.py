@@ -55,7 +55,7 @@ def load_spec(folder: str | Path) -> ModelSpec:
     path = Path(folder) / DESCRIPTION
     values = read_json(path)
     try:
-        if missing := {"name", "arguments", "preprocessing", "class_names", "head"} - set(values):
+        if missing := {"name", "arguments", "preprocessing", "class_names", "task"} - set(values):
             raise ModelError(f"it has no {min(missing)}")
         check_arguments(values["name"], values["arguments"])
         check_names(values["class_names"])
@@ -63,7 +63,7 @@ def load_spec(folder: str | Path) -> ModelSpec:
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values["arguments"].items()}
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
-            tuple(values["class_names"]), values["head"], values.get("temperature", 1.0),
+            tuple(values["class_names"]), values["task"], values.get("temperature", 1.0),
         )  # fmt: skip
         check_description(spec)
     except ModelError as error:

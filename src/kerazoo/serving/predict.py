@@ -120,7 +120,7 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str,
         found: np.ndarray = keras.ops.convert_to_numpy(answers)[: len(images)]
         return found
 
-    return answer_files(ask, files), spec.class_names, spec.head
+    return answer_files(ask, files), spec.class_names, spec.task
 
 
 def _prediction(path: Path, found: "np.ndarray | DataError", names: tuple[str, ...], task: str, top: int) -> Prediction:

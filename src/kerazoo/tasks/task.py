@@ -13,10 +13,10 @@ SMOOTHED = ("cross_entropy", "binary_cross_entropy", "focal")  # the losses that
 
 
 @dataclass(frozen=True)
-class Head:
-    """One kind of head: the activation that turns logits into answers, its loss and its metric, by name."""
+class Task:
+    """One task: the activation that turns logits into answers, its loss and its metric, by name."""
 
-    kind: str
+    name: str
     activation: str
     loss: str
     metric: str
@@ -32,17 +32,17 @@ class Head:
         self, name: str | None = None, *, soft: bool = False, label_smoothing: float = 0.0,
         focal_gamma: float | None = None,
     ) -> Any:  # fmt: skip
-        """The Keras loss that belongs to the head, or another one called `name` that goes with it.
+        """The Keras loss that belongs to the task, or another one called `name` that goes with it.
 
-        `soft` is for a multiclass head whose labels are (B, K) shares of the classes, as mixup makes them.
+        `soft` is for classes whose labels are (B, K) shares of the classes, as mixup makes them.
         `label_smoothing` in [0, 1) is for the cross-entropies and the focal loss, `focal_gamma` >= 0 (2 where it is
         None) for the focal loss. Raises ModelError for what does not go together.
         """
         name = name or self.loss
         allowed = (self.loss, *self.other_losses)
         if name not in allowed:
-            raise ModelError(f"loss={name!r} does not go with a {self.kind} head; it takes {', '.join(allowed)}")
-        if soft and self.kind == "multiclass" and name not in SOFT_LOSSES:
+            raise ModelError(f"loss={name!r} does not go with a {self.name} task; it takes {', '.join(allowed)}")
+        if soft and self.name == "multiclass" and name not in SOFT_LOSSES:
             raise ModelError(f"loss={name!r} takes no mixed labels; it goes without mixup and cutmix")
         if focal_gamma is not None and name != "focal":
             raise ModelError(f"focal_gamma={focal_gamma!r} is of loss='focal', not of {name!r}; leave it out")
@@ -58,7 +58,7 @@ class Head:
             return SmoothedCrossEntropy(label_smoothing)
         if label_smoothing:
             return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-        return (SOFT_LOSSES if soft and self.kind == "multiclass" else LOSSES)[name]()
+        return (SOFT_LOSSES if soft and self.name == "multiclass" else LOSSES)[name]()
 
     def make_metric(self, *, soft: bool = False) -> Any:
         """The Keras metric that reads logits: accuracy at p = 0.5 for sigmoids, mean absolute error for regression."""
@@ -70,19 +70,18 @@ class Head:
         return kind(name="accuracy")
 
 
-HEADS: dict[str, Head] = {
-    head.kind: head
-    for head in (
-        Head("multiclass", "softmax", "cross_entropy", "accuracy", ("focal", "perceptron", "quadratic")),
-        Head("binary", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("focal", "perceptron", "quadratic")),
-        Head("multilabel", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("focal", "quadratic")),
-        Head("regression", "linear", "mse", "mae", ("mae",)),
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("multiclass", "softmax", "cross_entropy", "accuracy", ("focal", "perceptron", "quadratic")),
+        Task("multilabel", "sigmoid", "binary_cross_entropy", "binary_accuracy", ("focal", "quadratic")),
+        Task("regression", "linear", "mse", "mae", ("mae",)),
     )
 }
 
 
-def find_head(kind: str) -> Head:
-    """The head called `kind`. Raises ModelError where there is none."""
-    if kind not in HEADS:
-        raise ModelError(f"head={kind!r} is not one of {', '.join(HEADS)}")
-    return HEADS[kind]
+def find_task(name: str) -> Task:
+    """The task called `name`. Raises ModelError where there is none."""
+    if name not in TASKS:
+        raise ModelError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]

@@ -20,7 +20,7 @@ from kerazoo.pipelines.input.augmentation import augmentation_of
 from kerazoo.pipelines.input.batches import TrainingBatches
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.run import Run
-from kerazoo.tasks.task import find_head
+from kerazoo.tasks.task import find_task
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.plan import make_loss
 from kerazoo.training.watching import logging_callbacks
@@ -101,11 +101,11 @@ def compile_model(
     factors: Mapping[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
-    metric = find_head(spec.head).make_metric
+    metric = find_task(spec.task).make_metric
     with devices.building(), devices.scope():
         model.compile(
             optimizer=make_optimizer(recipe.optimizer, steps=steps, factors=factors),
-            loss=devices.weighted_loss(make_loss(recipe, spec.head, loss)),
+            loss=devices.weighted_loss(make_loss(recipe, spec.task, loss)),
             metrics=[metric(soft=augmentation_of(recipe).mixes)],
             jit_compile=devices.jit_compile,
         )

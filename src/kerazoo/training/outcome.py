@@ -11,7 +11,7 @@ from kerazoo.recipes.recipe import Recipe
 
 log = logging.getLogger("kerazoo")
 
-Values = dict[str, float]  # of a chart: "loss", and the head's metric
+Values = dict[str, float]  # of a chart: "loss", and the task's metric
 
 
 @dataclass(frozen=True)

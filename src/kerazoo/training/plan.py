@@ -27,7 +27,7 @@ from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.checks import check_against, check_replicas
 from kerazoo.recipes.recipe import Recipe
-from kerazoo.tasks.task import find_head
+from kerazoo.tasks.task import find_task
 
 log = logging.getLogger("kerazoo")
 
@@ -126,20 +126,20 @@ def make_spec(
 
 
 def choose_loss(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
-    """The name of the recipe's loss, else the network's `preferred` one for classes, else the head's own.
+    """The name of the recipe's loss, else the network's `preferred` one for classes, else the task's own.
 
     Raises ModelError where it does not go with the labels.
     """
-    head = find_head(examples.task)
-    loss = recipe.training.loss or (preferred if examples.task == "multiclass" and preferred else head.loss)
+    task = find_task(examples.task)
+    loss = recipe.training.loss or (preferred if examples.task == "multiclass" and preferred else task.loss)
     make_loss(recipe, examples.task, loss)
     return loss
 
 
-def make_loss(recipe: Recipe, head: str, name: str) -> keras.losses.Loss:
-    """The loss called `name` as `recipe` sets it, for a head of a kind. Raises ModelError where they do not go."""
+def make_loss(recipe: Recipe, task: str, name: str) -> keras.losses.Loss:
+    """The loss called `name` as `recipe` sets it, for a task. Raises ModelError where they do not go together."""
     part = recipe.training
-    return find_head(head).make_loss(
+    return find_task(task).make_loss(
         name, soft=augmentation_of(recipe).mixes, label_smoothing=part.label_smoothing, focal_gamma=part.focal_gamma
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kerazoo.recipes.recipe import Recipe
-from kerazoo.tasks.task import find_head
+from kerazoo.tasks.task import find_task
 from kerazoo.training.outcome import Outcome, Values, trained
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ def transferred(
 
 
 def _values(phase: "Phase", recipe: Recipe, task: str) -> Values:
-    head, training = find_head(task), recipe.training
+    learned = find_task(task)
+    training = recipe.training
     values: Values = {}
-    if training.loss in (None, head.loss) and not training.label_smoothing:  # else the curves have another loss
+    if training.loss in (None, learned.loss) and not training.label_smoothing:  # else the curves have another loss
         values["loss"] = math.nan if phase.loss is None else phase.loss
     assert phase.score is not None
-    values["mae" if head.metric == "mae" else "accuracy"] = -phase.score if head.metric == "mae" else phase.score
+    values["mae" if learned.metric == "mae" else "accuracy"] = -phase.score if learned.metric == "mae" else phase.score
     return values

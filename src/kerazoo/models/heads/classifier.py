@@ -1,13 +1,6 @@
-"""Heads: how features become logits, how logits become answers, and which loss belongs to each kind.
+"""Heads: how features become logits; a task (`tasks/task.py`) says how logits become answers.
 
 Logits and features are float32 also where the rest of the network computes in 16 bits.
-
-| kind       | logits | labels                     | answer                       | loss                 |
-|------------|--------|----------------------------|------------------------------|----------------------|
-| multiclass | (B, K) | class numbers (B,)         | softmax, (B, K), sums to 1   | cross_entropy        |
-| binary     | (B, 1) | 0 or 1, (B,)               | sigmoid, (B, 1), of class 1  | binary_cross_entropy |
-| multilabel | (B, K) | 0/1 targets (B, K)         | sigmoid, (B, K), independent | binary_cross_entropy |
-| regression | (B, K) | numbers (B, K)             | the logits themselves        | mse                  |
 """
 
 from typing import Any
