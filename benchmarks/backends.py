@@ -1,6 +1,6 @@
 """The same recipe on TensorFlow, on JAX, and on JAX in two processes: test accuracy and loss over seeds.
 
-    python benchmarks/backends.py ARRAYS.npz [--recipe recipes/zoo/resnet20_cifar10.toml] [--images 2000] [--epochs 6]
+    python benchmarks/backends.py ARRAYS.npz [--recipe recipes/zoo/resnet20.toml] [--images 2000] [--epochs 6]
         [--batch 32] [--seeds 3]
 
 ARRAYS.npz is whole CIFAR-10 (or alike); `--images` of train and of test are drawn by lot. The rate of the recipe,
@@ -81,7 +81,7 @@ def free_ports(count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("arrays", type=Path)
-    parser.add_argument("--recipe", type=Path, default=Path(__file__).parents[1] / "recipes/zoo/resnet20_cifar10.toml")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).parents[1] / "recipes/zoo/resnet20.toml")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=32)

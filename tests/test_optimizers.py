@@ -173,7 +173,7 @@ def test_momentum_and_nesterov_by_hand():
 
 
 def test_decoupled_decay_stands_for_l2_over_one_less_momentum():
-    """What recipes/zoo/resnet20_cifar10.toml says of the paper's 1e-4: both shrink a weight without gradient alike."""
+    """What recipes/zoo/resnet20.toml says of the paper's 1e-4: both shrink a weight without gradient alike."""
     rate, strength, momentum, steps = 0.1, 0.001, 0.9, 1000
     weight, velocity = 1.0, 0.0
     for _ in range(steps):

@@ -9,9 +9,9 @@ import pytest
 from kerazoo.errors import RecipeError
 from kerazoo.models.registry import find
 from kerazoo.recipes.checks import check_against, check_replicas, steps_of, with_recorded_batch_size
-from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
+from kerazoo.recipes.recipe import ZOO, Recipe, make_recipe, read_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes" / "zoo").glob("*.toml"))
+RECIPES = sorted(ZOO.glob("*.toml"))
 
 
 def recipe(*settings, defaults=None, **parts):
@@ -226,7 +226,7 @@ def test_the_zoos_recipes_hold(path):
     assert "path" not in values["data"], "data is named with --data"
     values["data"]["path"] = "x"
     made = make_recipe(values)
-    assert find(made.model.name).name == made.model.name
+    assert find(path.stem).name == made.model.name
     assert made.transfer is None
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"kerazoo train recipes/zoo/{path.name} --data" in line for line in header)
@@ -234,23 +234,33 @@ def test_the_zoos_recipes_hold(path):
     assert any(line.startswith(("# Expected", "# Published")) for line in header)
 
 
-def test_the_recipe_of_bottleneck_cnn_is_what_its_defaults_make():
-    (path,) = (path for path in RECIPES if path.stem == "bottleneck_cnn_mnist")
-    values = read_recipe(path)
-    values["data"]["path"] = "x"
-    defaults = recipe(model={"name": "bottleneck_cnn"}, defaults=find("bottleneck_cnn").recipe)
-    assert make_recipe(values) == defaults
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_by_name_a_network_starts_from_its_file(path):
+    written = Recipe.read(path, **{"data.path": "x"})
+    named = Recipe.for_training(path.stem, "x")
+    assert (named.model, named.optimizer, named.augmentation) == (
+        written.model, written.optimizer, written.augmentation,
+    )  # fmt: skip
+    assert named.training == recipe().training  # how long depends on the data
 
 
-def test_the_recipe_of_resnet20_is_the_papers():
-    (path,) = (path for path in RECIPES if path.stem == "resnet20_cifar10")
-    values = read_recipe(path)
-    values["data"]["path"] = "x"
-    made = make_recipe(values)
-    defaults = recipe(model={"name": "resnet20"}, defaults=find("resnet20").recipe)
-    assert made.optimizer == defaults.optimizer
-    assert f"{steps_of(made, 49_000, 128):,} steps" in path.read_text()
+def test_the_recipe_of_bottleneck_cnn_is_the_measured_one():
+    made = Recipe.for_training("bottleneck_cnn", "x")
+    assert made == Recipe.read(ZOO / "bottleneck_cnn.toml", **{"data.path": "x"})
+    own = {
+        "optimizer": {"name": "sgd", "learning_rate": 0.2, "weight_decay": 5e-4},
+        "augmentation": {"shift": 0.07, "rotate": 7.0, "zoom": 0.05},
+    }
+    assert made == recipe(model={"name": "bottleneck_cnn"}, **own)
+    assert Recipe.for_training("bottleneck_cnn", "x", optimizer={"momentum": 0.0}).optimizer.nesterov is False
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56"])
+def test_the_recipe_of_a_resnet_is_the_papers(name):
+    made = Recipe.read(ZOO / f"{name}.toml", **{"data.path": "x"})
+    assert f"{steps_of(made, 49_000, 128):,} steps" in (ZOO / f"{name}.toml").read_text()
     assert made.optimizer.weight_decay * (1 - made.optimizer.momentum) == pytest.approx(1e-4)
+    assert made.override("model.name", "resnet20") == Recipe.read(ZOO / "resnet20.toml", **{"data.path": "x"})
 
 
 # -- the same words, the same recipe ------------------------------------------------------------------------------
@@ -307,6 +317,7 @@ def test_a_recipe_starts_from_the_networks_own():
     made = Recipe.for_training("resnet20", "x")
     part = made.optimizer
     assert (part.name, part.learning_rate, part.schedule, part.milestones) == ("sgd", 0.1, "step", [0.5, 0.75])
+    assert (made.augmentation.shift, made.augmentation.flip, made.training.epochs) == (0.125, True, 15)
     other = made.override("optimizer.name", "adamw")
     assert same(other, Recipe.for_training("resnet20", "x", optimizer={"name": "adamw"}))
     assert (other.optimizer.learning_rate, made.optimizer.learning_rate) == (0.01, 0.1)
@@ -319,8 +330,10 @@ def test_a_recipe_that_was_read_is_changed_in_that_key_alone(tmp_path):
     assert kept == made
     assert kept.override("seed", 5).model_dump() == {**made.model_dump(), "seed": 5}
     assert Recipe.read(str(tmp_path / "kept.toml"), seed=5) == kept.override("seed", 5)
-    bare = Recipe.read(tmp_path / "kept.toml", **{"data.path": Path("y")})
-    assert bare.data.path == "y"
+    assert Recipe.read(tmp_path / "kept.toml", **{"data.path": Path("y")}).data.path == "y"
+    (tmp_path / "short.toml").write_text('[model]\nname = "bottleneck_cnn"\n[data]\npath = "x"\n')
+    short = Recipe.read(tmp_path / "short.toml")  # a file starts from the defaults, not from another file
+    assert short.override("seed", 5).optimizer == short.optimizer == recipe().optimizer
 
 
 def test_settings_are_refused_by_their_keys():

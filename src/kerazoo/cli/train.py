@@ -132,7 +132,7 @@ def train(
 
     The same command, given again, goes on with a run that did not finish.
     """
-    from kerazoo.recipes.recipe import make_recipe, read_recipe
+    from kerazoo.recipes.recipe import make_recipe, own_recipe, read_recipe
 
     flags = {
         "--data": data, "--epochs": epochs, "--lr": rate, "--batch-size": batch, "--size": size, "--seed": seed,
@@ -155,7 +155,7 @@ def train(
         values = read_recipe(Path(model))
     else:
         entry = registry.find(model)
-        values, defaults = {"model": {"name": entry.name}}, getattr(entry, "recipe", None)
+        values, defaults = {"model": {"name": entry.name}}, own_recipe(entry.name)
     override_flags(values, flags, settings)
     if "data" not in values:
         raise RecipeError("there is no data: name it with --data")

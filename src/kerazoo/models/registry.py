@@ -35,7 +35,6 @@ class Network:
     loss: str = "cross_entropy"
     weights: tuple[str, ...] = ()
     smallest: int = 1  # shortest allowed side, px
-    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # defaults that training it starts from
 
     def builder(self) -> Callable[..., "keras.Model"]:
         """The function that builds it."""
@@ -44,12 +43,6 @@ class Network:
         )
         return function
 
-
-# He et al. 2015, section 4.2: SGD with momentum 0.9, rate 0.1, a tenth of it at half and at three quarters of the run.
-# Their L2 of 1e-4 is added up by the momentum: 1e-3 where the decay is decoupled (see `pipelines/optimizers.py`).
-CIFAR_RESNET: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": False, "weight_decay": 1e-3, "schedule": "step"},
-}
 
 NETWORKS: tuple[Network, ...] = (
     Network(
@@ -68,10 +61,6 @@ NETWORKS: tuple[Network, ...] = (
     Network(
         "bottleneck_cnn", "bottleneck_cnn", "bottleneck_cnn", (28, 28, 1), 7_554,
         "1x1 bottlenecks, 3x3 convolutions, global pooling; under 8,000 parameters", smallest=8, weights=("mnist",),
-        recipe={
-            "optimizer": {"name": "sgd", "learning_rate": 0.2, "weight_decay": 5e-4},
-            "augmentation": {"shift": 0.07, "rotate": 7.0, "zoom": 0.05},
-        },
     ),
     Network(
         "recurrent", "recurrent", "recurrent", (28, 28, 1), 24_458,
@@ -83,15 +72,15 @@ NETWORKS: tuple[Network, ...] = (
     ),
     Network(
         "resnet20", "resnet_small", "resnet_small", (32, 32, 3), 271_098,
-        "CIFAR ResNet (He et al. 2015, section 4.2), n=3", {"depth": 20}, smallest=8, recipe=CIFAR_RESNET,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=3", {"depth": 20}, smallest=8,
     ),
     Network(
         "resnet32", "resnet_small", "resnet_small", (32, 32, 3), 466_426,
-        "CIFAR ResNet (He et al. 2015, section 4.2), n=5", {"depth": 32}, smallest=8, recipe=CIFAR_RESNET,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=5", {"depth": 32}, smallest=8,
     ),
     Network(
         "resnet56", "resnet_small", "resnet_small", (32, 32, 3), 857_082,
-        "CIFAR ResNet (He et al. 2015, section 4.2), n=9", {"depth": 56}, smallest=8, recipe=CIFAR_RESNET,
+        "CIFAR ResNet (He et al. 2015, section 4.2), n=9", {"depth": 56}, smallest=8,
     ),
     Network(
         "inception_small", "inception_small", "inception_small", (32, 32, 3), 1_654_538,

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import open_regular
-from kerazoo.models.registry import Network, find, weight_names
+from kerazoo.models.registry import find, weight_names
 from kerazoo.recipes.parts import (
     AugmentationPart,
     CheckpointPart,
@@ -26,6 +26,8 @@ from kerazoo.recipes.parts import (
 )
 from kerazoo.recipes.presets import PRESETS, preset_values
 
+ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
+OWN = ("optimizer", "augmentation")  # of that recipe, what training NAME by name starts from, whatever the data
 OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
 
 __all__ = [
@@ -72,13 +74,15 @@ class Recipe(Part):
 
     @classmethod
     def for_training(cls, model: str | Path, data: str | Path | None = None, **settings: Any) -> "Recipe":
-        """The recipe of `kerazoo train MODEL --data DATA`: the network's own, changed by `settings`.
+        """The recipe of `kerazoo train MODEL --data DATA`, changed by `settings`.
+
+        By name it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`.
 
         Args:
             model: A name of the registry, or a recipe file (.toml).
             data: An image folder, a table, an `.npz` file or `tfds:NAME`; a recipe file may name it itself.
-            **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key (`seed=1`,
-                `**{"data.size": 64}`).
+            **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key
+                (`seed=1`, `**{"data.size": 64}`).
 
         Returns:
             The recipe, checked whole.
@@ -247,9 +251,14 @@ def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
 
 
 def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:
-    """What training `model` starts from where nothing else is asked for, None for the defaults of all models."""
-    entry = find(model)
-    return entry.recipe or None if isinstance(entry, Network) else None
+    """What training `model` by name starts from where nothing else is asked for; None where it has no recipe.
+
+    How long its recipe trains and what it holds out are for the data that its file names, and are left out.
+    """
+    path = ZOO / f"{model}.toml"
+    if not path.is_file():
+        return None
+    return {part: keys for part, keys in read_recipe(path).items() if part in OWN}
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
