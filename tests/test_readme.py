@@ -1,0 +1,138 @@
+"""README, CONTRIBUTING and docs/: links, files, commands, flags and recipe keys exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from kerazoo.cli.app import app
+from kerazoo.models.registry import list_models
+from kerazoo.recipes import recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`([^`]+)`")
+PART = re.compile(r"^(data|training|optimizer|augmentation|checkpoint|transfer)\.(\w+)")
+OF_OTHERS = {"--follow", "--kill-on-bad-exit", "--kills", "--schedule"}  # flags of git, srun and benchmarks
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def inline(page: Path) -> list[str]:
+    """The code within sentences and tables."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    return [" ".join(code.split()).replace("\\|", "|") for code in INLINE.findall(text)]
+
+
+def fenced(page: Path, *languages: str) -> list[str]:
+    """The code blocks of these languages."""
+    return [code for language, code in FENCED.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `kerazoo ...` in the blocks, after `kerazoo`."""
+    for block in fenced(page, "", "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if found := re.match(r"^(?:\$ |srun .*?)?kerazoo (?!needs)(.*)", line):
+                yield shlex.split(found[1], comments=True)
+
+
+def parse(words: list[str]) -> None:
+    """Have the command line parse `words`, and run nothing; a command or flag that does not exist raises."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words[0]]
+        words = words[1:]
+    command.make_context(command.name, ["1" if word == "N" else word for word in words])
+
+
+def known_keys() -> set[str]:
+    """Every key of a recipe, dotted."""
+    keys = set()
+    for name, field in recipe.Recipe.model_fields.items():
+        keys.add(name)
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            keys |= {f"{name}.{key}" for key in getattr(part, "model_fields", ())}
+    return keys
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_resolve(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}: there is no such heading"
+
+
+@each_page
+def test_named_files_exist(page):
+    for code in inline(page):
+        for name in re.findall(
+            r"(?<![\w/.])[\w./-]+\.py\b|(?<![\w/.])(?:docs|tests|recipes|benchmarks)/[\w./-]+\.\w+", code
+        ):
+            places = [ROOT / name, ROOT / "src" / "kerazoo" / name]
+            assert any(place.exists() for place in places), f"{page.name} names {name}"
+
+
+@each_page
+def test_commands_and_flags_exist(page):
+    for words in commands(page):
+        try:
+            parse(words)
+        except Exception as error:
+            pytest.fail(f"{page.name}: kerazoo {shlex.join(words)}: {error!r}")
+
+
+@each_page
+def test_commands_and_flags_within_sentences_exist(page):
+    root = typer.main.get_command(app)
+    everywhere = {flag for command in root.commands.values() for option in command.params for flag in option.opts}
+    for code in inline(page):
+        words = code.split()
+        flags = everywhere
+        if words[0] == "kerazoo" and len(words) > 1 and not words[1].startswith("-"):
+            command = root
+            for word in words[1:3]:
+                if hasattr(command, "commands"):
+                    assert word in command.commands, f"{page.name}: `{code}`: there is no command {word}"
+                    command = command.commands[word]
+            flags = {flag for option in command.params for flag in option.opts} | {"--help"}
+        elif not words[0].startswith("--"):
+            continue
+        for word in words:
+            flag = word.partition("=")[0]
+            assert not word.startswith("--") or flag in flags | OF_OTHERS | {"--help"}, (
+                f"{page.name}: `{code}`: no {flag}"
+            )
+
+
+@each_page
+def test_keys_of_recipes_exist(page):
+    text = " ".join([*inline(page), *fenced(page, "", "sh", "yaml")])
+    keys = {word.removeprefix("--set=") for word in text.split() if PART.match(word.removeprefix("--set="))}
+    keys |= set(re.findall(r"--set ([\w.]+)=", text))
+    for key in keys - {"key"}:
+        name = re.match(r"[\w.]+", key)[0]
+        if not name.endswith(".json") and not name.startswith("model.arguments."):
+            assert name in known_keys(), f"{page.name}: there is no {name}"
+
+
+def test_the_table_of_models_has_the_small_networks():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Models")[1].split("\n## ")[0]
+    small = [name for name in list_models() if f"`{name}`" in section]
+    assert small == list_models()[: len(small)]
+    assert len(small) == 11
+    assert f"all {len(list_models())}." in section
