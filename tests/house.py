@@ -24,7 +24,16 @@ ALLOWED: dict[str, set[str]] = {
     "transfer": {"training", "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs"},
     "serving": {"exports", "models", "pipelines", "runs"},
 }  # fmt: skip
-FLOOR = {"errors", "files", "arrays", "caches", "startup", "terminal", "version"}  # modules that every room may import
+FLOOR = {
+    "errors",
+    "files",
+    "arrays",
+    "caches",
+    "startup",
+    "terminal",
+    "version",
+    "keras_private",
+}  # modules that every room may import
 TOP = {"__init__", "__main__", "api", "cli"}  # may import every room
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 from conftest import free_ports
 
-from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.errors import RecipeError
 from kerazoo.models.build import build
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.devices.devices import Devices
-from kerazoo.pipelines.devices.multiworker import check_version
 from kerazoo.pipelines.devices.opening import open_devices, parse_devices
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.plan import resolve_batch_size
@@ -286,27 +285,6 @@ def test_devices_that_are_not_there(name, message, monkeypatch):
     with pytest.raises(RecipeError, match=message):
         open_devices(name)
     assert open_devices("auto").describe() == open_devices("cpu").describe() == "CPU"
-
-
-def test_the_mend_is_for_the_keras_it_was_tested_with():
-    """A newer Keras must pass these tests before its version is added to TESTED."""
-    check_version(keras.__version__)
-    with pytest.raises(KerazooError, match="this is Keras 3.99.0, which is untested: pip install keras==3.15.1"):
-        check_version("3.99.0")
-
-
-def test_the_mend_is_in_place_only_inside(monkeypatch):
-    from keras.src.backend.tensorflow import trainer
-
-    from kerazoo.pipelines.devices.multiworker import patched_trainer
-
-    stock = trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica
-    with patched_trainer(object(), 2):
-        assert trainer.TensorFlowTrainer._maybe_symbolic_build is not stock[0]
-        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-        model.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0)  # a model of no strategy takes the stock functions
-    assert stock == (trainer.TensorFlowTrainer._maybe_symbolic_build, trainer.reduce_per_replica)
 
 
 # -- a lost worker ------------------------------------------------------------------------------------------------

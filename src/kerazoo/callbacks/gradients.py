@@ -1,9 +1,8 @@
 """Gradient norms under `fit`, tapped inside the optimizer: before it clips the gradients, and after.
 
-The taps sit on `_clip_gradients` and `_all_reduce_sum_gradients` (Keras's TensorFlow backend). There gradients are
+The taps sit on two methods of the optimizer (`keras_private.py`; TensorFlow backend). There gradients are
 unscaled, means where they were accumulated, and those of all replicas once they are summed. The taps write norms to
-variables inside the compiled step, so no step waits for Python; they are read once an epoch. Both methods are private
-to Keras: `tests/test_watchers.py` fails where a newer Keras moves them.
+variables inside the compiled step, so no step waits for Python; they are read once an epoch.
 """
 
 import threading
@@ -14,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerazoo.callbacks.writers.writer import Writer
+from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS
 
-CLIP = "_clip_gradients"
-REDUCE = "_all_reduce_sum_gradients"
 MOMENTS = ("before_clipping", "after_clipping")
 
 
@@ -73,7 +71,7 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
         if isinstance(optimizer, keras.optimizers.MultiOptimizer):
             self._tap_each(optimizer)
             return
-        clip, reduce = getattr(optimizer, CLIP), getattr(optimizer, REDUCE)
+        clip, reduce = getattr(optimizer, CLIP_GRADIENTS), getattr(optimizer, SUM_GRADIENTS)
 
         def clip_and_keep(gradients: Any) -> Any:
             self._of_replica.unclipped = list(gradients)
@@ -91,8 +89,8 @@ class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
             self._record(before, reduced)
             return reduced
 
-        self._hook(optimizer, CLIP, clip_and_keep)
-        self._hook(optimizer, REDUCE, reduce_and_record)
+        self._hook(optimizer, CLIP_GRADIENTS, clip_and_keep)
+        self._hook(optimizer, SUM_GRADIENTS, reduce_and_record)
 
     def _tap_each(self, several: Any) -> None:
         """Tap the parts of a MultiOptimizer, some of which it may only know once it is built."""

@@ -21,6 +21,7 @@ import numpy as np
 from kerazoo.callbacks.checkpoints import newest_checkpoint, newest_place, write_checkpoint
 from kerazoo.callbacks.training_state import blank_of, components_of, parts_of, restore, scope_of, state_of
 from kerazoo.errors import Interrupted, RunError
+from kerazoo.keras_private import build_metrics, set_first_epoch
 
 log = logging.getLogger("kerazoo")
 
@@ -105,8 +106,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self._build_optimizer()
         self._set(self._variables(), self._found["variables"])
-        # Keras's own BackupAndRestore moves the first epoch so
-        self.model._initial_epoch = self.initial_epoch(self.params["epochs"])
+        set_first_epoch(self.model, self.initial_epoch(self.params["epochs"]))
         self.rows = list(self._found["rows"])
         kept = list(zip(self._found["names"], self._found["callbacks"], strict=True))
         for callback in self.beside:  # where another process writes, it has more of them
@@ -120,7 +120,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""
         self._epoch = epoch
         start = 0
-        self.model._initial_epoch = None
+        set_first_epoch(self.model, None)
         if self._found is not None:
             if epoch != self._found["epoch"]:
                 raise RunError(
@@ -170,7 +170,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Complete the history of a training that had ended before."""
-        self.model._initial_epoch = None
+        set_first_epoch(self.model, None)
         if self._found is not None:
             self._fill_history()
             self._found = None
@@ -299,7 +299,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                     next(iterator)
             if not logs:
                 # Keras makes the metrics' variables as it traces the first step, where there is one TensorFlow device
-                model._symbolic_build(data_batch=blank_of(iterator.element_spec))
+                build_metrics(model, blank_of(iterator.element_spec))
                 restore()
             return logs
 

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerazoo.keras_private import averages_of
+
 
 class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
     """Stops after `patience` epochs without a lower val_loss; at the end the best epoch's weights come back.
@@ -26,8 +28,7 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if self.best_weights is before or not optimizer.use_ema:
             return
-        averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
-        average_of = {id(variable): average for variable, average in averages}
+        average_of = {id(variable): average for variable, average in averages_of(optimizer)}
         for index, variable in enumerate(self.model.weights):
             if id(variable) in average_of:
                 self.best_weights[index] = ops.convert_to_numpy(average_of[id(variable)])

@@ -4,7 +4,6 @@ A model folder may come from anyone. Only arguments in the builder's own signatu
 default and within limits that no honest model reaches.
 """
 
-import random
 import reprlib
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
+from kerazoo.keras_private import without_variables
 from kerazoo.models.registry import Network, construct, describe, find
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
@@ -27,7 +27,6 @@ LARGEST_NUMBER = 1e6  # of any other number, such as a penalty
 LONGEST = 1_000  # characters of a name
 TEMPERATURES = (1e-3, 1e3)
 BYTES = 4  # of a stored float32
-WAITING = "uninitialized_variables"  # Keras's list of variables that were made in a scope without values
 
 
 def check_description(spec: "ModelSpec") -> None:
@@ -141,19 +140,8 @@ def check_size(spec: "ModelSpec", weights: Path) -> None:
 
 def _parameters(spec: "ModelSpec") -> int:
     """The number of weights, from a network that is built without any."""
-    import keras
-    from keras.src.backend.common import global_state
-
-    # building draws seeds, and puts its variables into a list; the next scope would make those, gigabytes at worst
-    state = random.getstate()
-    waiting = global_state.get_global_attribute(WAITING)
-    global_state.set_global_attribute(WAITING, [])
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            return int(construct(spec.name, **spec.arguments).count_params())
-    finally:
-        random.setstate(state)
-        global_state.set_global_attribute(WAITING, waiting or [])
+    with without_variables():
+        return int(construct(spec.name, **spec.arguments).count_params())
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ Loading runs only builders of the registry, never code from the file; the weight
 """
 
 import hashlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerazoo.errors import ModelError, RunError, WeightsError
 from kerazoo.files import read_json, sha256, write_json, write_whole
+from kerazoo.keras_private import weights_file
 from kerazoo.models.description import ModelSpec, check_arguments, check_description, check_names, check_size
 from kerazoo.models.weights.weights_file import load_whole
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -33,21 +33,6 @@ def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str
     _WRITTEN.add(digest)
     write_json(Path(folder) / DESCRIPTION, {**spec.to_json(), "weights_sha256": digest})
     return digest
-
-
-def weights_file(model: "keras.Model") -> bytes:
-    """The contents of a .weights.h5 file, made in memory.
-
-    Keras writes such a file to the disk piece by piece; HDF5 cannot close it on a full disk, and ends the interpreter
-    by SIGSEGV.
-    """
-    from keras.src.saving import saving_lib
-
-    buffer = io.BytesIO()
-    store = saving_lib.H5IOStore(buffer, mode="w")
-    saving_lib._save_state(model, store, assets_store=None, inner_path="", visited_saveables=set())
-    store.close()
-    return buffer.getvalue()
 
 
 def load_spec(folder: str | Path) -> ModelSpec:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from kerazoo.errors import ModelError
+from kerazoo.keras_private import NO_INLINE
 from kerazoo.preprocessing.decoding import decoded, luma
 
 
@@ -20,9 +21,6 @@ def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str)
     resized = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
     read = tf.function(lambda contents: resized(decoded(contents, shape[-1], resize_large=resized)), autograph=False)
     return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
-
-
-WHOLE = {"_noinline": True}  # of a function that stays one operation in the graph
 
 
 def resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
@@ -72,7 +70,7 @@ def _resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
     # a call for each way: what is not taken is one operation, and the bare Case (see `decoding.choose`) is slower here
     spec = tf.TensorSpec(part.shape, part.dtype)
     calls = [
-        tf.function(way, autograph=False, experimental_attributes=WHOLE).get_concrete_function(spec) for way in ways
+        tf.function(way, autograph=False, experimental_attributes=NO_INLINE).get_concrete_function(spec) for way in ways
     ]
     return tf.ensure_shape(tf.switch_case(index, [functools.partial(call, part) for call in calls]), shape)
 

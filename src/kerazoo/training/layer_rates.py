@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from kerazoo.keras_private import index_of
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.registry import Network
 
@@ -49,7 +50,7 @@ class LayerRates:
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        index = index_of(self, variable)
         rate = learning_rate * self._factors[index]
         if self._decays[index]:
             self.assign_sub(variable, variable * keras.ops.cast(rate * self._decays[index], variable.dtype))  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from kerazoo.keras_private import all_layers
 from kerazoo.tasks.losses import perfect_loss
 from kerazoo.training.rate_finder import Batch, training_step, untouched
 
@@ -65,7 +66,7 @@ def overfit_one_batch(model: keras.Model, batch: Batch, *, learning_rate: float,
 def _without_dropout(model: keras.Model) -> Iterator[None]:
     kept = [
         (layer, name, vars(layer)[name])
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         for name in ("rate", "dropout", "recurrent_dropout")
         if isinstance(vars(layer).get(name), int | float)
         and (name != "rate" or any(part in type(layer).__name__ for part in ("Dropout", "Stochastic")))

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import ops
 
 from kerazoo.errors import RecipeError
+from kerazoo.keras_private import undecayed
 
 SMOOTHING = 0.98  # of the losses, as fastai's
 DIVERGED = 4.0  # times the best smoothed loss
@@ -136,9 +137,9 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # float16 is tried without loss scaling
     config = inner.get_config() | {"learning_rate": 1.0, "gradient_accumulation_steps": None, "use_ema": False}
     made = type(inner).from_config(config)
-    pattern = getattr(inner, "_exclude_from_weight_decay_pattern", None)  # Keras leaves it out of the config
+    pattern = undecayed(inner)
     if pattern is not None:
-        made.exclude_from_weight_decay(var_names=[pattern.pattern])
+        made.exclude_from_weight_decay(var_names=[pattern])
     return made
 
 

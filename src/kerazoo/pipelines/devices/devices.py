@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RecipeError, RunError
+from kerazoo.keras_private import all_layers, patched_trainer, set_steps
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +66,7 @@ class Devices:
     def training(self) -> Iterator[None]:
         """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
         if self.strategy is not None:
-            from kerazoo.pipelines.devices.multiworker import patched_trainer, watching_peers
+            from kerazoo.pipelines.devices.multiworker import watching_peers
 
             guard = watching_peers(self.workers, self.worker) if self.workers > 1 else nullcontext()
             with guard, patched_trainer(self.strategy, self.workers):
@@ -91,7 +92,6 @@ class Devices:
         `batches` are the same in every worker, of known cardinality, and of at least one row a replica: see
         `check_batches` and `evaluation_size`.
         """
-        import numpy as np
         import tensorflow as tf
 
         if self.replicas == 1:
@@ -111,7 +111,7 @@ class Devices:
         dealt = batches.flat_map(parts).prefetch(2 * local)
         dealt = dealt.apply(tf.data.experimental.assert_cardinality(steps * local))
         distributed = self.strategy.distribute_datasets_from_function(lambda _: dealt)
-        distributed._cardinality = np.int64(steps)  # `fit` counts its steps by it; TensorFlow counts replicas' parts
+        set_steps(distributed, steps)
         return distributed
 
     def weighted_loss(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
@@ -176,7 +176,7 @@ class Devices:
             return  # one replica, or JAX, whose batch norm sees the whole batch
         alone = [
             layer.name
-            for layer in model._flatten_layers()
+            for layer in all_layers(model)
             if isinstance(layer, BatchNormalization) and layer.trainable and not layer.synchronized
         ]
         if alone:

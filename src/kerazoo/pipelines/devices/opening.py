@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kerazoo.errors import RecipeError
+from kerazoo.keras_private import check_versions
 from kerazoo.pipelines.devices.cluster import Cluster, read_cluster
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.startup import quiet_start, start_tensorflow
@@ -105,9 +106,7 @@ def _mirrored(count: int | None, gpus: list[Any]) -> Devices:
 def _workers(cluster: Cluster) -> Devices:
     import tensorflow as tf
 
-    from kerazoo.pipelines.devices.multiworker import check_version
-
-    check_version()
+    check_versions()  # before anybody waits for anybody
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker", task_id=cluster.worker, rpc_layer="grpc",
