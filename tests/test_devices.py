@@ -26,7 +26,7 @@ from kerazoo.training.plan import resolve_batch_size
 
 # 19 images in batches of 8, 8 and 3, validation in batches of 5, 4 and 2 or the like: replicas have unequal parts
 TRAINING = """
-import sys
+import logging, sys
 from kerazoo.pipelines.devices.opening import open_devices
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 devices = open_devices(sys.argv[1])
@@ -57,7 +57,7 @@ for case in sys.argv[5].split(","):
                 synchronized=True,
             )
         devices.check_batch_norm(model)
-        loss = devices.weigh(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = devices.weighted_loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         # each replica clips its own part, so that the weights must not move for their gradients to be the same
         rates = {"learning_rate": 0.0, "clipnorm": 1e-3} if case == "clipped" else {"learning_rate": 0.1}
         model.compile(
