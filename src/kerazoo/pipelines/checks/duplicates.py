@@ -20,6 +20,7 @@ from kerazoo.pipelines.checks.frequencies import (
     hashes_of_corners,
     hashes_of_turns,
     likeness_of_crops,
+    ranks_of_crops,
 )
 from kerazoo.pipelines.checks.inspection import THUMB, Inspection, chunks
 
@@ -27,6 +28,8 @@ DISTANCE = 10  # bits of 63
 LIKENESS = 0.945  # correlation of thumbnails: of what may be cropped and recolored
 TURNED = 0.98  # the same, of what is turned or mirrored besides: chance has seven tries at each pair
 CROPPED = 0.983  # correlation of the lowest frequencies of a crop: chance has 18 tries
+# the same of ranks: crops of photos have 0.977 and more, equal shapes that lie elsewhere on noise up to 0.945
+RANKED = 0.95
 # An image whose hash is near to those of more than CROWD others that do not look like it is one of many that are alike
 # by nature, such as the digit 1: what looks like it is named only where it is not turned and as like as SAME.
 CROWD = 3
@@ -107,6 +110,7 @@ def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
     wholes = np.concatenate([wholes, columns[between], rows[between]])
     likeness = likeness_of_crops(thumbs, wholes, parts)
     named = likeness >= CROPPED
+    named[named] = ranks_of_crops(thumbs, wholes[named], parts[named]) >= RANKED
     keep(parts[named], wholes[named], likeness[named])
     pairs = sorted(best.values(), key=lambda pair: (pair.turned != "", pair.a, pair.b))
     return LookAlikes(tuple(pairs), int(np.sum(crowded)), search.reach, crops.reach)

@@ -75,6 +75,29 @@ def likeness_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray)
     return values
 
 
+def ranks_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """(P,) how well the best crop of thumbs[wholes] and thumbs[parts] agree in which parts are brighter, in [-1, 1].
+
+    It is Spearman's correlation of the grey pixels that the lowest frequencies make. A bright shape on
+    noise makes likeness high wherever the same shape lies in another image; its background has other ranks there.
+    """
+    grey = (thumbs @ LUMA).reshape(-1, THUMB**2)
+    b = _ranks(grey[parts] @ _window(0, 0, 0))
+    values = np.full(len(wholes), -1, np.float32)
+    for cut, (top, left) in product(CUTS, product(PLACES, repeat=2)):
+        values = np.maximum(values, _cosine(_ranks(grey[wholes] @ _window(cut, top, left)), b))
+    return values
+
+
+def _ranks(waves: np.ndarray) -> np.ndarray:
+    """(P, 64) frequencies -> (P, W * W) ranks of the pixels that they make, with mean 0."""
+    from scipy.stats import rankdata
+
+    pixels = _COSINES.T @ (waves * _LENGTHS**2).reshape(-1, 8, 8) @ _COSINES
+    ranks: np.ndarray = rankdata(pixels.reshape(len(waves), THUMB**2), axis=1) - (THUMB**2 + 1) / 2
+    return ranks
+
+
 def _hashed(waves: np.ndarray) -> np.ndarray:
     """(N, 64) or (N, 8, 8) frequencies -> (N,) uint64."""
     values = waves.reshape(len(waves), 64)[:, 1:]  # without the mean
