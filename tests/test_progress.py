@@ -158,7 +158,8 @@ def test_an_error_takes_the_bar_away(terminal):
 
 
 CTRL_C = """
-import json, sys, time
+import json, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 from kerazoo.startup import start_tensorflow
 start_tensorflow()
 import keras, numpy as np
@@ -186,7 +187,6 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(backend):
     before = termios.tcgetattr(shown.slave)
     process = subprocess.Popen(
         [sys.executable, "-c", CTRL_C], stdin=shown.slave, stdout=subprocess.PIPE, stderr=shown.slave, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )  # fmt: skip
     end = time.monotonic() + 120
     while not re.search(rb"\d+/125 .*images/s  loss ", shown.written) and time.monotonic() < end:
