@@ -1,7 +1,6 @@
 """Augmentation: each part against its closed form or Pillow, and that pixels depend on nothing but image and seed."""
 
 import colorsys
-import dataclasses
 import functools
 import hashlib
 
@@ -13,7 +12,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from kerazoo.errors import RecipeError
 from kerazoo.pipelines.checks.preview import draw_grid
 from kerazoo.pipelines.input import randaugment as operations
-from kerazoo.pipelines.input.augmentation import POLICIES, Augmentation
+from kerazoo.pipelines.input.augmentation import Augmentation
+from kerazoo.recipes.augmentation import POLICIES
+from kerazoo.recipes.recipe import Recipe
 
 EVERYTHING = Augmentation(
     shift=0.1,
@@ -80,7 +81,7 @@ def test_the_first_four_parts_draw_what_they_always_drew(parts, expected):
     assert digest.hexdigest()[:16] == expected
 
 
-@pytest.mark.parametrize("augmentation", [POLICIES["strong"], EVERYTHING], ids=["strong", "everything"])
+@pytest.mark.parametrize("augmentation", [Augmentation(policy="strong"), EVERYTHING], ids=["strong", "everything"])
 def test_the_same_seed_is_the_same_image_wherever_it_is_made(augmentation):
     images = np.stack([np.roll(photograph(), 5 * i, axis=1) for i in range(8)])
 
@@ -132,7 +133,7 @@ def test_no_two_parts_draw_from_the_same_seed(monkeypatch):
         return uniform(shape, seed, *arguments, **options)
 
     monkeypatch.setattr(tf.random, "stateless_uniform", recorded)
-    draw(dataclasses.replace(EVERYTHING, erase=1), photograph(), 3)
+    draw(EVERYTHING.model_copy(update={"erase": 1.0}), photograph(), 3)
     assert len(seeds) == 7  # the old four share one; erasing has one for where and one for its noise
     EVERYTHING.mix(tf.zeros((1, 4, 4, 1), tf.uint8), tf.ones((1, 1)), seed_of(3)[None])
     assert len(set(seeds)) == len(seeds) == 8
@@ -141,7 +142,7 @@ def test_no_two_parts_draw_from_the_same_seed(monkeypatch):
 @pytest.mark.parametrize("shape", [(20, 32, 1), (33, 17, 3), (2, 2, 3), (1, 5, 1)])
 def test_shape_and_dtype_stay(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    for policy in (POLICIES["standard"], EVERYTHING):
+    for policy in (Augmentation(policy="standard"), EVERYTHING):
         traced = tf.function(policy).get_concrete_function(
             tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.int64)
         )
@@ -198,21 +199,24 @@ def test_off_is_off():
 )
 def test_a_value_out_of_range_is_named(field, value, allowed):
     with pytest.raises(RecipeError) as error:
+        Recipe.for_training("mlp", "x", augmentation={field: value})
+    assert str(error.value) == f"recipe key augmentation.{field} must be {allowed}, got {value!r}"
+    with pytest.raises(ValueError, match=field):
         Augmentation(**{field: value})
-    assert str(error.value) == f"augmentation.{field} must be {allowed}, not {value!r}"
 
 
 def test_every_field_has_a_range_and_its_ends_are_allowed():
-    assert {f.name for f in dataclasses.fields(Augmentation)} == set(EVERYTHING.describe())
+    assert set(Augmentation.model_fields) == {"policy", *EVERYTHING.describe()}
     Augmentation(shift=0, rotate=180, zoom=0.99, crop=1, brightness=0.99, hue=0.5, magnitude=0, erase=1, mixup=1e9)
 
 
 def test_policies():
     assert list(POLICIES) == ["none", "light", "standard", "strong"]
-    assert [len(policy.describe()) for policy in POLICIES.values()] == [0, 2, 6, 7]
-    for policy in POLICIES.values():
-        assert Augmentation(**policy.describe()) == policy
-    assert [policy.mixes for policy in POLICIES.values()] == [False, False, False, True]
+    assert [len(policy) for policy in POLICIES.values()] == [0, 2, 6, 7]
+    policies = [Augmentation(policy=policy) for policy in POLICIES]
+    for policy, values in zip(policies, POLICIES.values(), strict=True):
+        assert policy.describe() == values
+    assert [policy.mixes for policy in policies] == [False, False, False, True]
 
 
 # -- moves --------------------------------------------------------------------------------------------------------
@@ -520,7 +524,7 @@ def test_lambda_is_beta_and_belongs_to_its_own_seed(alpha):
 def test_a_grid_shows_what_training_sees(tmp_path, channels):
     images = np.stack([np.roll(photograph(12, 15, channels), 4 * i, axis=0) for i in range(3)])
     path = tmp_path / "grid.png"
-    strong = POLICIES["strong"]
+    strong = Augmentation(policy="strong")
     draw_grid(path, images, strong, seed=7, columns=6)
     assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
     grid = np.asarray(Image.open(path)).reshape(3, 12, 6, 15, channels).swapaxes(1, 2)

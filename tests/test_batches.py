@@ -18,12 +18,12 @@ from kerazoo.errors import DataError, RecipeError
 from kerazoo.exports.export import write_saved_model
 from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.data.load import load_examples
-from kerazoo.pipelines.input.augmentation import POLICIES, Augmentation
+from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
 from kerazoo.pipelines.input.images import cache_path, prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
-STRONG = POLICIES["strong"]
+STRONG = Augmentation(policy="strong")
 SMALL = Preprocessing(16, 16)
 
 
@@ -82,7 +82,7 @@ def test_an_epoch_is_the_same_whatever_makes_it(train):
 
 @pytest.mark.parametrize("policy", ["none", "strong"])
 def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy):
-    batches = make_batches(train, augmentation=POLICIES[policy])
+    batches = make_batches(train, augmentation=Augmentation(policy=policy))
     whole = list(batches.at(3, 0).as_numpy_iterator())
     for step in (1, batches.steps - 1):
         tail = batches.at(3, step)

@@ -81,7 +81,7 @@ SMALL = ["--set", "data.size=24"]
         ),
         (make_images, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet"),
         (make_images, ["--set", "optimizer.rate=1"], r"no key 'optimizer.rate'; known here: name, learning_rate"),
-        (make_images, ["--set", "training.batch_size=0"], r"training.batch_size: .* not 0"),
+        (make_images, ["--set", "training.batch_size=0"], r"training.batch_size must be .* got 0"),
         (make_images, ["--name", "../up"], r"run name '../up' must be a plain folder name"),
     ],
 )
@@ -487,7 +487,7 @@ def test_check_draws_what_training_sees(here, monkeypatch, capsys):
     assert sorted(p.name for p in here.iterdir()) == ["data", "grid.png"]
     code, _, err = call(monkeypatch, capsys, "check", data, "--show-augmented", "grid.png", "--policy", "wild")
     assert (code, err.count("\n")) == (2, 1)
-    assert "augmentation.policy: input should be 'none', 'light', 'standard' or 'strong', not 'wild'" in err
+    assert "augmentation.policy must be 'none', 'light', 'standard' or 'strong', got 'wild'" in err
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_check_draws_what_training_sees(here, monkeypatch, capsys):
         (["nowhere"], "there is no folder or file nowhere"),
         (["tfds:mnist", "--set", "data.data_dir=.", "--set", "data.download=false"], "tfds:mnist is not in"),
         (["data", "--group", "subject"], "data.group='subject' matches no name"),
-        (["data", "--validation", "1.5"], "recipe key data.validation: input should be less than 1, not 1.5"),
+        (["data", "--validation", "1.5"], "recipe key data.validation must be a number in (0, 1), got 1.5"),
         (["data", "--write", "--manifest", "no/such/place.json"], "no/such/place.json cannot be written"),
     ],
 )

@@ -20,7 +20,8 @@ from kerazoo.errors import RecipeError
 from kerazoo.models.build import build
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.devices.devices import Devices
-from kerazoo.pipelines.devices.opening import open_devices, parse_devices
+from kerazoo.pipelines.devices.opening import open_devices
+from kerazoo.recipes.device_names import parse_devices
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.plan import resolve_batch_size
 

@@ -21,7 +21,7 @@ from kerazoo.models import engines, registry
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.pipelines.data.load import load_examples
-from kerazoo.pipelines.input.augmentation import POLICIES
+from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.transfer import features
 from kerazoo.transfer.features import FeaturePass
@@ -111,13 +111,13 @@ def test_only_what_changed_is_computed_again(cache, examples, model):
 
 def test_views_are_of_the_image_the_seed_and_the_number(cache, examples, model):
     one = FeaturePass(model, spec())
-    drawn = POLICIES["strong"]  # its mixup has no part here
+    drawn = Augmentation(policy="strong")  # its mixup has no part here
     plain, first, second = (one(examples, view=view, augmentation=drawn, seed=1) for view in (0, 1, 2))
     assert (plain.computed, first.computed, second.computed) == (24, 24, 24)
     for a, b in ((plain, first), (first, second)):
         assert not np.array_equal(a.values, b.values)
     assert one(examples, view=1, augmentation=drawn, seed=2).computed == 24
-    assert one(examples, view=1, augmentation=POLICIES["light"], seed=1).computed == 24
+    assert one(examples, view=1, augmentation=Augmentation(policy="light"), seed=1).computed == 24
     assert one(examples, view=0, augmentation=drawn, seed=2).computed == 0
     order = np.arange(24)[::-1]
     uncached = FeaturePass(model, spec(), cached=False)

@@ -1,12 +1,15 @@
 """Losses on logits against numpy, at the edges where they could overflow, and with soft and smoothed labels."""
 
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kerazoo.errors import ModelError
-from kerazoo.tasks.losses import FocalLoss, SmoothedCrossEntropy, perfect_loss
+from kerazoo.recipes.parts import TrainingPart
+from kerazoo.tasks.losses import LOSSES, FocalLoss, SmoothedCrossEntropy, perfect_loss
 from kerazoo.tasks.task import TASKS, find_task
 
 RNG = np.random.default_rng(0)
@@ -118,3 +121,8 @@ def test_perfect_answers_cost_the_entropy_of_the_labels():
     expected = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
     assert perfect_loss(bits, BITS, 4) == pytest.approx(expected, rel=1e-5)
     assert perfect_loss(find_task("regression").make_loss(), Z, 4) == 0
+
+
+def test_a_recipe_names_the_losses_that_there_are():
+    (names, _) = get_args(TrainingPart.model_fields["loss"].annotation)
+    assert set(get_args(names)) == set(LOSSES)

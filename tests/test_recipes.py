@@ -35,32 +35,44 @@ BAD = {
     "training.epoch=1": "did you mean training.epochs",
     "training.zzz=1": "no key 'training.zzz'; known here: epochs, .*synchronized_batch_norm$",
     # wrong types
-    "training.epochs='15'": "training.epochs: input should be a valid integer, not '15'",
-    "training.epochs=1.5": "training.epochs: input should be a valid integer, not 1.5",
-    "training.epochs=true": "training.epochs: input should be a valid integer, not True",
-    "optimizer.learning_rate=fast": "optimizer.learning_rate: input should be a valid number, not 'fast'",
-    "optimizer.milestones=0.5": "optimizer.milestones: input should be a valid list, not 0.5",
-    "training.batch_size=some": "training.batch_size: take a whole number from 1, or \"all\", not 'some'",
-    "optimizer.warmup=long": r"optimizer.warmup: take a share of the run in \(0, 1\), or a whole number of its steps",
+    "training.epochs='15'": r"training.epochs must be a whole number in \[0, inf\), got '15'$",
+    "training.epochs=1.5": r"training.epochs must be a whole number in \[0, inf\), got 1.5$",
+    "training.epochs=true": r"training.epochs must be a whole number in \[0, inf\), got True$",
+    "optimizer.learning_rate=fast": r"optimizer.learning_rate must be a number in \(0, inf\), got 'fast'$",
+    "training.drop_last=1": "training.drop_last must be true or false, got 1$",
+    "optimizer.milestones=0.5": "optimizer.milestones must be a valid list, got 0.5",
+    "training.batch_size=some": "training.batch_size must be a whole number from 1, or \"all\", got 'some'",
+    "optimizer.warmup=long": r"optimizer.warmup must be a share of the run in \(0, 1\), or a whole number of its steps",
     "optimizer=3": "optimizer is a table of keys of its own, not 3",
-    "data.path=3": "data.path: input should be a valid string, not 3",
+    "data.path=3": "data.path must be a valid string, got 3",
     # impossible values
-    "optimizer.learning_rate=-0.1": "optimizer.learning_rate: input should be greater than 0, not -0.1",
-    "optimizer.learning_rate=inf": "optimizer.learning_rate: input should be a finite number, not inf",
-    "optimizer.momentum=1.5": "optimizer.momentum: input should be less than 1, not 1.5",
-    "optimizer.ema=1.0": "optimizer.ema: input should be less than 1, not 1.0",
-    "optimizer.accumulate=0": "optimizer.accumulate: input should be greater than or equal to 1, not 0",
-    "optimizer.clip_norm=0": "optimizer.clip_norm: input should be greater than 0, not 0",
-    "optimizer.name=adamm": "optimizer.name: input should be 'sgd', 'lamb', 'lion', 'adam' or 'adamw', not 'adamm'",
-    "optimizer.schedule=poly": "optimizer.schedule: input should be 'cosine', .* not 'poly'",
-    "training.batch_size=0": 'training.batch_size: take a whole number from 1, or "all", not 0',
-    "training.epochs=-1": "training.epochs: input should be greater than or equal to 0, not -1",
-    "training.label_smoothing=1.0": "training.label_smoothing: input should be less than 1, not 1.0",
-    "training.precision=float16": "training.precision: input should be 'float32', .* not 'float16'",
-    "training.early_stopping=0": "training.early_stopping: input should be greater than or equal to 1, not 0",
+    "optimizer.learning_rate=-0.1": r"optimizer.learning_rate must be a number in \(0, inf\), got -0.1",
+    "optimizer.learning_rate=inf": r"optimizer.learning_rate must be a number in \(0, inf\), got inf",
+    "optimizer.momentum=1.5": r"optimizer.momentum must be a number in \[0, 1\), got 1.5",
+    "optimizer.ema=1.0": r"optimizer.ema must be a number in \(0, 1\), got 1.0",
+    "optimizer.accumulate=0": r"optimizer.accumulate must be a whole number in \[1, inf\), got 0",
+    "optimizer.clip_norm=0": r"optimizer.clip_norm must be a number in \(0, inf\), got 0",
+    "training.batch_size=0": 'training.batch_size must be a whole number from 1, or "all", got 0',
+    "training.epochs=-1": r"training.epochs must be a whole number in \[0, inf\), got -1",
+    "training.label_smoothing=1.0": r"training.label_smoothing must be a number in \[0, 1\), got 1.0",
+    "training.early_stopping=0": r"training.early_stopping must be a whole number in \[1, inf\), got 0",
+    "augmentation.hue=0.6": r"augmentation.hue must be a number in \[0, 0.5\], got 0.6",
+    "augmentation.flip=yes": "augmentation.flip must be true or false, got 'yes'",
+    "data.group='('": r"data.group must be a regular expression \(missing \), .*\), got '\('",
+    "seed=-1": r"recipe key seed must be a whole number in \[0, 2147483648\), got -1",
+    # unknown names, with the nearest
+    "optimizer.name=adamm": "optimizer.name must be 'sgd', 'lamb', 'lion', 'adam' or 'adamw', got 'adamm'; did you "
+    "mean 'adam' or 'adamw'",
+    "optimizer.schedule=poly": "optimizer.schedule must be 'cosine', .* or 'plateau', got 'poly'$",
+    "training.precision=float16": "training.precision must be .float32., .*, got .float16.; did you mean .*mixed_float",
+    "training.loss=cross_entrop": "training.loss must be 'cross_entropy', .*, got 'cross_entrop'; did you mean 'cross_",
+    "augmentation.policy=Strong": "augmentation.policy must be 'none', .*, got 'Strong'; did you mean 'strong'",
+    "devices=GPU": "devices='GPU' is none of auto, cpu, gpu, mirrored, .*; did you mean gpu",
+    "devices=mirrored:0": "devices='mirrored:0' is none of auto, cpu, .*; did you mean mirrored",
+    "model.name=resnet21": "recipe key model.name: no model is called 'resnet21': did you mean .*resnet20",
     # longer than the run
-    "optimizer.warmup=1.5": r"optimizer.warmup: take a share of the run in \(0, 1\), .* not 1.5",
-    "optimizer.milestones=[0.5, 1.2]": r"optimizer.milestones.1: take a share of the run in \(0, 1\), .* not 1.2",
+    "optimizer.warmup=1.5": r"optimizer.warmup must be a share of the run in \(0, 1\), .* got 1.5",
+    "optimizer.milestones=[0.5, 1.2]": r"optimizer.milestones.1 must be a share of the run in \(0, 1\), .* got 1.2",
     "optimizer.schedule=plateau training.epochs=5": "optimizer.patience=5 is as long as the whole run of "
     "training.epochs=5: .* take a smaller one",
     # contradictions
@@ -83,7 +95,7 @@ BAD = {
 @pytest.mark.parametrize("settings", BAD)
 def test_bad_recipes_are_refused_in_one_line(settings):
     said = refusal(recipe, *([settings] if settings.startswith("optimizer.milestones") else settings.split()))
-    assert said.startswith(("recipe key ", "recipe: ", "the recipe has no key "))
+    assert said.startswith(("recipe key ", "recipe: ", "the recipe has no key ", "devices="))
     assert re.search(BAD[settings], said), said
 
 
@@ -334,6 +346,19 @@ def test_a_recipe_that_was_read_is_changed_in_that_key_alone(tmp_path):
     (tmp_path / "short.toml").write_text('[model]\nname = "bottleneck_cnn"\n[data]\npath = "x"\n')
     short = Recipe.read(tmp_path / "short.toml")  # a file starts from the defaults, not from another file
     assert short.override("seed", 5).optimizer == short.optimizer == recipe().optimizer
+
+
+def test_augmentation_is_resolved_and_follows_its_policy(tmp_path):
+    made = recipe(augmentation={"policy": "standard", "flip": False})
+    assert (made.augmentation.crop, made.augmentation.erase, made.augmentation.flip) == (0.35, 0.1, False)
+    assert tomllib.loads(made.to_toml())["augmentation"] == {"policy": "standard", "flip": False}
+    (tmp_path / "kept.toml").write_text(made.to_toml())
+    for start in (made, Recipe.read(tmp_path / "kept.toml")):
+        strong = start.override("augmentation.policy", "strong").augmentation
+        assert strong == recipe(augmentation={"policy": "strong", "flip": False}).augmentation
+        assert (strong.cutmix, strong.brightness, strong.mixes) == (1.0, 0.0, True)
+    own = Recipe.for_training("resnet20", "x")  # what was not asked for is kept, too
+    assert tomllib.loads(own.to_toml())["augmentation"] == {"policy": "none", "shift": 0.125, "flip": True}
 
 
 def test_settings_are_refused_by_their_keys():

@@ -179,7 +179,7 @@ def test_groups_stay_together(tmp_path):
     assert len({min(splits) for splits in where.values()}) == 2
     with pytest.raises(DataError, match=r"data.group='subject' matches no name in .*, such as 'circle/patient"):
         load_examples(root, group="subject")
-    with pytest.raises(DataError, match="is not a regular expression"):
+    with pytest.raises(RecipeError, match="data.group must be a regular expression"):
         load_examples(root, group="(")
 
 
@@ -194,7 +194,7 @@ def test_arrays_give_each_class_its_share(tmp_path):
 def test_shares_that_leave_nothing_are_refused(images):
     with pytest.raises(DataError, match="leave nothing to train on"):
         load_examples(images, validation=0.6, test=0.4)
-    with pytest.raises(RecipeError, match=r"data.validation: input should be less than 1, not 1.5"):
+    with pytest.raises(RecipeError, match=r"data.validation must be a number in \(0, 1\), got 1.5"):
         data_part({"path": str(images), "validation": 1.5})
 
 

@@ -1,8 +1,11 @@
 """The parts of a recipe: every key, what it is allowed to be, and which keys exclude one another."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from kerazoo.models.registry import find
 
 
 class Part(BaseModel):
@@ -15,12 +18,17 @@ class Part(BaseModel):
         self.__dict__.update(values)
 
 
+SHARE = "a share of the run in (0, 1), or a whole number of its steps from 1"
+SIZE = 'a whole number from 1, or "all"'
+NO_MODEL = "-"  # where the model does not matter, or is yet to be named
+
+
 def _share_or_steps(value: Any) -> Any:
     """A share of the run in (0, 1), or a whole number of steps from 1."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if (whole and value >= 1) or (isinstance(value, float) and 0 < value < 1):
         return value
-    raise ValueError("take a share of the run in (0, 1), or a whole number of its steps from 1")
+    raise ValueError(f"must be {SHARE}")
 
 
 def _share_steps_or_none(value: Any) -> Any:
@@ -31,11 +39,11 @@ def _share_steps_or_none(value: Any) -> Any:
 def _size_or_all(value: Any) -> Any:
     """A whole number from 1, or "all"."""
     if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError('take a whole number from 1, or "all"')
+        raise ValueError(f"must be {SIZE}")
     return value
 
 
-ShareOrSteps = Annotated[Any, BeforeValidator(_share_or_steps)]
+ShareOrSteps = Annotated[Any, BeforeValidator(_share_or_steps), SHARE]
 
 
 class ModelPart(Part):
@@ -43,6 +51,11 @@ class ModelPart(Part):
 
     name: str
     arguments: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return name if name == NO_MODEL else find(name).name
 
     @field_validator("arguments")
     @classmethod
@@ -82,6 +95,15 @@ class DataPart(Part):
     channels: Literal[1, 3] | None = None
     resize: Literal["crop", "pad", "stretch"] | None = None
 
+    @field_validator("group")
+    @classmethod
+    def _is_a_pattern(cls, group: str | None) -> str | None:
+        try:
+            re.compile(group or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"must be a regular expression ({error})") from error
+        return group
+
 
 WARMUP = {"cosine": 0.05, "one_cycle": 0.25, "constant": 0, "step": 0, "plateau": 0}  # where it is left out
 
@@ -101,7 +123,7 @@ class OptimizerPart(Part):
     nesterov: bool | None = Field(None, description="of sgd; true where there is momentum")
     weight_decay: float | None = Field(None, ge=0, description="decoupled; not on biases and norms; 1e-4, of adam 0")
     schedule: Literal["cosine", "constant", "step", "one_cycle", "plateau"] = "cosine"
-    warmup: Annotated[Any, BeforeValidator(_share_steps_or_none)] = None
+    warmup: Annotated[Any, BeforeValidator(_share_steps_or_none), f"{SHARE}, or 0"] = None
     milestones: list[ShareOrSteps] | None = Field(None, min_length=1, description="of step; [0.5, 0.75]")
     factor: float | None = Field(None, gt=0, lt=1, description="of step and plateau; 0.1")
     patience: int | None = Field(None, ge=1, description="epochs, of plateau; 5")
@@ -155,27 +177,6 @@ class OptimizerPart(Part):
             self.fill(patience=5)
 
 
-class AugmentationPart(Part):
-    """Augmentation in training: a named policy, and parts of it set otherwise; see `augmentation.Augmentation`."""
-
-    policy: Literal["none", "light", "standard", "strong"] = "none"
-    shift: float | None = None
-    rotate: float | None = None
-    zoom: float | None = None
-    flip: bool | None = None
-    flip_vertical: bool | None = None
-    crop: float | None = None
-    brightness: float | None = None
-    contrast: float | None = None
-    saturation: float | None = None
-    hue: float | None = None
-    randaugment: int | None = None
-    magnitude: float | None = None
-    erase: float | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
-
-
 class TrainingPart(Part):
     """How long, by what loss, in what arithmetic; `loss` None is the network's own.
 
@@ -187,8 +188,10 @@ class TrainingPart(Part):
     """
 
     epochs: int = Field(15, ge=0)
-    batch_size: Annotated[Any, BeforeValidator(_size_or_all)] = 128
-    loss: str | None = None
+    batch_size: Annotated[Any, BeforeValidator(_size_or_all), SIZE] = 128
+    loss: Literal["cross_entropy", "binary_cross_entropy", "focal", "perceptron", "quadratic", "mse", "mae"] | None = (
+        None
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     focal_gamma: float | None = Field(None, ge=0, description="of the focal loss; 2")
     drop_last: bool = True

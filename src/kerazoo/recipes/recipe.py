@@ -5,16 +5,18 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import open_regular
 from kerazoo.models.registry import find, weight_names
+from kerazoo.recipes.augmentation import AugmentationPart
+from kerazoo.recipes.device_names import parse_devices
 from kerazoo.recipes.parts import (
-    AugmentationPart,
+    NO_MODEL,
     CheckpointPart,
     DataPart,
     ModelPart,
@@ -25,6 +27,7 @@ from kerazoo.recipes.parts import (
     refuse,
 )
 from kerazoo.recipes.presets import PRESETS, preset_values
+from kerazoo.recipes.refusals import one_line, parts_of
 
 ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
 OWN = ("optimizer", "augmentation")  # of that recipe, what training NAME by name starts from, whatever the data
@@ -59,6 +62,12 @@ class Recipe(Part):
     devices: str = "auto"
     seed: int = Field(0, ge=0, lt=2**31)
     watch: bool = True
+
+    @field_validator("devices")
+    @classmethod
+    def _are_known(cls, devices: str) -> str:
+        parse_devices(devices)
+        return devices
 
     @model_validator(mode="after")
     def _whole(self) -> "Recipe":
@@ -210,44 +219,14 @@ def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None
 
 def data_part(values: dict[str, Any]) -> DataPart:
     """The data part of a recipe by itself. Raises RecipeError as `make_recipe` does."""
-    return _validated({"model": {"name": "-"}, "data": values}).data
+    return _validated({"model": {"name": NO_MODEL}, "data": values}).data
 
 
 def _validated(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        # an unknown key first: it is often why another is missing
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        raise RecipeError(_one_line(first["type"], first["loc"], first["msg"], first["input"])) from error
-
-
-def _one_line(kind: str, location: tuple[int | str, ...], message: str, received: Any) -> str:
-    key = ".".join(map(str, location))
-    if kind == "extra_forbidden":
-        known = list(_PARTS[str(location[0])].model_fields) if len(location) > 1 else list(Recipe.model_fields)
-        near = _nearest(location, known)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return f"the recipe has no key {key!r}; known here: {', '.join(known)}{hint}"
-    if kind == "missing":
-        return f"recipe key {key} is missing; {'name it with --data' if key.startswith('data') else 'set it'}"
-    if kind in ("model_type", "model_attributes_type"):
-        return f"recipe key {key} is a table of keys of its own, not {received!r}"
-    message = message.removeprefix("Value error, ")
-    if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
-        return f"recipe: {key}.{message}" if key else f"recipe: {message}"
-    return f"recipe key {key}: {message[0].lower()}{message[1:]}, not {received!r}"
-
-
-def _nearest(location: tuple[int | str, ...], known: list[str]) -> list[str]:
-    """The keys that were likely meant: of a name much like it in the same part, else in any other."""
-    import difflib  # needed here only
-
-    last = str(location[-1])
-    places = {key: [f"{part}.{key}" for part in _PARTS if key in _PARTS[part].model_fields] for key in _KEYS}
-    prefix = "".join(f"{part}." for part in location[:-1])
-    here = [f"{prefix}{key}" for key in difflib.get_close_matches(last, known, n=2, cutoff=0.6)]
-    return here or [place for key in difflib.get_close_matches(last, places, n=1, cutoff=0.75) for place in places[key]]
+        raise RecipeError(one_line(error, Recipe)) from error
 
 
 def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:
@@ -302,10 +281,4 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-_PARTS: dict[str, type[Part]] = {
-    name: part
-    for name, field in Recipe.model_fields.items()
-    for part in (field.annotation, *get_args(field.annotation))
-    if isinstance(part, type) and issubclass(part, Part)
-}
-_KEYS = list(dict.fromkeys(key for part in _PARTS.values() for key in part.model_fields))
+_PARTS = parts_of(Recipe)

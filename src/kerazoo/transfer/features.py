@@ -82,7 +82,7 @@ class FeaturePass:
         """
         start = time.perf_counter()
         if view and augmentation is not None:
-            augmentation = replace(augmentation, mixup=0.0, cutmix=0.0)  # a mixture has no features of its own
+            augmentation = augmentation.unmixed()  # a mixture has no features of its own
             drawn: Mapping[str, Any] = {"view": view, "seed": seed, "augmentation": augmentation.describe()}
         else:
             augmentation, drawn = None, {}

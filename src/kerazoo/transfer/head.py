@@ -1,7 +1,6 @@
 """The head of a fine-tuning: learned on the features of the frozen network."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -38,7 +37,7 @@ def check_probe(recipe: Recipe, examples: Examples) -> None:
         raise RecipeError(
             f"training.balance={recipe.training.balance!r} is for one class an image; this data is {examples.task}"
         )
-    if transfer.views > 1 and not replace(augmentation_of(recipe), mixup=0.0, cutmix=0.0).describe():
+    if transfer.views > 1 and not recipe.augmentation.unmixed().describe():
         raise RecipeError(
             f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, or leave "
             "views out"

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,25 +11,14 @@ from kerazoo.errors import RecipeError
 from kerazoo.keras_private import check_versions
 from kerazoo.pipelines.devices.cluster import Cluster, read_cluster
 from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.recipes.device_names import parse_devices
 from kerazoo.startup import quiet_start, start_tensorflow
 
 log = logging.getLogger("kerazoo")
 
-KINDS = ("auto", "cpu", "gpu", "mirrored", "mirrored:N", "multiworker", "tpu")
-
-
-def parse_devices(name: str) -> tuple[str, int | None]:
-    """("mirrored", 2) of "mirrored:2", ("auto", None) of "auto". Raises RecipeError; imports nothing."""
-    found = re.fullmatch(r"mirrored:([1-9]\d{0,3})", name)
-    if found:
-        return "mirrored", int(found[1])
-    if name not in KINDS or name == "mirrored:N":
-        raise RecipeError(f"devices={name!r} is none of {', '.join(KINDS)}")
-    return name, None
-
 
 def open_devices(name: str = "auto") -> Devices:
-    """The devices called `name`, one of KINDS, ready for the first operation; this starts TensorFlow, in silence.
+    """The devices called `name` in a recipe, ready for the first operation; this starts TensorFlow, in silence.
 
     `auto` is one GPU where there is one, all GPUs where there are several, else the CPU. `mirrored:N` without GPUs is
     N logical CPUs. `multiworker` waits for all workers. Raises RecipeError that says what is there.

@@ -7,103 +7,27 @@ Shape letters: B batch, H W space, C channels, K classes.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.errors import RecipeError
 from kerazoo.pipelines.input.mixing import draw_beta, draw_box
 from kerazoo.pipelines.input.randaugment import luma, mean, moved, randaugment
 from kerazoo.preprocessing.resizing import to_uint8
+from kerazoo.recipes.augmentation import AugmentationPart
 from kerazoo.recipes.recipe import Recipe
 
 # What a part folds into the image's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
 # these numbers say: a new part takes a new number, and none changes.
 CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX = range(1, 8)
 
-HIGHEST = {  # of what starts at 0: the highest value, and whether it is allowed itself
-    "shift": (1, False),
-    "rotate": (180, True),
-    "zoom": (1, False),
-    "crop": (1, True),
-    "brightness": (1, False),
-    "contrast": (1, False),
-    "saturation": (1, False),
-    "hue": (0.5, True),
-    "randaugment": (math.inf, False),
-    "magnitude": (10, True),
-    "erase": (1, True),
-    "mixup": (math.inf, False),
-    "cutmix": (math.inf, False),
-}
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What happens to an image, each part uniformly at random. Everything is off by default; edges are reflected.
-
-    Moves: `shift`, share of the side, in [0, 1), both ways; `rotate`, degrees in [0, 180], both ways; `zoom`, share by
-    which the image grows or shrinks, in [0, 1); `flip` and `flip_vertical`, half of the time; `crop` in (0, 1], least
-    share of the area that is kept and resized to the whole (Szegedy et al. 2014, arXiv:1409.4842, Section 6), 0 is off.
-
-    Colours: `brightness`, `contrast` and `saturation` by a factor in [1 - v, 1 + v], v in [0, 1); `hue`, share of the
-    colour circle in [0, 0.5], both ways. Only images of three channels have saturation and hue.
-
-    `randaugment` operations of `magnitude` in [0, 10] (see `randaugment`); `erase`, probability in [0, 1] that a
-    rectangle turns to noise (Zhong et al. 2017, arXiv:1708.04896).
-
-    Mixing, of batches: `mixup` and `cutmix` are the alpha >= 0 of Beta(alpha, alpha), 0 is off (Zhang et al. 2017,
-    arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899). With both on, each example takes either half of the time.
-
-    Raises RecipeError that names the field, the value and what is allowed.
-    """
-
-    shift: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
-    crop: float = 0.0
-    flip_vertical: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    randaugment: int = 0
-    magnitude: float = 9.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in HIGHEST:
-                kind, right = "true or false", isinstance(value, bool)
-            else:
-                highest, reached = HIGHEST[field.name]
-                whole = isinstance(field.default, int)
-                kind = f"a {'whole ' if whole else ''}number in [0, {highest}{']' if reached else ')'}"
-                right = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-                right = right and (0 <= value < highest or (reached and value == highest))
-            if not right:
-                raise RecipeError(f"augmentation.{field.name} must be {kind}, not {value!r}")
+class Augmentation(AugmentationPart):
+    """The settings of a recipe, as they act on pixels. Everything is off by default; see `recipes/augmentation.py`."""
 
     def __bool__(self) -> bool:
         """Whether calling it does anything; mixing is apart."""
         return bool(self.describe().keys() - {"magnitude", "mixup", "cutmix"})
-
-    @property
-    def mixes(self) -> bool:
-        """Whether `mix` does anything."""
-        return bool(self.mixup or self.cutmix)
-
-    def describe(self) -> dict[str, Any]:
-        """The fields that are not off; `magnitude` only beside `randaugment`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {k: v for k, v in values.items() if v and (k != "magnitude" or self.randaugment)}
 
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8; H, W and C are known when the graph is built.
@@ -222,22 +146,6 @@ class Augmentation:
         return pixels, targets + taken[:, None] * (tf.roll(targets, -1, axis=0) - targets)
 
 
-POLICIES = {
-    "none": Augmentation(),
-    "light": Augmentation(flip=True, crop=0.6),
-    "standard": Augmentation(flip=True, crop=0.35, brightness=0.2, contrast=0.2, saturation=0.2, erase=0.1),
-    "strong": Augmentation(flip=True, crop=0.25, randaugment=2, magnitude=9.0, erase=0.25, mixup=0.2, cutmix=1.0),
-}
-"""Photographs whose class does not depend on left and right; digits and letters want shifts and small turns instead.
-
-light: a few epochs of fine-tuning. The usual crop (0.08) makes things look larger in training than in validation
-(Touvron et al. 2019, arXiv:1906.06423), which few epochs do not make up for. standard: tens of epochs; half of the
-usual colour jitter (timm: 0.4), and the erasing of torchvision's reference recipe. strong: hundreds of epochs; two
-operations of magnitude 9 (the paper's for ResNet-50), erasing and CutMix of DeiT (Touvron et al. 2020,
-arXiv:2012.12877, Table 9), MixUp of torchvision's reference recipe.
-"""
-
-
 def _fold(seed: tf.Tensor, part: int) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, tf.constant(part, tf.int64))
 
@@ -258,6 +166,5 @@ def _rectangle(
 
 
 def augmentation_of(recipe: Recipe) -> Augmentation:
-    """The named policy, with the parts that the recipe sets otherwise. Raises RecipeError."""
-    parts = recipe.augmentation.model_dump(exclude_none=True)
-    return replace(POLICIES[parts.pop("policy")], **parts)
+    """What the recipe's augmentation does to pixels."""
+    return Augmentation(**recipe.augmentation.model_dump())

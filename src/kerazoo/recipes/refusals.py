@@ -1,0 +1,121 @@
+"""What a recipe is refused with: one line that names the key, the value, what it must be, and the nearest names."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from kerazoo.errors import KerazooError, RecipeError
+
+OF_A_NUMBER = ("bool_", "float_", "int_", "greater_", "less_", "finite_")  # how kinds of pydantic's errors begin
+
+
+def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong; an unknown key before others, as it is often why another is missing."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    kind, location, received = first["type"], first["loc"], first["input"]
+    message = first["msg"].removeprefix("Value error, ")
+    key = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        return _unknown(location, model)
+    if kind == "missing":
+        return f"recipe key {key} is missing; {'name it with --data' if key.startswith('data') else 'set it'}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"recipe key {key} is a table of keys of its own, not {received!r}"
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, KerazooError):
+        return message if isinstance(raised, RecipeError) else f"recipe key {key}: {message}"
+    if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
+        return f"recipe: {key}.{message}" if key else f"recipe: {message}"
+    field = _field(location, model)
+    if field is not None and (kind == "literal_error" or kind.startswith(OF_A_NUMBER)):
+        message = f"must be {allowed(field)}"
+    message = message.replace("Input should be", "must be")
+    gap = "" if message.startswith("must ") else ":"
+    return f"recipe key {key}{gap} {message}, got {received!r}{_nearest_value(field, received)}"
+
+
+def allowed(field: FieldInfo) -> str:
+    """What the value of `field` must be, in words."""
+    kind = _plain(field.annotation)
+    if get_origin(kind) is Literal:
+        *names, last = (repr(name) for name in get_args(kind))
+        return f"{', '.join(names)} or {last}" if names else last
+    if said := [note for note in field.metadata if isinstance(note, str)]:
+        return said[0]
+    if kind is bool:
+        return "true or false"
+    if kind in (int, float):
+        return f"a {'whole ' if kind is int else ''}number{_interval(field.metadata)}"
+    if kind is str:
+        return "a string"
+    return "a list" if get_origin(kind) is list else "a table"
+
+
+def _interval(rules: list[Any]) -> str:
+    low, high = "(-inf", "inf)"
+    for rule in rules:
+        if isinstance(rule, Ge | Gt):
+            low = f"[{rule.ge}" if isinstance(rule, Ge) else f"({rule.gt}"
+        if isinstance(rule, Le | Lt):
+            high = f"{rule.le}]" if isinstance(rule, Le) else f"{rule.lt})"
+    return f" in {low}, {high}" if rules else ""
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation without None."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not types.NoneType]
+    return kinds[0] if len(kinds) == 1 else annotation
+
+
+def parts_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The parts of a recipe, by name."""
+    kinds = {name: _plain(field.annotation) for name, field in model.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+def _field(location: tuple[int | str, ...], model: type[BaseModel]) -> FieldInfo | None:
+    if len(location) == 2:
+        model = parts_of(model)[str(location[0])]
+    return model.model_fields.get(str(location[-1]))
+
+
+def _unknown(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    known = list((parts_of(model)[str(location[0])] if len(location) > 1 else model).model_fields)
+    near = _nearest_keys(location, known, model)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"the recipe has no key {'.'.join(map(str, location))!r}; known here: {', '.join(known)}{hint}"
+
+
+def _nearest_keys(location: tuple[int | str, ...], known: list[str], model: type[BaseModel]) -> list[str]:
+    """The keys that were likely meant: of a name much like it in the same part, else in any other."""
+    places: dict[str, list[str]] = {}
+    for name, part in parts_of(model).items():
+        for key in part.model_fields:
+            places.setdefault(key, []).append(f"{name}.{key}")
+    prefix = "".join(f"{part}." for part in location[:-1])
+    here = [f"{prefix}{key}" for key in nearest(str(location[-1]), known, number=2)]
+    return here or [
+        place for key in nearest(str(location[-1]), list(places), number=1, cutoff=0.75) for place in places[key]
+    ]
+
+
+def _nearest_value(field: FieldInfo | None, received: Any) -> str:
+    """The names that were likely meant, where `field` takes names."""
+    kind = None if field is None else _plain(field.annotation)
+    if get_origin(kind) is not Literal or not isinstance(received, str):
+        return ""
+    names = [name for name in get_args(kind) if isinstance(name, str)]
+    near = [repr(name) for name in nearest(received.lower(), names)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def nearest(text: str, names: list[str], *, number: int = 2, cutoff: float = 0.6) -> list[str]:
+    """Those of `names` that are spelled much like `text`."""
+    import difflib  # needed here only
+
+    return difflib.get_close_matches(text, names, n=number, cutoff=cutoff)
