@@ -31,7 +31,8 @@ from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
 
-from kerazoo.tasks.scores import Measured, losses_of  # noqa: E402
+from kerazoo.tasks.scores import Measured  # noqa: E402
+from kerazoo.tasks.task import find_task  # noqa: E402
 from kerazoo.transfer.cross_fitting import SHARES, best_average, best_temperature, folds_of  # noqa: E402
 
 POPULATION = 10_000
@@ -70,11 +71,11 @@ def temperature_cell(draw, state, accuracy, noise, size, repetitions):
     make = population_of_labels if task == "multilabel" else population
     truth, labels = make(draw, accuracy, noise)
     logits = truth + draw.normal(0, 2, truth.shape) if state == "uneven" else float(state.split()[-1]) * truth
-    before = losses_of(logits, labels, task).mean()
+    before = find_task(task).losses(logits, labels).mean()
     for _ in range(repetitions):
         rows = draw.choice(POPULATION, size, replace=False)
-        best = best_temperature(logits[rows], labels[rows], task, folds_of(labels[rows], task))
-        after = losses_of(logits / best.value, labels, task).mean() if best.helps else before
+        best = best_temperature(logits[rows], labels[rows], find_task(task), folds_of(labels[rows], find_task(task)))
+        after = find_task(task).losses(logits / best.value, labels).mean() if best.helps else before
         yield best.helps, before, after
 
 
@@ -112,10 +113,10 @@ def two_regressions(draw, state, noise):
 def model_cells(draw, models, task, size, repetitions):
     """(kept, loss before, loss after) of each repetition, for fine-tuning and for the average."""
     labels, probe, epochs = models
-    whole = [losses_of(logits, labels, task) for logits in epochs]
-    loss_of_probe = losses_of(probe, labels, task).mean()
+    whole = [find_task(task).losses(logits, labels) for logits in epochs]
+    loss_of_probe = find_task(task).losses(probe, labels).mean()
     expected = [
-        {share: losses_of((1 - share) * probe + share * logits, labels, task).mean() for share in SHARES}
+        {share: find_task(task).losses((1 - share) * probe + share * logits, labels).mean() for share in SHARES}
         for logits in epochs
     ]
     tuning, averaging = [], []
@@ -123,7 +124,7 @@ def model_cells(draw, models, task, size, repetitions):
         rows = draw.choice(POPULATION, size, replace=False)
 
         def measure(logits, rows=rows):
-            return Measured.of(logits[rows], labels[rows], task)
+            return Measured.of(logits[rows], labels[rows], find_task(task))
 
         best = int(np.argmin([losses[rows].mean() for losses in whole]))
         before, after = measure(probe), measure(epochs[best])
@@ -131,10 +132,10 @@ def model_cells(draw, models, task, size, repetitions):
         now = whole[best].mean() if kept else loss_of_probe
         tuning.append((kept, loss_of_probe, now))
 
-        folds = folds_of(labels[rows], task)
+        folds = folds_of(labels[rows], find_task(task))
         found = best_average(
             [probe[rows]], [epochs[best][rows]],
-            lambda weights, rows=rows: Measured.of(weights[0], labels[rows], task),
+            lambda weights, rows=rows: Measured.of(weights[0], labels[rows], find_task(task)),
             after if kept else before, folds,
         )  # fmt: skip
         kept_too = found.helps_over(after if kept else before)

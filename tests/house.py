@@ -13,16 +13,16 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": set(),
     "models": {"preprocessing", "tasks"},
     "recipes": {"models"},
-    "pipelines": {"preprocessing", "recipes"},
+    "pipelines": {"preprocessing", "recipes", "tasks"},
     "callbacks": {"insight"},
     "runs": {"models", "pipelines", "recipes", "callbacks"},
     "evaluation": {"models", "pipelines", "runs", "tasks"},
     "training": {
         "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs", "evaluation", "insight",
     },
-    "exports": {"models", "pipelines", "preprocessing", "runs", "evaluation"},
+    "exports": {"models", "pipelines", "preprocessing", "runs", "evaluation", "tasks"},
     "transfer": {"training", "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs"},
-    "serving": {"exports", "models", "pipelines", "runs"},
+    "serving": {"exports", "models", "pipelines", "runs", "tasks"},
 }  # fmt: skip
 FLOOR = {
     "errors",

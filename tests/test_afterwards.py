@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import log_lines
 
-from kerazoo.tasks.scores import Measured, calibration_error, losses_of
+from kerazoo.tasks.scores import Measured
+from kerazoo.tasks.task import find_task
 from kerazoo.transfer.cross_fitting import FOLDS, RANGE, SHARES, best_average, best_temperature, cross_fit, folds_of
 from kerazoo.transfer.phases import Phases
 
@@ -23,7 +24,7 @@ def drawn(count, margin=4.0, seed=0, classes=4):
 def judged(logits, labels, task="multiclass"):
     """The temperature as a run judges it, its stage and its line."""
     phases = Phases()
-    best = best_temperature(logits, labels, task, folds_of(labels, task))
+    best = best_temperature(logits, labels, find_task(task), folds_of(labels, find_task(task)))
     with log_lines() as lines:
         assert phases.temperature(best, 0.1) is best.helps
     return best, phases.phases[0], lines[0]
@@ -34,7 +35,7 @@ def test_where_all_are_right_no_temperature_is_kept():
     logits, labels = drawn(4000, margin=5.0)
     right = np.flatnonzero(logits.argmax(axis=1) == labels)[:60]
     rest = np.setdiff1d(np.arange(4000), right)
-    at_bound = [losses_of(logits / t, labels, "multiclass") for t in (1, RANGE[0])]
+    at_bound = [find_task("multiclass").losses(logits / t, labels) for t in (1, RANGE[0])]
     assert at_bound[1][right].mean() < at_bound[0][right].mean()
     assert at_bound[1][rest].mean() > 5 * at_bound[0][rest].mean()
     for scale in (1, 100):  # of huge logits the loss is exactly 0 long before the bound
@@ -68,11 +69,11 @@ def test_the_temperature_undoes_what_was_done_to_the_logits(task, factor):
         labels = (draw.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     best, stage, line = judged(logits * factor, labels, task)
     assert best.value == pytest.approx(factor, rel=0.06)
-    least = losses_of(logits * factor / best.value, labels, task).mean()
+    least = find_task(task).losses(logits * factor / best.value, labels).mean()
     for nudge in (0.99, 1.01):
-        assert losses_of(logits * factor / best.value / nudge, labels, task).mean() > least
+        assert find_task(task).losses(logits * factor / best.value / nudge, labels).mean() > least
     assert stage.kept is (factor != 1)
-    assert stage.ece_before == calibration_error(logits * factor, labels, task)
+    assert stage.ece_before == find_task(task).calibration_error(logits * factor, labels)
     if factor != 1:
         assert stage.ece < stage.ece_before / 2
         assert f"ECE {stage.ece_before:.4f} -> {stage.ece:.4f}; kept" in line
@@ -87,12 +88,12 @@ def test_a_handful_of_examples_keeps_nothing(count):
 
 def test_folds_hold_all_classes_and_every_example_once():
     labels = np.repeat([0, 1, 2], [40, 10, 3])
-    folds = folds_of(labels, "multiclass")
+    folds = folds_of(labels, find_task("multiclass"))
     assert np.bincount(folds).tolist() == [11, 11, 11, 10, 10]
     for label, least in ((0, 8), (1, 2), (2, 0)):
         counts = np.bincount(folds[labels == label], minlength=FOLDS)
         assert least <= counts.min() <= counts.max() <= least + 1
-    several = folds_of(np.zeros((12, 2)), "multilabel")
+    several = folds_of(np.zeros((12, 2)), find_task("multilabel"))
     assert np.bincount(several).tolist() == [3, 3, 2, 2, 2]
     asked = []
     values = cross_fit(lambda rows: (asked.append(rows), len(asked))[1], folds)

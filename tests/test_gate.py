@@ -7,7 +7,7 @@ from kerazoo.errors import GateError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.exports.gate import Question, compare
 from kerazoo.exports.synthetic import KINDS, encoded_images, float_images
-from kerazoo.tasks.scores import losses_of, losses_of_answers
+from kerazoo.tasks.task import find_task
 
 NAMES = ("a", "b", "c")
 ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], np.float32)
@@ -26,7 +26,7 @@ def outputs_of(answers, task):
 
 def asked(outputs, task):
     keys = [str(number) for number in range(len(ANSWERS))]
-    return compare(outputs, Question(keys, keys, ANSWERS, is_bytes=True), NAMES, task)
+    return compare(outputs, Question(keys, keys, ANSWERS, is_bytes=True), NAMES, find_task(task))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
@@ -104,7 +104,7 @@ def test_the_label_is_the_recorded_one_where_two_classes_are_nearly_alike():
     outputs["label"][1] = "b"
     outputs["top_labels"][1] = ["b", "a", "c"]
     question = Question(["0", "1"], ["0", "1"], recorded, is_bytes=True)
-    assert compare(outputs, question, NAMES, "multiclass")[0].tolist() == [True, False]
+    assert compare(outputs, question, NAMES, find_task("multiclass"))[0].tolist() == [True, False]
 
 
 def test_synthetic_images_are_of_every_format_and_of_other_shapes():
@@ -124,14 +124,17 @@ def test_losses_follow_from_answers():
     sigmoid = (1 / (1 + np.exp(-logits))).astype(np.float32)
     for answers, right, task in ((softmax, classes, "multiclass"), (sigmoid, labels, "multilabel")):
         np.testing.assert_allclose(
-            losses_of_answers(answers, right, task), losses_of(logits, right, task), rtol=1e-4, atol=1e-6
+            find_task(task).losses_of_answers(answers, right),
+            find_task(task).losses(logits, right),
+            rtol=1e-4,
+            atol=1e-6,
         )
     np.testing.assert_array_equal(
-        losses_of_answers(logits, labels, "regression"), losses_of(logits, labels, "regression")
+        find_task("regression").losses_of_answers(logits, labels), find_task("regression").losses(logits, labels)
     )
     certain = np.array([[0.0, 1.0]], np.float32)
-    assert np.isfinite(losses_of_answers(certain, np.array([0]), "multiclass")).all()
-    assert np.isfinite(losses_of_answers(certain, np.array([[1.0, 0.0]]), "multilabel")).all()
+    assert np.isfinite(find_task("multiclass").losses_of_answers(certain, np.array([0]))).all()
+    assert np.isfinite(find_task("multilabel").losses_of_answers(certain, np.array([[1.0, 0.0]]))).all()
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])

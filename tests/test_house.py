@@ -1,9 +1,11 @@
 """The house holds: imports run one way, links point home, the pinned facts about Keras are still true."""
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import house
 import keras
@@ -14,6 +16,8 @@ import kerazoo
 from kerazoo.files import sha256
 from kerazoo.models.saved import load_spec
 from kerazoo.models.weights.sources import SHIPPED
+from kerazoo.recipes.parts import DataPart
+from kerazoo.tasks.task import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,6 +52,35 @@ def test_what_a_room_may_import_it_does_import():
 @pytest.mark.parametrize("name", list(house.modules()))
 def test_no_module_is_two_modules(name):
     assert len(house.modules()[name].read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", [name for name in house.modules() if house.room_of(name) != "tasks"])
+def test_tasks_are_asked_and_not_compared(name):
+    """What depends on the task stands in `tasks/`: elsewhere no name of one is compared, matched or a key."""
+    for line, part in compared_or_keys(ast.parse(house.modules()[name].read_text())):
+        named = {n.value for n in ast.walk(part) if isinstance(n, ast.Constant) and n.value in list(TASKS)}
+        named |= {n.id for n in ast.walk(part) if isinstance(n, ast.Name) and n.id.lower() in TASKS}
+        assert not named, f"{name}, line {line}: ask `find_task(...)`, do not compare with {', '.join(named)}"
+
+
+def compared_or_keys(tree):
+    """(line, node) of what is compared with ==, !=, `in`, `is` or `match`, and of the keys of dicts and sets."""
+    for node in ast.walk(tree):
+        parts = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            parts = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.Set):
+            parts = node.elts
+        elif isinstance(node, ast.MatchValue):
+            parts = [node.value]
+        yield from ((node.lineno, part) for part in parts)
+
+
+def test_a_recipe_can_name_every_task():
+    names, _ = get_args(DataPart.model_fields["task"].annotation)
+    assert get_args(names) == tuple(TASKS)
 
 
 @pytest.mark.parametrize("name", ["models", "pipelines", "callbacks", "recipes"])

@@ -5,27 +5,28 @@ import math
 import numpy as np
 import pytest
 
-from kerazoo.tasks.scores import Measured, calibration_error, doubts_of, gain, losses_of, scores_of
+from kerazoo.tasks.scores import Measured, gain
+from kerazoo.tasks.task import find_task
 
 
 def test_scores_and_losses_by_hand():
     logits = np.array([[0.0, math.log(3.0)], [2.0, 0.0]])
-    assert scores_of(logits, np.array([1, 1]), "multiclass").tolist() == [1, 0]
+    assert find_task("multiclass").scores(logits, np.array([1, 1])).tolist() == [1, 0]
     np.testing.assert_allclose(
-        losses_of(logits, np.array([1, 1]), "multiclass"), [-math.log(0.75), math.log(1 + math.exp(2))]
+        find_task("multiclass").losses(logits, np.array([1, 1])), [-math.log(0.75), math.log(1 + math.exp(2))]
     )
     several = np.array([[1.0, 0.0], [1.0, 1.0]])
-    assert scores_of(logits, several, "multilabel").tolist() == [0.5, 1.0]  # a logit of 0 is p = 0.5, a yes
+    assert find_task("multilabel").scores(logits, several).tolist() == [0.5, 1.0]  # a logit of 0 is p = 0.5, a yes
     expected = [(math.log(2) + math.log(4)) / 2, (math.log(1 + math.exp(-2)) + math.log(2)) / 2]
-    np.testing.assert_allclose(losses_of(logits, several, "multilabel"), expected)
+    np.testing.assert_allclose(find_task("multilabel").losses(logits, several), expected)
     numbers = np.array([[0.0, 0.0], [1.0, 3.0]])
-    np.testing.assert_allclose(scores_of(logits, numbers, "regression"), [-math.log(3) / 2, -2.0])
-    np.testing.assert_allclose(losses_of(logits, numbers, "regression"), [math.log(3) ** 2 / 2, 5.0])
+    np.testing.assert_allclose(find_task("regression").scores(logits, numbers), [-math.log(3) / 2, -2.0])
+    np.testing.assert_allclose(find_task("regression").losses(logits, numbers), [math.log(3) ** 2 / 2, 5.0])
 
 
 def test_losses_of_huge_logits_are_finite():
-    assert np.isfinite(losses_of(np.array([[1e4, -1e4]], np.float32), np.array([1]), "multiclass")).all()
-    assert np.isfinite(losses_of(np.array([[1e4, -1e4]], np.float32), np.array([[0, 1]]), "multilabel")).all()
+    assert np.isfinite(find_task("multiclass").losses(np.array([[1e4, -1e4]], np.float32), np.array([1]))).all()
+    assert np.isfinite(find_task("multilabel").losses(np.array([[1e4, -1e4]], np.float32), np.array([[0, 1]]))).all()
 
 
 def test_the_gain_of_paired_shares():
@@ -100,7 +101,7 @@ def test_where_all_are_right_the_surer_model_is_not_surely_better():
     draw = np.random.default_rng(0)
     labels = np.arange(20) % 3
     logits = 6 * np.eye(3)[labels] + draw.normal(size=(20, 3))
-    before, after = (Measured.of(factor * logits, labels, "multiclass") for factor in (1, 3))
+    before, after = (Measured.of(factor * logits, labels, find_task("multiclass")) for factor in (1, 3))
     plain = Measured(after.scores, after.losses).saved_over(Measured(before.scores, before.losses))
     assert plain.low > 0
     assert after.saved_over(before).low < 0
@@ -113,28 +114,29 @@ def test_where_all_are_right_the_surer_model_is_not_surely_better():
 def test_the_loss_of_a_wrong_answer_by_hand():
     logits = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
     np.testing.assert_allclose(  # the second class of the first, the likeliest wrong one of the second
-        doubts_of(logits, np.array([0, 0]), "multiclass"), losses_of(logits, np.array([2, 1]), "multiclass")
+        find_task("multiclass").doubts(logits, np.array([0, 0])),
+        find_task("multiclass").losses(logits, np.array([2, 1])),
     )
     several = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     turned = []
     for label in range(3):
         other = several.copy()
         other[:, label] = 1 - other[:, label]
-        turned.append(losses_of(logits, other, "multilabel"))
-    np.testing.assert_allclose(doubts_of(logits, several, "multilabel"), np.mean(turned, axis=0))
-    assert doubts_of(logits, several, "regression") is None
+        turned.append(find_task("multilabel").losses(logits, other))
+    np.testing.assert_allclose(find_task("multilabel").doubts(logits, several), np.mean(turned, axis=0))
+    assert find_task("regression").doubts(logits, several) is None
 
 
 def test_the_calibration_error_by_hand():
     chances = np.array([[0.65, 0.35], [0.65, 0.35], [0.9, 0.1], [0.9, 0.1], [1 - 1e-12, 1e-12]])
-    found = calibration_error(np.log(chances), np.array([0, 1, 0, 0, 0]), "multiclass")
+    found = find_task("multiclass").calibration_error(np.log(chances), np.array([0, 1, 0, 0, 0]))
     assert found == pytest.approx((2 * abs(0.5 - 0.65) + 2 * abs(1 - 0.9)) / 5)  # bins of 1 / 15
     logits = np.array([[800.0, -800.0], [np.log(3), -np.log(3)]])
     labels = np.array([[1.0, 0.0], [0.0, 0.0]])
-    assert calibration_error(logits, labels, "multilabel") == pytest.approx((0.75 + 0.25) / 4)
-    assert calibration_error(logits, labels, "regression") is None
+    assert find_task("multilabel").calibration_error(logits, labels) == pytest.approx((0.75 + 0.25) / 4)
+    assert find_task("regression").calibration_error(logits, labels) is None
     draw = np.random.default_rng(0)
     logits = draw.normal(0, 2, (20_000, 4))
     labels = (logits + draw.gumbel(size=logits.shape)).argmax(axis=1)
-    assert calibration_error(logits, labels, "multiclass") < 0.015
-    assert calibration_error(3 * logits, labels, "multiclass") > 0.1
+    assert find_task("multiclass").calibration_error(logits, labels) < 0.015
+    assert find_task("multiclass").calibration_error(3 * logits, labels) > 0.1

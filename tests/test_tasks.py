@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kerazoo.errors import ModelError, RecipeError
-from kerazoo.evaluation.answers import Evaluation, agree
+from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import evaluate
 from kerazoo.exports.export import export_run
 from kerazoo.exports.saved_model import ExportedModel
@@ -16,6 +16,7 @@ from kerazoo.files import read_json
 from kerazoo.models.saved import load_model, load_spec
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.serving.predict import predict
+from kerazoo.tasks.task import find_task
 from kerazoo.training.train import train
 from kerazoo.transfer.finetune import finetune
 
@@ -117,8 +118,8 @@ def test_metrics_of_several_labels_and_of_numbers_by_hand():
 
 def test_answers_agree_within_the_tolerance_of_their_size():
     one = np.array([[1000.0], [0.5], [np.nan]])
-    assert agree(one, one + [[0.05], [0.00005], [0]], "regression").tolist() == [True, True, False]
-    assert agree(one, one + [[0.2], [0.0002], [0]], "regression").tolist() == [False, False, False]
+    assert find_task("regression").agree(one, one + [[0.05], [0.00005], [0]]).tolist() == [True, True, False]
+    assert find_task("regression").agree(one, one + [[0.2], [0.0002], [0]]).tolist() == [False, False, False]
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from kerazoo.files import write_array, write_json, write_whole
-
-TOLERANCE = 1e-4  # largest difference of a probability between two answers for an image; batches round otherwise
+from kerazoo.tasks.measures import confusion, interval
+from kerazoo.tasks.task import find_task
 
 
 @dataclass(frozen=True)
@@ -34,32 +33,25 @@ class Evaluation:
     @property
     def predicted(self) -> np.ndarray:
         """(N,) class numbers, (N, K) 0 or 1 at p = 0.5, or (N, K) numbers."""
-        if self.task == "multiclass":
-            answers: np.ndarray = self.probabilities.argmax(axis=1)
-            return answers
-        return (self.probabilities >= 0.5).astype(np.float32) if self.task == "multilabel" else self.probabilities
+        return find_task(self.task).predicted(self.probabilities)
 
     @property
     def accuracy(self) -> float:
         """The share answered right: of examples, or of the labels of all examples."""
-        return float((self.predicted == self.labels).mean())
+        return find_task(self.task).accuracy(self.labels, self.probabilities)
 
     @property
     def right(self) -> float:
         """The share of examples answered wholly right."""
-        same = self.predicted == self.labels
-        return float(same.all(axis=1).mean() if same.ndim == 2 else same.mean())
+        return find_task(self.task).right(self.labels, self.probabilities)
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share of examples answered right (Wilson 1927), within [0, 1]."""
-        count = len(self.labels)
-        found = binomtest(round(self.right * count), count).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
+        """Wilson's 95 % interval of the share of examples answered right, within [0, 1]."""
+        return interval(self.right, len(self.labels))
 
     def confusion(self) -> np.ndarray:
         """(K, K) counts; rows are true classes, columns answers."""
-        size = len(self.class_names)
-        return np.bincount(self.labels * size + self.predicted, minlength=size * size).reshape(size, size)
+        return confusion(self.labels, self.predicted, len(self.class_names))
 
     def metrics(self) -> dict[str, Any]:
         """The metrics of the task, by name.
@@ -67,27 +59,7 @@ class Evaluation:
         multiclass: accuracy and its interval; multilabel: accuracy of labels, exact_match of examples and its interval,
         mean_average_precision over the labels that occur; regression: mae, rmse, r2.
         """
-        if self.task == "multiclass":
-            return {"accuracy": self.accuracy, "accuracy_interval": list(self.interval())}
-        if self.task == "multilabel":
-            known = [p for p in self.precisions().values() if p is not None]
-            precision = {"mean_average_precision": float(np.mean(known)) if known else None}
-            exact = {"exact_match": self.right, "exact_match_interval": list(self.interval())}
-            return {"accuracy": self.accuracy, **exact, **precision}
-        wide = self.labels.astype(np.float64)
-        error = self.probabilities - wide
-        unexplained, all_of_it = (error**2).sum(), ((wide - wide.mean(axis=0)) ** 2).sum()
-        return {
-            "mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean())),
-            "r2": float(1 - unexplained / all_of_it) if all_of_it else None,
-        }  # fmt: skip
-
-    def precisions(self) -> dict[str, float | None]:
-        """The average precision of each label; None where it does not occur."""
-        from sklearn.metrics import average_precision_score
-
-        columns = zip(self.class_names, self.labels.T, self.probabilities.T, strict=True)
-        return {name: float(average_precision_score(y, p)) if y.any() else None for name, y, p in columns}
+        return find_task(self.task).metrics(self.labels, self.probabilities)
 
     def summary(self) -> dict[str, Any]:
         """The metrics with the split's name before each: {"val_accuracy": ..., "val_loss": ..., "val_examples": ...}"""
@@ -96,15 +68,7 @@ class Evaluation:
 
     def line(self) -> str:
         """One line for a person."""
-        values, (low, high) = self.metrics(), self.interval()
-        if self.task == "multiclass":
-            said = f"accuracy {self.accuracy:.4f} (95 % {low:.4f}-{high:.4f})"
-        elif self.task == "multilabel":
-            said = f"accuracy of labels {self.accuracy:.4f}, all right {self.right:.4f} (95 % {low:.4f}-{high:.4f})"
-            if values["mean_average_precision"] is not None:
-                said += f", mean average precision {values['mean_average_precision']:.4f}"
-        else:
-            said = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+        said = find_task(self.task).line(self.labels, self.probabilities)
         return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} images"
 
     def write(self, folder: Path) -> None:
@@ -116,31 +80,17 @@ class Evaluation:
             (full if any("\r" in str(cell) for cell in row) else minimal).writerow(row)
         write_whole(folder / f"{self.split}.csv", text.getvalue())
         write_array(folder / f"{self.split}.npy", self.probabilities)
-        details: dict[str, Any] = {}
-        if self.task == "multiclass":
-            confusion = self.confusion()
-            recall = confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)
-            recalls = dict(zip(self.class_names, recall.tolist(), strict=True))
-            details = {"recall": recalls, "confusion": confusion.tolist()}
-        elif self.task == "multilabel":
-            details = {"average_precision": self.precisions()}
+        details = find_task(self.task).details(self.labels, self.probabilities, self.class_names)
         write_json(folder / f"{self.split}.json", {**self.summary(), **details})
 
-    def _rows(self) -> Iterator[list[Any]]:
-        names, answers = self.class_names, zip(self.keys, self.labels, self.predicted, self.probabilities, strict=True)
-        if self.task == "multiclass":
-            yield ["key", "label", "predicted", "probability"]
-            for key, y, found, row in answers:
-                yield [*map(as_text, (key, names[y], names[found])), f"{row[found]:.6f}"]
-        elif self.task == "multilabel":
-            yield ["key", "labels", "predicted", *map(as_text, names)]
-            for key, y, found, row in answers:
-                words = ["|".join(n for n, on in zip(names, ones, strict=True) if on) for ones in (y, found)]
-                yield [*map(as_text, (key, *words)), *(f"{p:.6f}" for p in row)]
-        else:
-            yield ["key", *map(as_text, names), *(f"predicted_{name}" for name in names)]
-            for key, y, _, row in answers:
-                yield [as_text(key), *(f"{v:.9g}" for v in y), *(f"{v:.9g}" for v in row)]
+    def _rows(self) -> Iterator[list[str]]:
+        task = find_task(self.task)
+        yield ["key", *map(as_text, task.columns(self.class_names))]
+        rows = zip(self.keys, self.labels, self.predicted, self.probabilities, strict=True)
+        for key, label, predicted, answer in rows:
+            cells = task.cells(label, predicted, answer, self.class_names)
+            written = (as_text(c) if isinstance(c, str) else format(c, task.digits) for c in cells)
+            yield [as_text(key), *written]
 
 
 def as_text(value: str) -> str:
@@ -150,13 +100,3 @@ def as_text(value: str) -> str:
     the name back. Source: OWASP, CSV Injection.
     """
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") and value else value
-
-
-def agree(answers: np.ndarray, recorded: np.ndarray, task: str) -> np.ndarray:
-    """(N,) whether two answers for an image are the same, within TOLERANCE (of the number, where it is over 1).
-
-    A multiclass answer must also be the same class.
-    """
-    near = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # NaN is near nothing
-    same: np.ndarray = near.all(axis=1)
-    return same & (answers.argmax(axis=1) == recorded.argmax(axis=1)) if task == "multiclass" else same

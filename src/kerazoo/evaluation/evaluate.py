@@ -7,7 +7,7 @@ import numpy as np
 
 from kerazoo.arrays import read_answers
 from kerazoo.errors import DataError, GateError, KerazooError
-from kerazoo.evaluation.answers import Evaluation, agree
+from kerazoo.evaluation.answers import Evaluation
 from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import load_model
@@ -18,7 +18,7 @@ from kerazoo.pipelines.input.batches import evaluation_batches
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.runs.digests import check_digests
 from kerazoo.runs.run import Run
-from kerazoo.tasks.scores import losses_of, losses_of_answers
+from kerazoo.tasks.task import find_task
 
 
 def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
@@ -36,7 +36,7 @@ def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: s
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
     answers = keras.ops.convert_to_numpy(spec.answers(keras.ops.convert_to_tensor(logits)))
-    loss = float(losses_of(logits / spec.temperature, examples.labels, spec.task).mean())
+    loss = float(find_task(spec.task).losses(logits / spec.temperature, examples.labels).mean())
     return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.task)
 
 
@@ -64,7 +64,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     for split in examples.split_names[1:]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = recorded_answers(run, split, result.probabilities.shape)
-        if not agree(result.probabilities, recorded, spec.task).all():
+        if not find_task(spec.task).agree(result.probabilities, recorded).all():
             raise GateError(f"{run.folder} does not answer its {split} images as it did when it was trained")
         results.append(result)
     return results
@@ -79,7 +79,7 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
     """The evaluation of `split` from what `run` recorded and the labels of its `examples`; no model is asked."""
     part = examples.split(split)
     answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
-    loss = float(losses_of_answers(answers, part.labels, spec.task).mean())
+    loss = float(find_task(spec.task).losses_of_answers(answers, part.labels).mean())
     return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.task)
 
 

@@ -5,6 +5,7 @@ that evaluated the run. Weights are stored once: the module tracks the variables
 only, which also loads in the C++ loader of TensorFlow Serving.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from kerazoo.pipelines.data.load import check_class_names, load_examples
 from kerazoo.runs.digests import DATA, check_digests
 from kerazoo.runs.environment import environment
 from kerazoo.runs.run import Run, check_name
+from kerazoo.tasks.task import find_task
 from kerazoo.version import __version__
 
 SAVED_MODELS = Path("saved_models")
@@ -116,31 +118,25 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
     height, width, channels = preprocessing.shape
     prepared = tf.TensorSpec((height, width, channels), tf.float32)
     k = min(TOP_K, len(spec.class_names))
+    task = find_task(spec.task)
 
     module = tf.Module()
     module.variables_ = [variable.value for variable in model.variables]
     names = tf.constant(spec.class_names)
 
-    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = spec.answers(model(x, training=False))
-        if spec.task == "regression":
-            return {"values": probabilities, "class_names": tf.repeat(names[None], tf.shape(x)[0], axis=0)}
-        values, indices = tf.math.top_k(probabilities, k)
-        top = tf.gather(names, indices)
+    def answer(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        answers = spec.answers(model(x, training=False))
         every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
-        return {
-            "probabilities": probabilities, "label": top[:, 0], "top_labels": top, "top_probabilities": values,
-            "class_names": every,
-        }  # fmt: skip
+        return task.signature(answers, every, names, k)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])  # type: ignore[untyped-decorator]
-    def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve_bytes(image_bytes: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return answer(tf.map_fn(preprocessing, image_bytes, fn_output_signature=prepared))
 
     @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[tf.TensorSpec((None, None, None, channels), tf.float32, "images")]
     )
-    def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve_images(images: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return answer(tf.map_fn(preprocessing.prepare, images, fn_output_signature=prepared))
 
     default = serve_bytes if channels in ENCODED else serve_images

@@ -18,21 +18,19 @@ import numpy as np
 
 from kerazoo.errors import GateError
 from kerazoo.startup import fresh_python, start_tensorflow
+from kerazoo.tasks.measures import TOLERANCE, near
+from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
     import keras
 
     from kerazoo.models.description import ModelSpec
     from kerazoo.pipelines.data.examples import Examples
+    from kerazoo.tasks.base import Task
 
 
 LIMIT = 1000  # images; of a larger split every n-th
 FLOAT_IMAGES = 8  # of them are asked for once more as float images
-
-OUTPUTS = {
-    "regression": {"values", "class_names"},
-    "other": {"probabilities", "label", "top_labels", "top_probabilities", "class_names"},
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def check_export(
     questions = _questions(spec, model, val.take(chosen), recorded[chosen], scratch)
     differences = []
     for question, outputs in zip(questions, _ask(export, questions, scratch), strict=True):
-        same, difference = compare(outputs, question, val.class_names, spec.task)
+        same, difference = compare(outputs, question, val.class_names, find_task(spec.task))
         wrong = [key for key, is_same in zip(question.keys, same, strict=True) if not is_same]
         if wrong:
             who = "as the evaluated model did" if question.recorded else "as the run's own network does"
@@ -74,26 +72,26 @@ def check_export(
 
 
 def compare(
-    outputs: dict[str, Any], question: Question, names: Sequence[str], task: str
+    outputs: dict[str, Any], question: Question, names: Sequence[str], task: "Task"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) whether every output of a signature is right for each image, and the largest difference of a number.
 
     Raises GateError where the outputs are not those that an export of the task has, or name other classes than `names`.
     """
-    from kerazoo.evaluation.answers import TOLERANCE, agree
-
-    wanted, expected = OUTPUTS.get(task, OUTPUTS["other"]), question.expected
-    if set(outputs) != wanted:
-        raise GateError(f"the export gives {', '.join(sorted(outputs))}; it must give {', '.join(sorted(wanted))}")
+    expected = question.expected
+    if set(outputs) != task.outputs:
+        raise GateError(
+            f"the export gives {', '.join(sorted(outputs))}; it must give {', '.join(sorted(task.outputs))}"
+        )
     for row in outputs["class_names"]:
         if row != list(names):
             raise GateError(f"the export names its classes {row[:5]}, and the data {list(names)[:5]}; it was not kept")
-    answers = outputs["values" if task == "regression" else "probabilities"]
+    answers = outputs[task.main_output]
     if answers.shape != expected.shape:
         raise GateError(f"the export gives answers of shape {answers.shape}, not {expected.shape}; it was not kept")
     difference: np.ndarray = np.abs(answers - expected).max(axis=1)
-    same = agree(answers, expected, task if question.recorded else "")
-    if task == "regression":
+    same = task.agree(answers, expected) if question.recorded else near(answers, expected)
+    if not task.probabilities:
         return same, difference
 
     count = outputs["top_probabilities"].shape[1]
@@ -109,8 +107,8 @@ def compare(
         difference = np.maximum(difference, off)
     same &= [len(set(row)) == count for row in outputs["top_labels"]]
     same &= [label == row[0] for label, row in zip(outputs["label"], outputs["top_labels"], strict=True)]
-    if task == "multiclass" and question.recorded:
-        same &= top[:, 0] == expected.argmax(axis=1)
+    if question.recorded:
+        same &= task.is_first(top[:, 0], expected)
     return same, difference
 
 

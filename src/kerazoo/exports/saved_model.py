@@ -12,6 +12,7 @@ from kerazoo.exports.layout import PASSPORT, SAVED_MODEL
 from kerazoo.files import read_json, read_regular
 from kerazoo.models.description import check_names
 from kerazoo.preprocessing.decoding import reason_of
+from kerazoo.tasks.task import find_task
 
 BATCH = 32  # images that are answered together
 
@@ -27,6 +28,7 @@ class ExportedModel:
         self.passport: dict[str, Any] = read_json(folder / PASSPORT)
         try:
             check_names(self.passport.get("class_names"))
+            task = find_task(self.passport.get("task"))
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
         self.class_names: tuple[str, ...] = tuple(self.passport["class_names"])
@@ -37,9 +39,10 @@ class ExportedModel:
         except (OSError, ValueError, LookupError, AttributeError, RuntimeError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{folder} cannot be loaded ({reason}); it is damaged: export the run again") from error
-        # of the graph, which passed the gate
-        self._answers = "values" if "values" in self._serve.structured_outputs else "probabilities"
-        self.task = "regression" if self._answers == "values" else str(self.passport.get("task"))
+        if task.outputs != set(self._serve.structured_outputs):
+            raise RunError(f"{folder / PASSPORT} names another task than the SavedModel; export the run again")
+        self.task = task.name
+        self._answers = task.main_output
         self._takes_bytes = "image_bytes" in self._serve.structured_input_signature[1]
 
     def outputs(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:

@@ -15,12 +15,12 @@ from kerazoo.errors import ModelError
 from kerazoo.keras_private import without_variables
 from kerazoo.models.registry import Network, construct, describe, find
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
     import keras
 
 
-TASKS = ("multiclass", "multilabel", "regression")
 LARGEST = 65_536  # of any whole number, such as units
 MOST = 1_000  # values in a list of them
 LARGEST_NUMBER = 1e6  # of any other number, such as a penalty
@@ -32,13 +32,12 @@ BYTES = 4  # of a stored float32
 def check_description(spec: "ModelSpec") -> None:
     """Raise ModelError, naming key and value, where `spec` is none that kerazoo makes."""
     check_arguments(spec.name, spec.arguments)
-    if spec.task not in TASKS:
-        raise ModelError(f"task must be one of {', '.join(TASKS)}, got {short(spec.task)}")
+    task = find_task(spec.task)
     low, high = TEMPERATURES
     if not _is_number(spec.temperature) or not low <= spec.temperature <= high:
         raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(spec.temperature)}")
-    if spec.task == "regression" and spec.temperature != 1:
-        raise ModelError(f"temperature must be 1 for a regression, got {short(spec.temperature)}")
+    if not task.probabilities and spec.temperature != 1:
+        raise ModelError(f"temperature must be 1 for a {task.name}, got {short(spec.temperature)}")
     check_names(spec.class_names)
     made = {**describe(spec.name), **spec.arguments}
     for key, expected, what in (
@@ -164,8 +163,6 @@ class ModelSpec:
 
     def answers(self, logits: Any) -> Any:
         """(B, K) logits of the network -> (B, K) answers of its task, calibrated probabilities or plain numbers."""
-        from kerazoo.tasks.task import find_task
-
         return find_task(self.task).answers(logits / self.temperature)
 
     def to_json(self) -> dict[str, Any]:

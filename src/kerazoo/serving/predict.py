@@ -10,6 +10,7 @@ import numpy as np
 from kerazoo.errors import DataError, RunError
 from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, is_version
 from kerazoo.pipelines.data.file_names import image_files, one_line, undecodable
+from kerazoo.tasks.task import find_task
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,7 @@ class Prediction:
         {"file": ..., "values": {name: number}}, or {"file": ..., "error": ...}."""
         if self.error:
             return {"file": str(self.path), "error": self.error}
-        if self.task == "regression":
-            return {"file": str(self.path), "values": dict(self.top)}
-        label, probability = self.top[0]
-        return {"file": str(self.path), "label": label, "probability": probability, "top": [list(t) for t in self.top]}
+        return {"file": str(self.path), **find_task(self.task).top_json(self.top)}
 
     def line(self) -> str:
         """One line for a person; characters that do not print are written out."""
@@ -126,11 +124,4 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str,
 def _prediction(path: Path, found: "np.ndarray | DataError", names: tuple[str, ...], task: str, top: int) -> Prediction:
     if isinstance(found, DataError):
         return Prediction(path, task=task, error=str(found))
-    if task == "regression":
-        return Prediction(path, tuple(zip(names, map(float, found), strict=True)), task)
-    return Prediction(path, _top(found, names, top), task)
-
-
-def _top(row: np.ndarray, names: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:
-    order = np.argsort(-row, kind="stable")[:count]
-    return tuple((names[i], float(row[i])) for i in order)
+    return Prediction(path, find_task(task).top(found, names, top), task)

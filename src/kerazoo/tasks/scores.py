@@ -1,11 +1,4 @@
-"""What a model gets of each example, its score and its loss, and what one model gains over another on the same ones.
-
-| task       | score of an example            | loss of an example                            |
-|------------|--------------------------------|-----------------------------------------------|
-| multiclass | 1 where it is right, else 0    | cross-entropy of the softmax, nats            |
-| multilabel | share of its labels right      | mean cross-entropy of its labels' sigmoids    |
-| regression | minus the mean absolute error  | mean squared error                            |
-"""
+"""What one model gains over another on the same examples, in score and in loss (`base.py` says what these are)."""
 
 import math
 from dataclasses import dataclass
@@ -13,82 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-BINS = 15  # of the expected calibration error
-
-
-def scores_of(logits: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray:
-    """(N, K) logits and labels as in `Examples` -> (N,) scores."""
-    if task == "multiclass":
-        right: np.ndarray = (logits.argmax(axis=1) == labels).astype(np.float64)
-        return right
-    if task == "multilabel":
-        shares: np.ndarray = ((logits >= 0) == (labels >= 0.5)).mean(axis=1)
-        return shares
-    errors: np.ndarray = -np.abs(logits - labels).mean(axis=1)
-    return errors
-
-
-def losses_of(logits: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray:
-    """(N, K) logits and labels as in `Examples` -> (N,) losses."""
-    z = logits.astype(np.float64)
-    if task == "multiclass":
-        z = z - z.max(axis=1, keepdims=True)
-        losses: np.ndarray = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-        return losses
-    if task == "multilabel":
-        each: np.ndarray = (np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))).mean(axis=1)
-        return each
-    squares: np.ndarray = ((z - labels) ** 2).mean(axis=1)
-    return squares
-
-
-def losses_of_answers(answers: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray:
-    """(N, K) float32 answers of a head, probabilities or numbers, and labels -> (N,) losses as of their logits.
-
-    A probability that float32 rounds to 0 or 1 counts as the one next to it.
-    """
-    wide = answers.astype(np.float64)
-    if task == "multiclass":
-        return losses_of(np.log(np.maximum(wide, np.finfo(np.float32).smallest_subnormal)), labels, task)
-    if task == "multilabel":
-        least = np.finfo(np.float32).epsneg
-        wide = np.clip(wide, np.finfo(np.float32).smallest_subnormal, 1 - least)
-        return losses_of(np.log(wide) - np.log1p(-wide), labels, task)
-    return losses_of(wide, labels, task)
-
-
-def doubts_of(logits: np.ndarray, labels: np.ndarray, task: str) -> np.ndarray | None:
-    """(N,) losses had each example been answered wrong: its label the likeliest other class, or one of its labels (the
-    mean over which) turned round. None for a regression, where no answer is wrong or right."""
-    if task == "regression":
-        return None
-    z = logits.astype(np.float64)
-    if task == "multiclass":
-        z[np.arange(len(z)), labels] = -np.inf
-        return losses_of(logits, z.argmax(axis=1), task)
-    turned: np.ndarray = losses_of(logits, labels, task) + (z * (2 * labels - 1)).mean(axis=1) / z.shape[1]
-    return turned
-
-
-def calibration_error(logits: np.ndarray, labels: np.ndarray, task: str) -> float | None:
-    """The expected calibration error, in [0, 1]: sum over bins b of |B_b| / n * |share right - mean confidence|.
-
-    15 bins of equal width. Of classes, the confidence is the probability of the answer; of several labels, each label
-    of each example counts, its probability beside whether it is there. None for a regression.
-    Source: Guo et al. 2017, arXiv:1706.04599, section 2.
-    """
-    if task == "regression":
-        return None
-    z = logits.astype(np.float64)
-    if task == "multiclass":
-        chances = np.exp(-losses_of(z, z.argmax(axis=1), task))
-        happened = scores_of(z, labels, task)
-    else:
-        chances = 0.5 * (1 + np.tanh(z.ravel() / 2))  # the sigmoid, without overflow
-        happened = labels.ravel()
-    number = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(number, weights=happened - chances, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(chances))
+from kerazoo.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -134,7 +52,7 @@ def gain(before: np.ndarray, after: np.ndarray, *, unseen: float | None = None, 
 class Measured:
     """The (N,) scores and losses of one model on the examples of one split, and its losses had it been wrong on each.
 
-    `doubts` are as `doubts_of` gives them, None where there are none.
+    `doubts` are as `Task.doubts` gives them, None where there are none.
     """
 
     scores: np.ndarray
@@ -142,9 +60,9 @@ class Measured:
     doubts: np.ndarray | None = None
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, task: str) -> "Measured":
+    def of(cls, logits: np.ndarray, labels: np.ndarray, task: Task) -> "Measured":
         """Of (N, K) logits."""
-        return cls(scores_of(logits, labels, task), losses_of(logits, labels, task), doubts_of(logits, labels, task))
+        return cls(task.scores(logits, labels), task.losses(logits, labels), task.doubts(logits, labels))
 
     def gain_over(self, other: "Measured", *, choices: int = 1) -> Gain:
         """In score."""

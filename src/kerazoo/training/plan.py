@@ -131,7 +131,7 @@ def choose_loss(recipe: Recipe, examples: Examples, preferred: str | None = None
     Raises ModelError where it does not go with the labels.
     """
     task = find_task(examples.task)
-    loss = recipe.training.loss or (preferred if examples.task == "multiclass" and preferred else task.loss)
+    loss = recipe.training.loss or task.preferred_loss(preferred)
     make_loss(recipe, examples.task, loss)
     return loss
 
@@ -184,8 +184,8 @@ def set_seed(seed: int) -> None:
 def summary(examples: Examples) -> str:
     """One line: classes, and examples in each split."""
     parts = ", ".join(f"{int(np.sum(examples.splits == split)):,} {split}" for split in examples.split_names)
-    what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers to predict"}[examples.task]
-    return f"{len(examples.class_names)} {what}, {parts}{_left_out(examples)}{_split_like(examples)}"
+    units = find_task(examples.task).units
+    return f"{len(examples.class_names)} {units}, {parts}{_left_out(examples)}{_split_like(examples)}"
 
 
 def _split_like(examples: Examples) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerazoo.tasks.scores import Measured, calibration_error
+from kerazoo.tasks.base import Task
+from kerazoo.tasks.scores import Measured
 
 SHARES = (0.2, 0.4, 0.6, 0.8)  # of the tuned weights in an average
 KEPT = -1.0  # stands for the weights kept so far, among the shares
@@ -15,11 +16,10 @@ FOLDS = 5  # of validation
 Weights = list[np.ndarray]
 
 
-def folds_of(labels: np.ndarray, task: str) -> np.ndarray:
+def folds_of(labels: np.ndarray, task: Task) -> np.ndarray:
     """(N,) the fold of each example, 0 to FOLDS - 1 (fewer of fewer examples), each class spread evenly over them."""
     order = np.random.default_rng(0).permutation(len(labels))
-    if task == "multiclass":
-        order = order[np.argsort(labels[order], kind="stable")]
+    order = order[np.argsort(task.strata(labels)[order], kind="stable")]
     folds = np.empty(len(labels), np.int64)
     folds[order] = np.arange(len(labels)) % FOLDS
     return folds
@@ -125,15 +125,15 @@ class Temperature:
         return not self.at_end and self.judged.helps_over(self.before)
 
 
-def best_temperature(logits: np.ndarray, labels: np.ndarray, task: str, folds: np.ndarray) -> Temperature:
+def best_temperature(logits: np.ndarray, labels: np.ndarray, task: Task, folds: np.ndarray) -> Temperature:
     """The T that makes the mean loss of logits / T least, of classes or labels; `folds` as of `folds_of`.
 
     Where all answers are right the loss falls with T without end: such labels say nothing about T.
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
     each = cross_fit(lambda rows: _fitted(logits[rows], labels[rows], task), folds)[:, None]
-    error_before = calibration_error(logits, labels, task)
-    error = calibration_error(logits / each, labels, task)
+    error_before = task.calibration_error(logits, labels)
+    error = task.calibration_error(logits / each, labels)
     assert error_before is not None
     assert error is not None
     return Temperature(
@@ -145,24 +145,11 @@ def best_temperature(logits: np.ndarray, labels: np.ndarray, task: str, folds: n
     )
 
 
-def _fitted(logits: np.ndarray, labels: np.ndarray, task: str) -> float:
+def _fitted(logits: np.ndarray, labels: np.ndarray, task: Task) -> float:
     """The root of the slope of the mean loss in 1 / T, which rises; an end of RANGE where it has none within."""
     from scipy.optimize import brentq
 
-    z = logits.astype(np.float64)
-    if task == "multiclass":
-        z = z - z.max(axis=1, keepdims=True)
-        of_labels = z[np.arange(len(z)), labels].mean()
-    else:
-        of_labels = (z * labels).mean()
-
-    def slope(power: float) -> float:
-        if task == "multiclass":
-            chances = np.exp(z / np.exp(power))
-            chances /= chances.sum(axis=1, keepdims=True)
-            return float((chances * z).sum(axis=1).mean() - of_labels)
-        return float((0.5 * (1 + np.tanh(z / np.exp(power) / 2)) * z).mean() - of_labels)
-
+    slope = task.loss_slope(logits, labels)
     low, high = RANGE
     if slope(np.log(low)) <= 0:
         return low

@@ -16,10 +16,11 @@ from kerazoo.pipelines.input.batches import class_weights, evaluation_batches
 from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.scores import Measured
+from kerazoo.tasks.task import find_task
 from kerazoo.terminal import progress_bar
 from kerazoo.transfer.features import FeaturePass
 from kerazoo.transfer.phases import Phases
-from kerazoo.transfer.probe import Probe, check_folds, learn_probe
+from kerazoo.transfer.probe import Probe, learn_probe
 
 
 def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> keras.Model:
@@ -33,17 +34,15 @@ def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> ker
 def check_probe(recipe: Recipe, examples: Examples) -> None:
     """Raise RecipeError or DataError for what the features or the probe would fail at, before any work."""
     transfer, train = recipe.transfer or TransferPart(), examples.split("train")
-    if recipe.training.balance != "none" and examples.task != "multiclass":
-        raise RecipeError(
-            f"training.balance={recipe.training.balance!r} is for one class an image; this data is {examples.task}"
-        )
+    task = find_task(examples.task)
+    task.check_balance(recipe.training.balance)
     if transfer.views > 1 and not recipe.augmentation.unmixed().describe():
         raise RecipeError(
             f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, or leave "
             "views out"
         )
     if transfer.penalties is None or len(transfer.penalties) > 1:
-        check_folds(train.labels, examples.task, examples.class_names, transfer.folds)
+        task.fold_count(train.labels, examples.class_names, transfer.folds)
     check_engine(transfer.engine)
 
 
@@ -61,8 +60,9 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
     phases.features([*views, held])
 
     begin = time.perf_counter()
+    task = find_task(examples.task)
     probe = learn_probe(
-        np.concatenate([view.values for view in views]), train.labels, examples.task,
+        np.concatenate([view.values for view in views]), train.labels, task,
         class_names=examples.class_names, penalties=transfer.penalties, folds=transfer.folds, views=transfer.views,
         weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
     )  # fmt: skip
@@ -71,5 +71,5 @@ def learn_head(model: keras.Model, spec: ModelSpec, examples: Examples, recipe: 
         logits = probe.logits(held.values)
     else:  # what is measured is what is served: Keras's own features
         logits = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
-    phases.probe(probe, Measured.of(logits, val.labels, examples.task), time.perf_counter() - begin)
+    phases.probe(probe, Measured.of(logits, val.labels, task), time.perf_counter() - begin)
     return probe

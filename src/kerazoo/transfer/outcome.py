@@ -33,5 +33,4 @@ def _values(phase: "Phase", recipe: Recipe, task: str) -> Values:
     if training.loss in (None, learned.loss) and not training.label_smoothing:  # else the curves have another loss
         values["loss"] = math.nan if phase.loss is None else phase.loss
     assert phase.score is not None
-    values["mae" if learned.metric == "mae" else "accuracy"] = -phase.score if learned.metric == "mae" else phase.score
-    return values
+    return values | learned.chart_values(phase.score)

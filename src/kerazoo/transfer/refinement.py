@@ -15,6 +15,7 @@ from kerazoo.pipelines.input.images import prepared
 from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.scores import Measured
+from kerazoo.tasks.task import find_task
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
@@ -44,7 +45,7 @@ def refine(
     if transfer.average:
         begin = time.perf_counter()
         assert phases.best is not None
-        folds = folds_of(examples.split("val").labels, examples.task)
+        folds = folds_of(examples.split("val").labels, find_task(examples.task))
         average = best_average(before, tuned, measure, phases.best, folds)
         if phases.average(average, time.perf_counter() - begin):
             kept = average.weights
@@ -61,17 +62,18 @@ def measure_of(
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
-        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, examples.task)
+        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, find_task(examples.task))
 
     return measure
 
 
 def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, phases: Phases) -> ModelSpec:
     """`spec` with the temperature that suits validation, where that helps."""
-    if examples.task == "regression":
+    task = find_task(examples.task)
+    if not task.probabilities:
         return spec
     begin, val = time.perf_counter(), examples.split("val")
     logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
-    temperature = best_temperature(logits, val.labels, examples.task, folds_of(val.labels, examples.task))
+    temperature = best_temperature(logits, val.labels, task, folds_of(val.labels, task))
     kept = phases.temperature(temperature, time.perf_counter() - begin)
     return replace(spec, temperature=temperature.value) if kept else spec

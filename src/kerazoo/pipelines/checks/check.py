@@ -31,6 +31,7 @@ from kerazoo.pipelines.data.examples import Examples, split_like_classes
 from kerazoo.pipelines.data.file_names import one_line, readable
 from kerazoo.pipelines.data.load import check_choice, read_examples, trainable
 from kerazoo.recipes.parts import DataPart
+from kerazoo.tasks.task import find_task
 
 SPLIT_LIKE = "taken as a class, beside other classes; if it is a split, put the classes into a folder train beside it"
 IMBALANCE = 10  # largest class over smallest
@@ -223,13 +224,7 @@ def _crowd(alike: LookAlikes, source: str) -> Finding:
 
 
 def _label(examples: Examples, index: int) -> str:
-    value = examples.labels[index]
-    if examples.task == "multiclass":
-        return examples.class_names[int(value)]
-    if examples.task == "multilabel":
-        names = [name for name, on in zip(examples.class_names, value, strict=True) if on]
-        return "+".join(names) or "no label"
-    return ", ".join(f"{number:g}" for number in value)
+    return find_task(examples.task).text(examples.labels[index], examples.class_names)
 
 
 def _groups(examples: Examples) -> Iterable[Finding]:
@@ -245,7 +240,7 @@ def _groups(examples: Examples) -> Iterable[Finding]:
 
 def _classes(examples: Examples) -> Iterable[Finding]:
     """Classes that are missing, and classes of very unlike size."""
-    if examples.task == "regression":
+    if not find_task(examples.task).probabilities:
         return
     train = examples.counts("train")
     for split in dict.fromkeys(["train", *examples.split_names]):

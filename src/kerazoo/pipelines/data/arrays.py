@@ -7,6 +7,7 @@ import numpy as np
 from kerazoo.arrays import DamagedError, read_archive
 from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import SPLITS, Examples
+from kerazoo.tasks.task import MULTICLASS, MULTILABEL, REGRESSION, find_task
 
 MAX_CLASSES = 100_000
 FEW = 16  # channels; what is less high than this and has more of them is no image with its channels last
@@ -77,18 +78,19 @@ def _labels(path: Path, split: str, count: int, y: np.ndarray | None) -> tuple[n
                 f"{path}: y_{split} holds 0 and 1 as floats; make them class numbers, or integers for labels"
             )
         if y.dtype.kind == "f" and (np.abs(y) <= np.finfo(np.float32).max).all():
-            return y.reshape(count, -1).astype(np.float32), "regression"
+            return y.reshape(count, -1).astype(np.float32), REGRESSION.name
         if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "iub" and np.isin(y, (0, 1)).all():
-            return y.astype(np.float32), "multilabel"
+            return y.astype(np.float32), MULTILABEL.name
         if y.size == count and y.dtype.kind in "iu" and y.min(initial=0) >= 0 and y.max(initial=0) < 1 << 62:
-            return y.reshape(-1).astype(np.int64), "multiclass"
+            return y.reshape(-1).astype(np.int64), MULTICLASS.name
     raise DataError(
         f"{path}: y_{split} must hold {count} class numbers from 0, or ({count}, K) of 0 and 1, or finite floats"
     )
 
 
 def _names(path: Path, names: np.ndarray | None, labels: np.ndarray, task: str) -> tuple[str, ...]:
-    count = int(labels.max(initial=-1)) + 1 if task == "multiclass" else labels.shape[1]
+    learned = find_task(task)
+    count = learned.unit_count(labels)
     if names is not None and names.ndim != 1:
         raise DataError(f"{path}: class_names must be a list of names, not of shape {names.shape}")
     if names is None and count > MAX_CLASSES:
@@ -101,8 +103,6 @@ def _names(path: Path, names: np.ndarray | None, labels: np.ndarray, task: str) 
         names = names.astype(str)
     except ValueError as error:  # bytes that are no ASCII
         raise DataError(f"{path}: class_names cannot be read as text ({error}); write them as str") from error
-    if task == "multiclass" and count > len(names):
-        raise DataError(f"{path}: label {count - 1} has no name; class_names has {len(names)}")
-    if task != "multiclass" and count != len(names):
-        raise DataError(f"{path}: class_names has {len(names)} names for {count} columns of labels")
+    if problem := learned.naming_problem(count, len(names)):
+        raise DataError(f"{path}: {problem}")
     return tuple(names.tolist())

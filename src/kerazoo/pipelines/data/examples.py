@@ -5,7 +5,6 @@ Sources: an image folder (`folder.py`), a CSV, TSV or Parquet table (`table.py`)
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.files import sha256
+from kerazoo.tasks.task import find_task
 
 SPLITS = {  # names of splits, in any case
     "train": "train", "training": "train",
@@ -83,13 +83,7 @@ class Examples:
 
     def counts(self, split: str) -> dict[str, int]:
         """How many examples of each class (or with each label) are in `split`; of a regression, all under one name."""
-        labels = self.labels[self.splits == split]
-        if self.task == "regression":
-            return {"examples": len(labels)}
-        if self.task == "multilabel":
-            return dict(zip(self.class_names, labels.sum(axis=0).astype(int).tolist(), strict=True))
-        found = Counter(labels.tolist())
-        return {name: found.get(label, 0) for label, name in enumerate(self.class_names)}
+        return find_task(self.task).counts(self.labels[self.splits == split], self.class_names)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
@@ -119,7 +113,7 @@ class Examples:
 
 def split_like_classes(examples: Examples) -> list[str]:
     """The classes of an image folder that are named like splits, and may be splits that were put beside classes."""
-    if examples.task != "multiclass" or not Path(examples.source).is_dir():
+    if not find_task(examples.task).exclusive or not Path(examples.source).is_dir():
         return []
     return [name for name in examples.class_names if name.lower() in SPLITS]
 

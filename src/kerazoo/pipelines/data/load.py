@@ -13,6 +13,7 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import TFDS, Examples
 from kerazoo.recipes.parts import DataPart
 from kerazoo.recipes.recipe import data_part
+from kerazoo.tasks.task import find_task
 
 TABLES = (".csv", ".tsv", ".parquet")
 
@@ -93,7 +94,7 @@ def check_source(part: DataPart) -> None:
 def check_classes(examples: Examples) -> None:
     """Raise DataError where there is nothing to tell apart, or a class is without images to train on."""
     check_choice(examples)
-    if examples.task == "regression":
+    if not find_task(examples.task).probabilities:
         return
     for name, count in examples.counts("train").items():
         if count == 0:
@@ -104,7 +105,7 @@ def check_classes(examples: Examples) -> None:
 
 def check_choice(examples: Examples) -> None:
     """Raise DataError where there is one class only, and so nothing to tell apart."""
-    if examples.task == "multiclass" and len(examples.class_names) < 2:
+    if find_task(examples.task).exclusive and len(examples.class_names) < 2:
         raise DataError(f"{examples.source} has one class only ({examples.class_names[0]!r}); it takes at least two")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import Examples
+from kerazoo.tasks.task import find_task
 
 SECONDS = 20  # to search all names for groups; a plain pattern takes 0.1 s for 100,000
 SEARCH = """
@@ -93,8 +94,7 @@ def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
         names = tuple(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest() for group in train.groups)
     units, first, unit_of = np.unique(names, return_index=True, return_inverse=True)  # in order of hash
     numbers = np.array([int(unit[:16], 16) / 2**64 for unit in units])
-    labels = train.labels if train.task == "multiclass" else np.zeros(len(train), np.int64)
-    class_of = labels[first]
+    class_of = find_task(train.task).strata(train.labels)[first]
     chosen = np.full(len(units), "train", "<U5")
     for label in np.unique(class_of):
         members = np.flatnonzero(class_of == label)

@@ -15,7 +15,7 @@ labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import SPLITS, Examples
 from kerazoo.pipelines.data.file_names import one_line, readable
 from kerazoo.recipes.parts import DataPart
+from kerazoo.tasks.task import MULTICLASS, MULTILABEL, TASKS, find_task
 
 PATHS = ("path", "file", "filename", "image")
-LABELS = {"label": "multiclass", "labels": "multilabel", "target": "regression"}
-BETWEEN = "|"
+LABELS = {task.column: task.name for task in TASKS.values()}
 LISTED = 300  # characters
-FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def read(path: Path, part: DataPart) -> Examples:
@@ -42,7 +41,7 @@ def read(path: Path, part: DataPart) -> Examples:
     if not columns[where]:
         raise DataError(f"{path} has no rows")
     names, task = _label_columns(path, part, columns)
-    labels, class_names = _read_labels(path, [columns[name] for name in names], names, task)
+    labels, class_names = find_task(task).read_columns(str(path), [columns[name] for name in names], names)
     files = [str(name) for name in columns[where]]
     rows: dict[str, int] = {}
     for row, file in enumerate(files, start=1):
@@ -116,59 +115,7 @@ def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) ->
     for name in names:
         if name not in columns:
             raise DataError(f"data.label={part.label!r}: {path} has no column {name!r}; it has {_listed(columns)}")
-    if len(names) > 1 and part.task == "multiclass":
-        raise DataError(f"data.label={part.label!r}: classes stand in one column")
-    return names, part.task or ("multilabel" if len(names) > 1 else LABELS.get(names[0], "multiclass"))
-
-
-def _read_labels(
-    path: Path, columns: list[list[Any]], names: list[str], task: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    if task == "regression" or len(columns) > 1:
-        values = np.stack([_numbers(path, name, column) for name, column in zip(names, columns, strict=True)], axis=1)
-        if task == "multilabel" and not np.isin(values, (0, 1)).all():
-            row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
-            raise DataError(f"{path}, row {row + 1}: column {names[at]} is {values[row, at]:g}; a label is 0 or 1")
-        return values.astype(np.float32), tuple(names)
-    (column,) = columns
-    if task == "multilabel":
-        sets = [_several(value) for value in column]
-        class_names = _in_order(label for labels in sets for label in labels)
-        if not class_names:
-            raise DataError(f"{path}: column {names[0]} is empty in every row")
-        targets = np.array([[name in labels for name in class_names] for labels in sets], np.float32)
-        return targets.reshape(len(column), len(class_names)), class_names
-    for row, value in enumerate(column, start=1):
-        if str(value).strip() == "":
-            raise DataError(f"{path}, row {row}: column {names[0]} is empty")
-    words = [str(value).strip() for value in column]
-    class_names = _in_order(words)
-    index = {name: number for number, name in enumerate(class_names)}
-    return np.array([index[word] for word in words], np.int64), class_names
-
-
-def _several(value: Any) -> set[str]:
-    words: Sequence[Any] = value if isinstance(value, list) else str(value).split(BETWEEN)
-    return {str(word).strip() for word in words} - {""}
-
-
-def _in_order(words: Any) -> tuple[str, ...]:
-    """Each word once: whole numbers by size, other words by letters."""
-    known = set(words)
-    whole = all(word.isdecimal() and word.isascii() for word in known)
-    return tuple(sorted(known, key=lambda word: (int(word) if whole else 0, word)))
-
-
-def _numbers(path: Path, name: str, column: list[Any]) -> np.ndarray:
-    values = np.empty(len(column))
-    for row, value in enumerate(column):
-        try:
-            values[row] = float(value)
-        except (TypeError, ValueError):
-            values[row] = np.nan
-        if not abs(values[row]) <= FLOAT_MAX:
-            raise DataError(f"{path}, row {row + 1}: column {name} is {value!r}; it must be a finite number")
-    return values
+    return names, part.task or (MULTILABEL.name if len(names) > 1 else LABELS.get(names[0], MULTICLASS.name))
 
 
 def _splits(path: Path, column: list[Any]) -> list[str]:

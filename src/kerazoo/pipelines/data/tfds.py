@@ -20,6 +20,8 @@ from kerazoo.errors import DataError
 from kerazoo.files import read_json, write_json
 from kerazoo.pipelines.data.examples import SPLITS, TFDS, Examples
 from kerazoo.recipes.parts import DataPart
+from kerazoo.tasks.base import Task
+from kerazoo.tasks.task import MULTICLASS, MULTILABEL, REGRESSION
 
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp", b"RI": "webp"}
 INDEX = "index.json"
@@ -38,18 +40,14 @@ def read(part: DataPart) -> Examples:
     if not (folder / INDEX).is_file():
         _write_out(builder, image, label, folder)
     index = read_json(folder / INDEX)
-    labels: Any = np.array(index["labels"], np.int64 if task == "multiclass" else np.float32)
-    if task == "multilabel":
-        labels = np.array([[k in row for k in range(len(class_names))] for row in index["labels"]], np.float32)
-    files, left_out = index["files"], dict(index["left_out"])
-    if task == "multiclass" and (labels < 0).any():
-        left_out |= {files[i]: "it has no label (-1)" for i in np.flatnonzero(labels < 0)}
-        files = [files[i] for i in np.flatnonzero(labels >= 0)]
-        labels = labels[labels >= 0]
-    if task == "regression":
-        labels = labels.reshape(len(labels), -1)
+    labels = task.from_stored(index["labels"], len(class_names))
+    labelled = task.labelled(labels)
+    left_out = dict(index["left_out"])
+    left_out |= {index["files"][i]: "it has no label (-1)" for i in np.flatnonzero(~labelled)}
+    files = [index["files"][i] for i in np.flatnonzero(labelled)]
     return Examples(
-        part.path, tuple(files), labels, np.array([file.split("/")[0] for file in files]), class_names, task,
+        part.path, tuple(files), labels[labelled], np.array([file.split("/")[0] for file in files]), class_names,
+        task.name,
         paths=tuple(str(folder / file) for file in files), left_out=left_out,
     )  # fmt: skip
 
@@ -104,7 +102,7 @@ def _own_features(what: str) -> Iterator[None]:
         FeatureConnector.cls_from_name = find
 
 
-def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
+def _features(name: str, info: Any) -> tuple[str, str, Task, tuple[str, ...]]:
     """The names of the image and of what is learned, the task, and the class names."""
     import tensorflow_datasets as tfds
 
@@ -118,12 +116,12 @@ def _features(name: str, info: Any) -> tuple[str, str, str, tuple[str, ...]]:
     for key in [*wanted, "label", "labels", *features]:
         feature: Any = features.get(key)
         if isinstance(feature, tfds.features.ClassLabel):
-            return image, key, "multiclass", tuple(feature.names)
+            return image, key, MULTICLASS, tuple(feature.names)
         inner = getattr(feature, "feature", None)
         if isinstance(inner, tfds.features.ClassLabel):
-            return image, key, "multilabel", tuple(inner.names)
+            return image, key, MULTILABEL, tuple(inner.names)
         if key in wanted and getattr(feature, "dtype", None) is not None and np.issubdtype(feature.np_dtype, np.number):
-            return image, key, "regression", (key,)
+            return image, key, REGRESSION, (key,)
     raise DataError(f"{TFDS}{name} declares no labels; its features are {', '.join(features)}")
 
 

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.errors import RecipeError
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.images import DECODERS, decoded_from, rows_from
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.tasks.task import find_task
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def training_batches(
     count = len(examples)
     drop = drop_last and count >= batch_size
     steps = count // batch_size if drop else -(-count // batch_size)
-    if balance != "none" and examples.task != "multiclass":
-        raise RecipeError(f"training.balance={balance!r} is for one class an image; this data is {examples.task}")
+    task = find_task(examples.task)
+    task.check_balance(balance)
     index_of = _balanced(examples, seed) if balance == "sampling" else _shuffled(count, seed)
     labels = tf.constant(examples.labels)
     weights = tf.constant(class_weights(examples)) if balance == "weights" else None
@@ -74,9 +74,7 @@ def training_batches(
     def finish(pixels: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         targets = tf.gather(labels, index)
         if augmentation.mixes:
-            if examples.task == "multiclass":
-                targets = tf.one_hot(targets, classes)
-            pixels, targets = augmentation.mix(pixels, targets, seeds)
+            pixels, targets = augmentation.mix(pixels, task.shares(targets, classes), seeds)
         batch = (preprocessing.scale(pixels), targets)
         return batch if weights is None else (*batch, tf.gather(weights, tf.gather(labels, index)))
 
@@ -119,10 +117,11 @@ def evaluation_batches(
     Labels are as in the table, or (B, K) float32 of 0 and 1 by `one_hot`.
     """
     labels = tf.constant(examples.labels)
+    task = find_task(examples.task)
 
     def finish(pixels: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         targets = tf.gather(labels, index)
-        targets = tf.one_hot(targets, len(examples.class_names)) if one_hot and targets.dtype == tf.int64 else targets
+        targets = task.shares(targets, len(examples.class_names)) if one_hot else targets
         return preprocessing.scale(pixels), targets
 
     rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(lambda index: (index, index))
@@ -208,6 +207,9 @@ def _balanced(examples: Examples, seed: int) -> IndexOf:
 
 
 def class_weights(examples: Examples) -> np.ndarray:
-    """(K,) float32: N / (K n). Source: King and Zeng 2001, as scikit-learn's "balanced"."""
-    sizes = np.bincount(examples.labels, minlength=len(examples.class_names))
-    return (len(examples) / (len(sizes) * np.maximum(sizes, 1))).astype(np.float32)
+    """(K,) float32: N / (K n). Source: King and Zeng 2001. Every class must have an example."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    classes = np.arange(len(examples.class_names))
+    weights: np.ndarray = compute_class_weight("balanced", classes=classes, y=examples.labels)
+    return weights.astype(np.float32)

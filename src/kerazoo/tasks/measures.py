@@ -1,0 +1,47 @@
+"""Measures that several tasks share: agreement of answers, intervals, counts of confusions, calibration."""
+
+import numpy as np
+
+TOLERANCE = 1e-4  # largest difference of a probability between two answers for an image; batches round otherwise
+BINS = 15  # of the expected calibration error
+
+
+def near(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """(N,) whether two (N, K) answers for an image differ by at most TOLERANCE (of the number, where it is over 1)."""
+    each = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # NaN is near nothing
+    same: np.ndarray = each.all(axis=1)
+    return same
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a `share` of `count` examples (Wilson 1927), within [0, 1]."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(K, K) counts; rows are true classes, columns answers."""
+    from sklearn.metrics import confusion_matrix
+
+    counts: np.ndarray = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    return counts
+
+
+def average_precisions(labels: np.ndarray, answers: np.ndarray) -> list[float | None]:
+    """The average precision of each of K labels; None for a label that does not occur."""
+    from sklearn.metrics import average_precision_score
+
+    columns = zip(labels.T, answers.T, strict=True)
+    return [float(average_precision_score(y, p)) if y.any() else None for y, p in columns]
+
+
+def calibration_gap(chances: np.ndarray, happened: np.ndarray) -> float:
+    """The expected calibration error, in [0, 1]: sum over bins b of |B_b| / n * |share right - mean confidence|.
+
+    15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599, section 2.
+    """
+    number = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(number, weights=happened - chances, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(chances))

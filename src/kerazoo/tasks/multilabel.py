@@ -1,0 +1,148 @@
+"""Multilabel: an image has any number of several labels."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kerazoo.errors import DataError
+from kerazoo.tasks.columns import in_order, labels_in, numbers
+from kerazoo.tasks.linear import ALL, Rows, Solution, one_label
+from kerazoo.tasks.measures import average_precisions, calibration_gap, interval
+from kerazoo.tasks.probabilities import LEAST, MOST, Probabilities
+
+
+@dataclass(frozen=True)
+class Multilabel(Probabilities):
+    """Labels are (N, K) float32 of 0 and 1, answers the sigmoids of the logits."""
+
+    name: str = "multilabel"
+    column: str = "labels"
+    units: str = "labels"
+    loss: str = "binary_cross_entropy"
+    other_losses: tuple[str, ...] = ("focal", "quadratic")
+    exclusive: bool = False
+
+    def make_metric(self, *, soft: bool = False) -> Any:
+        """Accuracy of the labels at p = 0.5."""
+        import keras
+
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)  # a logit of 0 is p = 0.5
+
+    def answers(self, logits: Any) -> Any:
+        """The sigmoids."""
+        from keras import ops
+
+        return ops.sigmoid(logits)
+
+    def read_columns(
+        self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """One column of the names of labels, or a column of 0 and 1 for each label."""
+        if len(columns) > 1:
+            values = numbers(where, columns, names)
+            if not np.isin(values, (0, 1)).all():
+                row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
+                raise DataError(f"{where}, row {row + 1}: column {names[at]} is {values[row, at]:g}; a label is 0 or 1")
+            return values.astype(np.float32), tuple(names)
+        sets = [labels_in(value) for value in columns[0]]
+        class_names = in_order(label for labels in sets for label in labels)
+        if not class_names:
+            raise DataError(f"{where}: column {names[0]} is empty in every row")
+        targets = np.array([[name in labels for name in class_names] for labels in sets], np.float32)
+        return targets.reshape(len(sets), len(class_names)), class_names
+
+    def from_stored(self, values: Sequence[Any], units: int) -> np.ndarray:
+        """0 and 1 from lists of numbers of labels."""
+        return np.array([[unit in row for unit in range(units)] for row in values], np.float32)
+
+    def counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+        """With each label."""
+        return dict(zip(names, labels.sum(axis=0).astype(int).tolist(), strict=True))
+
+    def text(self, label: Any, names: Sequence[str]) -> str:
+        """The names of the labels."""
+        return "+".join(name for name, on in zip(names, label, strict=True) if on) or "no label"
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The shares of labels that are right."""
+        shares: np.ndarray = ((logits >= 0) == (labels >= 0.5)).mean(axis=1)
+        return shares
+
+    def losses(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The mean cross-entropy of the sigmoids, nats."""
+        z = logits.astype(np.float64)
+        losses: np.ndarray = (np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))).mean(axis=1)
+        return losses
+
+    def losses_of_answers(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """As in `Task`."""
+        wide = np.clip(answers.astype(np.float64), LEAST, MOST)
+        return self.losses(np.log(wide) - np.log1p(-wide), labels)
+
+    def doubts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The losses with one label turned round, the mean over which."""
+        z = logits.astype(np.float64)
+        turned: np.ndarray = self.losses(logits, labels) + (z * (2 * labels - 1)).mean(axis=1) / z.shape[1]
+        return turned
+
+    def calibration_error(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Of each label of each example."""
+        chances = 0.5 * (1 + np.tanh(logits.astype(np.float64).ravel() / 2))  # the sigmoid, without overflow
+        return calibration_gap(chances, labels.ravel())
+
+    def loss_slope(self, logits: np.ndarray, labels: np.ndarray) -> Callable[[float], float]:
+        """The mean logit that the sigmoids expect, less that of the labels."""
+        z = logits.astype(np.float64)
+        of_labels = (z * labels).mean()
+
+        def slope(power: float) -> float:
+            return float((0.5 * (1 + np.tanh(z / np.exp(power) / 2)) * z).mean() - of_labels)
+
+        return slope
+
+    def solutions(
+        self, x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], rows: Rows = ALL
+    ) -> Iterator[Solution]:
+        """A logistic regression for each label."""
+        for solved in zip(*(one_label(x, column, w, path, rows) for column in y.T), strict=True):
+            kernels, biases, converged = zip(*solved, strict=True)
+            yield np.concatenate(kernels, axis=1), np.concatenate(biases), all(converged)
+
+    def predicted(self, answers: np.ndarray) -> np.ndarray:
+        """(N, K) 0 or 1 at p = 0.5."""
+        return (answers >= 0.5).astype(np.float32)
+
+    def metrics(self, labels: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
+        """Accuracy of labels, exact_match of examples and its interval, mean_average_precision of labels that occur."""
+        right = self.right(labels, answers)
+        known = [value for value in average_precisions(labels, answers) if value is not None]
+        return {
+            "accuracy": self.accuracy(labels, answers),
+            "exact_match": right,
+            "exact_match_interval": list(interval(right, len(labels))),
+            "mean_average_precision": float(np.mean(known)) if known else None,
+        }
+
+    def line(self, labels: np.ndarray, answers: np.ndarray) -> str:
+        """The same on one line."""
+        values = self.metrics(labels, answers)
+        low, high = values["exact_match_interval"]
+        right = f"all right {values['exact_match']:.4f} (95 % {low:.4f}-{high:.4f})"
+        precision = values["mean_average_precision"]
+        more = "" if precision is None else f", mean average precision {precision:.4f}"
+        return f"accuracy of labels {values['accuracy']:.4f}, {right}{more}"
+
+    def details(self, labels: np.ndarray, answers: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """The average precision of each label."""
+        return {"average_precision": dict(zip(names, average_precisions(labels, answers), strict=True))}
+
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """The labels that are right, those that are answered, and the probability of each."""
+        return ["labels", "predicted", *names]
+
+    def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
+        """As in `Task`."""
+        words = ["|".join(name for name, on in zip(names, ones, strict=True) if on) for ones in (label, predicted)]
+        return [*words, *answer]

@@ -1,0 +1,51 @@
+"""What tasks have in common whose answers are probabilities: of one class out of several, or of several labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kerazoo.tasks.base import Task
+
+# float32 has no probability nearer to 0 or to 1 than these
+LEAST = np.finfo(np.float32).smallest_subnormal
+MOST = 1 - np.finfo(np.float32).epsneg
+
+
+@dataclass(frozen=True)
+class Probabilities(Task):
+    """A task whose answers are probabilities."""
+
+    probabilities: bool = True
+    main_output: str = "probabilities"
+    outputs: frozenset[str] = frozenset({"probabilities", "label", "top_labels", "top_probabilities", "class_names"})
+    digits: str = ".6f"
+
+    def chart_values(self, score: float) -> dict[str, float]:
+        """As in `Task`."""
+        return {"accuracy": score}
+
+    def signature(self, answers: Any, every: Any, names: Any, count: int) -> Mapping[str, Any]:
+        """As in `Task`."""
+        import tensorflow as tf
+
+        values, indices = tf.math.top_k(answers, count)
+        top = tf.gather(names, indices)
+        return {
+            "probabilities": answers,
+            "label": top[:, 0],
+            "top_labels": top,
+            "top_probabilities": values,
+            "class_names": every,
+        }
+
+    def top(self, answer: np.ndarray, names: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:
+        """As in `Task`."""
+        order = np.argsort(-answer, kind="stable")[:count]
+        return tuple((names[i], float(answer[i])) for i in order)
+
+    def top_json(self, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
+        """As in `Task`."""
+        label, probability = top[0]
+        return {"label": label, "probability": probability, "top": [list(row) for row in top]}
