@@ -239,6 +239,8 @@ def test_a_passport_that_was_changed_is_refused(export, images, tmp_path):
     for text, message in (
         (json.dumps({**kept, "class_names": ["square", "circle"]}), "names other classes than the SavedModel"),
         (json.dumps({**kept, "class_names": "circle"}), "class_names must be a list of names"),
+        (json.dumps({**kept, "task": "regression"}), "names another task than the SavedModel; export the run again"),
+        (json.dumps({**kept, "task": None}), "task must be one of multiclass, multilabel, regression, got 'None'"),
         ("{", "passport.json cannot be read"),
     ):
         path.write_text(text)
