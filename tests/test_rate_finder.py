@@ -17,7 +17,7 @@ X = RNG.normal(size=(48, 6)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0)
 
 
-def network(kind="multiclass", units=3, dropout=0.5, loss=None, optimizer=None, **more):
+def network(task="multiclass", units=3, dropout=0.5, loss=None, optimizer=None, **more):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(32, kernel_regularizer=keras.regularizers.L2(1e-3), name="hidden")(inputs)
@@ -26,7 +26,7 @@ def network(kind="multiclass", units=3, dropout=0.5, loss=None, optimizer=None, 
     x = keras.layers.Dropout(dropout, seed=1)(x)
     model = keras.Model(inputs, keras.layers.Dense(units, name="logits")(x))
     optimizer = optimizer or make_optimizer(OptimizerPart(name="adamw", weight_decay=0.01), steps=30)
-    model.compile(optimizer=optimizer, loss=find_task(kind).make_loss(loss, **more), metrics=[])
+    model.compile(optimizer=optimizer, loss=find_task(task).make_loss(loss, **more), metrics=[])
     return model
 
 
@@ -147,15 +147,15 @@ def test_one_batch_without_a_pattern_to_tell_apart_is_not_learned():
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "more"),
+    ("task", "labels", "more"),
     [
         ("multiclass", Y, {"label_smoothing": 0.1}),
         ("multiclass", RNG.dirichlet(np.ones(3), 48).astype(np.float32), {"soft": True}),
         ("multilabel", RNG.integers(0, 2, (48, 3)).astype(np.float32), {"label_smoothing": 0.1}),
     ],
 )
-def test_smoothed_and_mixed_labels_are_learned_down_to_their_entropy(kind, labels, more):
-    found = overfit_one_batch(network(kind, **more), next(iter(batches(labels))), learning_rate=0.02, steps=400)
+def test_smoothed_and_mixed_labels_are_learned_down_to_their_entropy(task, labels, more):
+    found = overfit_one_batch(network(task, **more), next(iter(batches(labels))), learning_rate=0.02, steps=400)
     assert found.perfect > 0.1
     assert found.passed
     assert found.losses.min() >= found.perfect - 1e-4
