@@ -196,7 +196,7 @@ def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, t
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     entry = replace(published_entry("efficientnet_b0"), md5=digest)
     for module in ("download", "scaling_layers"):
-        monkeypatch.setattr(f"kerazoo.models.{module}.published", lambda name: entry)
+        monkeypatch.setattr(f"kerazoo.models.weights.{module}.published", lambda name: entry)
     x = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
     published = keras.applications.EfficientNetB0(
         include_top=False, weights="imagenet", input_shape=shape, pooling="avg"

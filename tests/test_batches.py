@@ -241,7 +241,8 @@ def test_when_a_cache_is_made_unasked(train, tmp_path):
 
 
 WRITER = """
-import sys
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from kerazoo.startup import start_tensorflow
 start_tensorflow()
 import resource, signal

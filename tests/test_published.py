@@ -527,7 +527,8 @@ def test_room_is_looked_for_before_anything_is_fetched(server, home, monkeypatch
 # -- processes ----------------------------------------------------------------------------------------------------
 
 CHILD = """
-import resource, sys
+import logging, resource, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 from kerazoo.errors import WeightsError
 from kerazoo.models.weights.download import published_path
 from kerazoo.models.weights.published import Published

@@ -39,6 +39,7 @@ from kerazoo.recipes.presets import PRESETS, preset_values
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.schedules import in_steps
 from kerazoo.transfer import finetune as transfer
+from kerazoo.transfer import head, refinement
 from kerazoo.transfer.finetune import finetune
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phase
@@ -240,7 +241,9 @@ def assert_shows_the_probe(tuned, probe):
 def keep_all(monkeypatch):
     """Every stage is kept, whatever it gained."""
     keep_if_better = transfer.Phases.keep_if_better
-    monkeypatch.setattr(transfer.Phases, "judge", lambda *args, **options: (keep_if_better(*args, **options), True)[1])
+    monkeypatch.setattr(
+        transfer.Phases, "keep_if_better", lambda *args, **options: (keep_if_better(*args, **options), True)[1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -578,7 +581,7 @@ def whole(data, tmp_path_factory):
     return finetune(recipe, name="whole", root=tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("when", ["probe", "fit", "judge", "finish_run"])
+@pytest.mark.parametrize("when", ["probe", "fit", "average", "finish_run"])
 def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
     recipe = whole.recipe()
 
@@ -586,7 +589,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if when == "resize":
+        if when == "fit":
             count = [0]
 
             def late(self, batch, logs=None):
@@ -596,9 +599,12 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
 
             patch.setattr(keras.callbacks.Callback, "on_train_batch_end", late)
         else:
-            name = {"probe": "learn_probe", "judge": "best_average", "finish_run": "finish_run"}[when]
-            patch.setattr(transfer, name, stop)
-            if when == "judge":
+            module, name = {
+                "probe": (head, "learn_probe"), "average": (refinement, "best_average"),
+                "finish_run": (transfer, "finish_run"),
+            }[when]  # fmt: skip
+            patch.setattr(module, name, stop)
+            if when == "average":
                 keep_all(patch)
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             finetune(recipe, name="cut", root=tmp_path)
