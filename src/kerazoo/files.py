@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     "data.json": {"digest": (str, True), "class_names": (list, False), "counts": (dict, False)},
 }  # fmt: skip
 WORDS = {str: "text", dict: "an object", list: "a list", float: "a number"}
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+LOCKED = "only regular files and folders are locked; remove it"
 TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
 
 
@@ -103,8 +105,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file. Raises OSError, also for what is not a regular file."""
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """The hash of a file, in hex. Raises OSError, also for what is not a regular file."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        # keras publishes md5: it finds damage, and is all there is for most files
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -125,12 +133,53 @@ def remove_temporary(folder: Path) -> None:
             path.unlink()
 
 
-def lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Whether this process holds the open file or folder from now on, until it is closed or the process ends.
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock `path`, a file (which is made) or a folder, within; whether this process has it.
 
-    False where another process holds it, unless it is to `wait` for that. True on Windows, which has no such locks.
-    Raises OSError on file systems that have none.
+    False where another one has it, unless it is to `wait` for that one. A lock goes with its process, however that
+    ends. True where there are no locks: on Windows, and on a file system without them, which the log says. Raises
+    NotRegularError where `path` is a pipe or a device, without waiting for anybody, and OSError.
     """
+    if os.name == "nt" and path.is_dir():  # folders cannot be opened there
+        yield True
+        return
+    descriptor = _open_lock(path, make=True)
+    try:
+        yield _lock(descriptor, path, wait=wait)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock `path`, which need not exist. Raises NotRegularError, and OSError."""
+    try:
+        descriptor = _open_lock(path, make=False)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor, path, wait=False)
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, *, make: bool) -> int:
+    folder = path.is_dir()
+    flags = os.O_RDONLY if folder else os.O_RDWR | (os.O_CREAT if make else 0)
+    if not folder:
+        with suppress(FileNotFoundError):  # before it is opened: opening a device can act on it
+            check_regular(path, path.stat().st_mode, LOCKED)
+    descriptor = os.open(path, flags | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        if not folder:
+            check_regular(path, os.fstat(descriptor).st_mode, LOCKED)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
@@ -139,6 +188,10 @@ def lock(descriptor: int, *, wait: bool = False) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.info(f"{path} cannot be locked ({error.strerror}); make sure that no other process works there")
     return True
 
 
@@ -178,11 +231,11 @@ def open_regular(path: str | Path) -> io.BufferedReader:
         raise
 
 
-def check_regular(path: str | Path, mode: int) -> None:
+def check_regular(path: str | Path, mode: int, rule: str = "only regular files are read") -> None:
     """Raise NotRegularError where the `st_mode` of `path` is not that of a regular file."""
     if not stat.S_ISREG(mode):
         word = next((word for is_kind, word in KINDS if is_kind(mode)), "a special file")
-        raise NotRegularError(errno.EINVAL, f"it is {word}; only regular files are read", str(path))
+        raise NotRegularError(errno.EINVAL, f"it is {word}; {rule}", str(path))
 
 
 KINDS = (
@@ -199,10 +252,3 @@ def read_regular(path: str | Path, limit: int = MAX_BYTES) -> tuple[bytes, os.st
         if status.st_size > limit or len(contents) > limit:
             raise TooLargeError(path, max(status.st_size, len(contents)), limit)
         return contents, status
-
-
-def file_hash(path: Path, algorithm: str) -> str:
-    """The hash of a file, in hex. Raises OSError."""
-    with path.open("rb") as file:
-        # keras publishes md5: it finds damage, and is all there is for most files
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

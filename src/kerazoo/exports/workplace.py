@@ -1,14 +1,13 @@
 """The folder that an export is made in: beside its place, held by a lock, and removed however the export ends."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.files import lock
+from kerazoo.files import locked
 
 PREFIX, ENDING = ".export-", ".tmp"
 
@@ -23,10 +22,11 @@ def workplace(root: Path) -> Iterator[Path]:
     made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):  # no other export may sweep before the folder has its own lock
+        with locked(root, wait=True):  # no other export may sweep before the folder has its own lock
             _sweep(root)
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=ENDING, dir=root))
-            own = _lock(folder)
+            own = ExitStack()
+            own.enter_context(locked(folder))
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(f"exports cannot go into {root}: it must be a folder, not a file or below one") from error
     except OSError as error:
@@ -35,8 +35,7 @@ def workplace(root: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if own is not None:
-            os.close(own)
+        own.close()
         if made:
             with suppress(OSError):  # an export is in it
                 root.rmdir()
@@ -45,30 +44,6 @@ def workplace(root: Path) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Remove the folders of exports whose process is gone; those of others are locked."""
     for left in root.glob(f"{PREFIX}*{ENDING}"):
-        with suppress(OSError):
-            taken = _lock(left)
-            if taken is not None:
+        with suppress(OSError), locked(left) as ours:
+            if ours:
                 shutil.rmtree(left, ignore_errors=True)
-                os.close(taken)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    taken = _lock(folder, wait=True)
-    try:
-        yield
-    finally:
-        if taken is not None:
-            os.close(taken)
-
-
-def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """A descriptor that holds `folder` until it is closed or the process ends; None where another holds it."""
-    if os.name == "nt":  # folders cannot be opened there
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # on a file system without locks
-        if lock(descriptor, wait=wait):
-            return descriptor
-    os.close(descriptor)
-    return None

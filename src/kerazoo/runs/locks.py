@@ -4,11 +4,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from kerazoo import files
 from kerazoo.errors import RunError
-from kerazoo.files import lock
 
 LOCK = ".lock"
 LEFT = re.compile(r"\..+-(?:new|old)-(\d+)")  # see `beside`
@@ -21,19 +21,26 @@ class TakenError(RunError):
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the lock goes with the process, however it ends. Raises TakenError if held."""
-    with (folder / LOCK).open("w") as file:
-        if not lock(file.fileno()):
+    with ExitStack() as stack:
+        with _problem_named(folder):
+            ours = stack.enter_context(files.locked(folder / LOCK))
+        if not ours:
             raise TakenError(f"run {folder} is being trained by another process; wait for it or choose another --name")
         yield
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is training there."""
+    """Whether a process is training there. Raises RunError where the lock is a pipe or a device."""
+    with _problem_named(folder):
+        return files.is_locked(folder / LOCK)
+
+
+@contextmanager
+def _problem_named(folder: Path) -> Iterator[None]:
     try:
-        with (folder / LOCK).open("r+") as file:
-            return not lock(file.fileno())
-    except FileNotFoundError:
-        return False
+        yield
+    except files.NotRegularError as error:
+        raise RunError(f"{folder / LOCK} cannot be a lock: {error.strerror}") from error
 
 
 def beside(folder: Path, what: str) -> Path:
@@ -45,8 +52,10 @@ def remove_left(root: Path) -> None:
     """Remove the folders that killed processes left in `root` while they made or replaced a run."""
     for path in root.glob(".*"):
         left = LEFT.fullmatch(path.name)
-        if left and path.is_dir() and not _is_alive(int(left[1])) and not is_locked(path):
-            shutil.rmtree(path, ignore_errors=True)
+        if left and path.is_dir() and not _is_alive(int(left[1])):
+            with suppress(RunError):  # a folder with such a lock is none of ours
+                if not is_locked(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_alive(process: int) -> bool:

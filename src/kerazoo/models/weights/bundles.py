@@ -16,7 +16,7 @@ from typing import Any
 
 from kerazoo.caches import cache_folder
 from kerazoo.errors import WeightsError
-from kerazoo.files import file_hash
+from kerazoo.files import file_hash, sha256
 from kerazoo.models.weights.download import FOLDER, alone, put_in_place
 from kerazoo.models.weights.http import check_room, no_room
 from kerazoo.models.weights.published import CHUNK, Published, file_problem, manifest
@@ -34,7 +34,7 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
     ordered = sorted({entry.file: (entry, path) for entry, path in files}.items())
     rows: list[dict[str, Any]] = [
         {
-            "name": entry.name, "file": file, "size": path.stat().st_size, "sha256": file_hash(path, "sha256"),
+            "name": entry.name, "file": file, "size": path.stat().st_size, "sha256": sha256(path),
             "md5": file_hash(path, "md5"), "license": entry.license, "url": entry.url,
         }
         for file, (entry, path) in ordered

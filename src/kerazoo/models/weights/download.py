@@ -9,12 +9,12 @@ import logging
 import os
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
-from kerazoo.files import file_hash, lock, write_whole
+from kerazoo.files import NotRegularError, is_locked, locked, sha256, write_whole
 from kerazoo.models.weights.http import (
     PAUSE,
     TIMEOUT,
@@ -87,7 +87,7 @@ def cache_problem(path: Path, entry: Published) -> str:
     if wrong or entry.checked_by != "structure" or not (record := _record(path)).is_file():
         return wrong
     kept = record.read_text(encoding="utf-8", errors="replace").split(" ")[0][:64]
-    found = file_hash(path, "sha256")
+    found = sha256(path)
     return "" if kept == found else f"its sha256 is {found}, not {kept} as when it came"
 
 
@@ -95,7 +95,7 @@ def put_in_place(part: Path, entry: Published) -> Path:
     """Give the checked `part` its own name in the cache; the path. The caller holds the lock."""
     path = cache_paths(entry)[0]
     if entry.checked_by == "structure":
-        write_whole(_record(path), f"{file_hash(part, 'sha256')}  {entry.file}\n")
+        write_whole(_record(path), f"{sha256(part)}  {entry.file}\n")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
@@ -105,19 +105,23 @@ def put_in_place(part: Path, entry: Published) -> Path:
 @contextmanager
 def alone(folder: Path, entry: Published) -> Iterator[None]:
     """Only one process at a time brings the file of `entry`; the lock goes with the process, however it ends."""
-    try:
-        opened = (folder / f"{entry.file}.lock").open("w")
-    except OSError as error:
-        raise no_room(error, folder / f"{entry.file}.lock") from error
-    with opened as file:
-        if not lock(file.fileno()):
-            log.info(f"{entry.file} is being fetched by another process; waiting for it")
-            lock(file.fileno(), wait=True)
+    path = folder / f"{entry.file}.lock"
+    with ExitStack() as stack:
+        try:
+            if is_locked(path):
+                log.info(f"{entry.file} is being fetched by another process; waiting for it")
+            stack.enter_context(locked(path, wait=True))
+        except NotRegularError as error:
+            raise WeightsError(f"{path} cannot be a lock: {error.strerror}") from error
+        except OSError as error:
+            raise no_room(error, path) from error
         yield
 
 
 def _fetch(folder: Path, entry: Published, mirror: str | None, timeout: float, pause: float) -> Path:
     part, source = folder / f"{entry.file}.part", _source(entry, mirror)
+    if part.exists() and not part.is_file():
+        raise WeightsError(f"{part} is no regular file; remove it")
     with download_bar(f"fetching {entry.name}", _host(source)) as progress:
         for again in (True, False):
             if isinstance(source, Path):
