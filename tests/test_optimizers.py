@@ -297,10 +297,10 @@ def test_a_plateau_lowers_the_rate():
     x, y = data()
     model = linear(make_optimizer(made.optimizer, steps=1))
     say = Say([1.0, 2.0, 2.0, 2.0, 2.0, 0.5])
-    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[say, *control_callbacks(made)]).history
+    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[say, *control_callbacks(made.optimizer, None)]).history
     assert history["learning_rate"] == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025])
-    assert control_callbacks(recipe()) == []
-    assert [type(c) for c in control_callbacks(recipe("training.early_stopping=3"))] == [EarlyStopping]
+    assert control_callbacks(recipe().optimizer, None) == []
+    assert [type(c) for c in control_callbacks(recipe().optimizer, 3)] == [EarlyStopping]
 
 
 # -- mixed precision ----------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ SLOW = pytest.mark.slow  # fine-tunings and a half like the first
     "where", ["features", pytest.param("evaluation", marks=SLOW), pytest.param("probe", marks=SLOW)]
 )
 def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, where):
-    from kerazoo.transfer import finetune as transfer
+    from kerazoo.transfer import head
 
     def asked(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -205,7 +205,7 @@ def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, wher
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "cache"))
     place = {
         "features": (features, "_inputs"),
-        "probe": (transfer, "learn_probe"),
+        "probe": (head, "learn_probe"),
         "evaluation": (training, "evaluate_model"),
     }
     recipe = make_recipe(

@@ -169,7 +169,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(classes, tmp_path)
 def test_a_policy_can_be_changed_in_part():
     from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
 
-    made = augmentation_of(recipe("x", augmentation={"policy": "standard", "flip": False, "hue": 0.1}))
+    made = augmentation_of(recipe("x", augmentation={"policy": "standard", "flip": False, "hue": 0.1}).augmentation)
     assert (made.flip, made.hue, made.crop) == (False, 0.1, Augmentation(policy="standard").crop)
 
 

@@ -37,6 +37,8 @@ from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.checks import check_against, check_preset, steps_of, with_defaults
 from kerazoo.recipes.presets import PRESETS, preset_values
 from kerazoo.recipes.recipe import make_recipe
+from kerazoo.tasks.task import find_task
+from kerazoo.training.plan import make_spec
 from kerazoo.training.schedules import in_steps
 from kerazoo.transfer import finetune as transfer
 from kerazoo.transfer import head, refinement
@@ -91,12 +93,11 @@ def test_the_warm_head_gives_the_logits_of_the_probe(data, tmp_path, monkeypatch
         seen["probe"] = learn(*args, **kwargs)
         return seen["probe"]
 
-    def before_the_first_step(model, batches, validation, **kwargs):
-        train = load_examples(kwargs["recipe"].data).split("train")
-        inputs = evaluation_batches(train, kwargs["spec"].preprocessing)
+    def before_the_first_step(model, plan, *args, **kwargs):
+        inputs = evaluation_batches(plan.examples.split("train"), plan.preprocessing)
         seen["logits"] = model.predict(inputs, verbose=0)
         seen["expected"] = seen["probe"].logits(feature_extractor(model).predict(inputs, verbose=0))
-        return fit(model, batches, validation, **kwargs)
+        return fit(model, plan, *args, **kwargs)
 
     monkeypatch.setattr(transfer, "learn_head", keep)
     monkeypatch.setattr(transfer, "fit", before_the_first_step)
@@ -198,7 +199,7 @@ def test_curves_show_the_probe_beside_what_was_kept(kept, lines, epoch):
     for name, score in scores.items():
         phases.append(Phase(name, 1.0, score=score, loss=1 - score, kept=name in ("probe", *kept)))
     history = [{"epoch": 1.0, "val_loss": 0.3}, {"epoch": 2.0, "val_loss": 0.1}, {"epoch": 3.0, "val_loss": 0.2}]
-    outcome = transferred(history, asked("x", epochs=3), phases, "multiclass")
+    outcome = transferred(history, phases, asked("x", epochs=3).training, find_task("multiclass"))
     assert list(outcome.levels) == lines
     for name, values in outcome.levels.items():
         score = scores[name.removeprefix("kept: ")]
@@ -630,9 +631,7 @@ def test_a_image_that_vanishes_before_random_features_is_said(data, tmp_path):
     recipe = asked(copy, weights="none")
     examples = load_examples(recipe.data)
     shutil.rmtree(copy / "rising")
-    spec = transfer.make_spec(
-        registry.find("bottleneck_cnn"), recipe, Preprocessing(28, 28, 1, scaling="unit"), examples
-    )
+    spec = make_spec(registry.find("bottleneck_cnn"), {}, Preprocessing(28, 28, 1, scaling="unit"), examples)
     with pytest.raises(DataError, match=r"rising/.* in .*copy cannot be read or decoded: .*No such file"):
         transfer.norm_by_data(spec.build(), spec, examples, 0)
 

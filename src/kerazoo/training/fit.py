@@ -1,4 +1,4 @@
-"""Compile and fit: Keras's own `fit` with the callbacks of a run."""
+"""Build, compile and fit what a plan says: Keras's own `fit` with the callbacks of a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,43 +13,68 @@ from kerazoo.callbacks.progress import Progress
 from kerazoo.callbacks.resume import Resume
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import InputError
-from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.devices.devices import Devices
-from kerazoo.pipelines.input.augmentation import augmentation_of
-from kerazoo.pipelines.input.batches import TrainingBatches
-from kerazoo.recipes.recipe import Recipe
+from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches, training_batches
+from kerazoo.pipelines.input.images import prepared
 from kerazoo.runs.run import Run
-from kerazoo.tasks.task import find_task
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
-from kerazoo.training.plan import make_loss
+from kerazoo.training.plan import Plan, precision
 from kerazoo.training.watching import logging_callbacks
 
 log = logging.getLogger("kerazoo")
 
+EVALUATED = 64  # examples in a batch of validation
+
+
+def build_network(plan: Plan, devices: Devices) -> keras.Model:
+    """The network of `plan` with random weights, where and in the precision that it is trained in."""
+    with devices.building(), devices.scope(), precision(plan.recipe.training.precision):
+        return plan.spec.build()
+
+
+def make_batches(plan: Plan, devices: Devices) -> tuple[TrainingBatches, tf.data.Dataset]:
+    """The batches of `plan` for training and for validation, from a cache where it is worth it."""
+    recipe = plan.recipe
+    training = recipe.training
+    train = plan.examples.split("train")
+    val = plan.examples.split("val")
+
+    def stored(part: Examples) -> np.ndarray | None:
+        return prepared(part, plan.preprocessing, cache=recipe.data.cache, passes=training.epochs)
+
+    batches = training_batches(
+        train, plan.preprocessing, batch_size=int(training.batch_size), seed=recipe.seed,
+        augmentation=plan.augmentation, balance=training.balance, drop_last=training.drop_last, stored=stored(train),
+    )  # fmt: skip
+    val = val.take(range(devices.whole_count(len(val))))
+    size = devices.evaluation_size(len(val), EVALUATED)
+    return batches, evaluation_batches(
+        val, plan.preprocessing, batch_size=size, stored=stored(val), one_hot=plan.augmentation.mixes
+    )
+
 
 def fit(
     model: keras.Model,
+    plan: Plan,
     batches: TrainingBatches,
     validation: tf.data.Dataset,
     *,
     run: Run,
-    recipe: Recipe,
-    spec: ModelSpec,
-    examples: Examples,
-    loss: str,
     devices: Devices,
     factors: Mapping[str, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
-    """Compile and fit `model` by `recipe`; the rows of losses and metrics, one an epoch.
+    """Compile and fit `model` by `plan`; the rows of losses and metrics, one an epoch.
 
     `factors` of the learning rate are by the variables' paths. `callbacks` come after those of the run. Goes on from
     the newest checkpoint of the run. Ends after an epoch whose loss is not finite (see `divergence_message`). Raises
     Interrupted where a signal stopped it.
     """
-    epochs, images = recipe.training.epochs, batches.steps * int(recipe.training.batch_size)
-    compile_model(model, recipe, spec, loss, devices, steps=batches.steps * epochs, factors=factors)
+    recipe = plan.recipe
+    epochs = recipe.training.epochs
+    images = plan.steps * int(recipe.training.batch_size)
+    compile_model(model, plan, devices, steps=plan.steps * epochs, factors=factors)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, write=devices.is_chief,
         epochs_only=devices.workers > 1, made_by={"recipe": run.recipe_sha256}, **recipe.checkpoint.model_dump(),
@@ -59,9 +84,9 @@ def fit(
         log.info(f"{run.folder} goes on from epoch {epoch + 1}, step {step}")
     metrics = None
     with ExitStack() as stack:
-        every = [batches.clock(), *control_callbacks(recipe), StopOnNaN()]
+        every = [batches.clock(), *control_callbacks(recipe.optimizer, recipe.training.early_stopping), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(logging_callbacks(run, recipe, examples, spec.preprocessing, epochs=epoch))
+            watch = stack.enter_context(logging_callbacks(run, plan, epochs=epoch))
             metrics = MetricsWriter(run.folder, images)
             progress = stack.enter_context(Progress(images, start_step=step))
             every += [progress, *watch(model), metrics]
@@ -86,26 +111,24 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
             raise InputError(f"callbacks must be keras.callbacks.Callback objects, got {callback!r:.80}")
 
 
-def divergence_message(rows: list[dict[str, float]], recipe: Recipe) -> str:
+def divergence_message(rows: list[dict[str, float]], learning_rate: float) -> str:
     """What to say of a training whose last loss is not finite; "" of any other."""
     if not rows or np.isfinite(rows[-1]["loss"]):
         return ""
     return (
         f"the loss became {rows[-1]['loss']} in epoch {int(rows[-1]['epoch'])}; lower optimizer.learning_rate "
-        f"(it was {recipe.optimizer.learning_rate}) or look at watch.jsonl in the run"
+        f"(it was {learning_rate}) or look at watch.jsonl in the run"
     )
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, spec: ModelSpec, loss: str, devices: Devices, *, steps: int,
-    factors: Mapping[str, float] | None = None,
-) -> None:  # fmt: skip
-    """Give `model` the optimizer, the loss and the metric of `recipe`, its rate planned over `steps`."""
-    metric = find_task(spec.task).make_metric
+    model: keras.Model, plan: Plan, devices: Devices, *, steps: int, factors: Mapping[str, float] | None = None
+) -> None:
+    """Give `model` the optimizer, the loss and the metric of `plan`, its rate planned over `steps`."""
     with devices.building(), devices.scope():
         model.compile(
-            optimizer=make_optimizer(recipe.optimizer, steps=steps, factors=factors),
-            loss=devices.weighted_loss(make_loss(recipe, spec.task, loss)),
-            metrics=[metric(soft=augmentation_of(recipe).mixes)],
+            optimizer=make_optimizer(plan.recipe.optimizer, steps=steps, factors=factors),
+            loss=devices.weighted_loss(plan.loss),
+            metrics=[plan.task.make_metric(soft=plan.augmentation.mixes)],
             jit_compile=devices.jit_compile,
         )

@@ -10,7 +10,6 @@ import keras
 
 from kerazoo.callbacks.stopping import EarlyStopping
 from kerazoo.recipes.parts import OptimizerPart
-from kerazoo.recipes.recipe import Recipe
 from kerazoo.training.layer_rates import with_layer_rates
 from kerazoo.training.schedules import make_rate
 
@@ -57,12 +56,11 @@ def make_optimizer(
     return optimizer
 
 
-def control_callbacks(recipe: Recipe) -> list[keras.callbacks.Callback]:
-    """The callbacks that change training as the recipe asks: the plateau's rate, and early stopping.
+def control_callbacks(part: OptimizerPart, patience: int | None) -> list[keras.callbacks.Callback]:
+    """The callbacks that change training: the plateau's rate, and early stopping after `patience` epochs.
 
     Both watch val_loss. They keep state; they go before watchers, and after whatever sets the epoch.
     """
-    part, patience = recipe.optimizer, recipe.training.early_stopping
     callbacks: list[keras.callbacks.Callback] = []
     if part.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=part.factor, patience=part.patience))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerazoo.insight.curves import curves_of
-from kerazoo.recipes.recipe import Recipe
 
 log = logging.getLogger("kerazoo")
 
@@ -37,10 +36,10 @@ class Outcome:
             log.info(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
 
 
-def trained(history: Sequence[Mapping[str, float]], recipe: Recipe) -> Outcome:
-    """Of a training: the last epoch, or with early stopping the one of the lowest val_loss."""
+def trained(history: Sequence[Mapping[str, float]], *, keeps_best: bool) -> Outcome:
+    """Of a training: the last epoch, or where it `keeps_best` the one of the lowest val_loss."""
     if not history:
         return Outcome(None)
     known = [(row["val_loss"], row["epoch"]) for row in history if math.isfinite(row.get("val_loss", math.nan))]
-    best = min(known)[1] if known and recipe.training.early_stopping is not None else history[-1]["epoch"]
+    best = min(known)[1] if known and keeps_best else history[-1]["epoch"]
     return Outcome(best)

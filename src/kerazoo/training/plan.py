@@ -1,10 +1,11 @@
-"""What a recipe and its data come to: batches, preprocessing, loss and network, resolved once."""
+"""What a recipe and its data come to, resolved once: preprocessing, augmentation, loss and network."""
 
-import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -16,55 +17,105 @@ from kerazoo.models.backbone import Backbone
 from kerazoo.models.description import ModelSpec, check_description
 from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.saved import load_spec
-from kerazoo.pipelines.checks.check import check_images
+from kerazoo.models.weights.sources import check_weights, weights_of
 from kerazoo.pipelines.data.examples import Examples, split_like_classes
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
-from kerazoo.pipelines.input.augmentation import augmentation_of
-from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches, training_batches
-from kerazoo.pipelines.input.images import prepared
+from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.recipes.checks import check_against, check_replicas
-from kerazoo.recipes.recipe import Recipe
+from kerazoo.recipes.checks import check_against, check_preset, check_replicas, with_defaults
+from kerazoo.recipes.parts import DataPart, TrainingPart, TransferPart
+from kerazoo.recipes.presets import preset_values
+from kerazoo.recipes.recipe import Recipe, make_recipe
+from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
-
-log = logging.getLogger("kerazoo")
 
 EVALUATED = 64  # examples in a batch of validation
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """All that a training takes: the recipe in numbers, the data, and the network with random weights."""
+class Plan:
+    """What a recipe and its data come to, in values that need no further choice. What trains takes it, or parts of it.
 
+    `recipe` has its batch size in numbers; `steps` are the batches of an epoch. `source` is the file or folder of the
+    weights that the network starts from, None where they are random. Nothing is built yet, and no image is read.
+    """
+
+    entry: Network | Backbone
     recipe: Recipe
     examples: Examples
-    batches: TrainingBatches
-    validation: tf.data.Dataset
+    augmentation: Augmentation
+    preprocessing: Preprocessing
+    loss: keras.losses.Loss
+    task: Task
     spec: ModelSpec
-    model: keras.Model
-    loss: str
+    steps: int
+    source: Path | None = None
+
+    @property
+    def transfer(self) -> TransferPart:
+        """How weights are transferred; the defaults where the recipe does not say."""
+        return self.recipe.transfer or TransferPart()
 
 
-def assemble(recipe: Recipe, devices: Devices) -> Assembled:
-    """What `recipe` describes, seeded. Raises InputError where it, or its data, is bad."""
+def plan(recipe: Recipe, devices: Devices, *, examples: Examples | None = None) -> Plan:
+    """The plan of `recipe` on `devices`; `examples` are those of its data, where they have been read.
+
+    Weights that the recipe names and that are not on this machine are downloaded. Raises InputError where the recipe,
+    its data or its weights are bad.
+    """
     entry = find(recipe.model.name)
-    augmentation_of(recipe)  # refuses what it does not know before any data is read
-    examples = load_examples(recipe.data)
+    augmentation = augmentation_of(recipe.augmentation)  # refuses what it does not know before any data is read
+    if examples is None:
+        examples = load_examples(recipe.data)
     recipe = resolve_batch_size(recipe, examples, devices)
-    loss = choose_loss(recipe, examples, entry.loss)
-    preprocessing = make_preprocessing(entry, recipe, examples)
-    check_images(examples)
-    set_seed(recipe.seed)
-    batches, validation = make_batches(recipe, examples, preprocessing, devices)
-    preferred = {"momentum": momentum_for(batches.steps), "synchronized": recipe.training.synchronized_batch_norm}
-    spec = make_spec(entry, recipe, preprocessing, examples, **preferred)
-    with devices.building(), devices.scope(), precision(recipe):
-        model = spec.build()
-    devices.check_batch_norm(model)
-    log.info(f"{entry.name}: {model.count_params():,} parameters; {summary(examples)}; on {devices.describe()}")
-    return Assembled(recipe, examples, batches, validation, spec, model, loss)
+    task = find_task(examples.task)
+    tuned = recipe.transfer is not None
+    loss = choose_loss(recipe.training, task, preferred=None if tuned else entry.loss, soft=augmentation.mixes)
+    source = None if recipe.transfer is None else weights_of(entry, recipe.transfer.weights)
+    preprocessing, stored = input_and_arguments(entry, recipe.data, examples, source)
+    count = int(np.sum(examples.splits == "train"))
+    size = int(recipe.training.batch_size)
+    steps = count // size if recipe.training.drop_last else math.ceil(count / size)
+    preferred = stored
+    if source is None:
+        preferred = {"momentum": momentum_for(count // size if tuned else steps)}
+    preferred = {**preferred, "synchronized": recipe.training.synchronized_batch_norm}
+    spec = make_spec(entry, recipe.model.arguments, preprocessing, examples, preferred)
+    return Plan(entry, recipe, examples, augmentation, preprocessing, loss, task, spec, steps, source)
+
+
+def resolve_preset(recipe: Recipe) -> tuple[Recipe, Examples]:
+    """`recipe` with the settings of its preset, which depend on the number of images; and its examples.
+
+    Raises InputError where the recipe contradicts its preset, or names weights or data that are not there.
+    """
+    entry = find(recipe.model.name)
+    transfer = recipe.transfer or TransferPart()
+    recipe = recipe.model_copy(update={"transfer": transfer})
+    check_preset(recipe)
+    augmentation_of(recipe.augmentation)  # refuses what it does not know before any data is read
+    check_weights(entry, transfer.weights)
+    examples = load_examples(recipe.data)
+    if transfer.preset is None:
+        return recipe, examples
+    images = int(np.sum(examples.splits == "train"))
+    values = preset_values(transfer.preset, images=images, stages=len(getattr(entry, "stages", ())))
+    return with_defaults(recipe, values), examples
+
+
+def for_candidate(recipe: Recipe, name: str, weights: str) -> Recipe:
+    """`recipe` for another network and its weights."""
+    values = recipe.model_dump(exclude_unset=True)
+    values["model"] = values["model"] | {"name": name}
+    values["transfer"] = values.get("transfer", {}) | {"weights": weights}
+    return make_recipe(values)
+
+
+def stem_of(recipe: Recipe) -> str:
+    """What the names of numbered runs begin with: network and data."""
+    return f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
 
 
 def resolve_batch_size(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
@@ -87,7 +138,7 @@ def momentum_for(steps: int) -> float:
     return max(1 - 10 / max(steps, 1), 0.9)
 
 
-def make_preprocessing(entry: Network | Backbone, recipe: Recipe, examples: Examples) -> Preprocessing:
+def make_preprocessing(entry: Network | Backbone, data: DataPart, examples: Examples) -> Preprocessing:
     """The preprocessing for `entry`: the size asked for, or the arrays' own, or the network's default.
 
     Channels: those asked for, or the arrays' own, or the network's default. A backbone gets grey as three channels,
@@ -98,77 +149,47 @@ def make_preprocessing(entry: Network | Backbone, recipe: Recipe, examples: Exam
         height, width, found = examples.pixels.shape[1:]
         if isinstance(entry, Network) or found not in (1, 3):
             channels = found
-        if found not in (1, 3) and recipe.data.channels not in (None, found):
-            raise RecipeError(f"data.channels={recipe.data.channels}: the arrays have {found} channels; leave it out")
-    size = recipe.data.size
-    resize = recipe.data.resize or "crop"
-    height, width = (size, size) if size else (height, width)
+        if found not in (1, 3) and data.channels not in (None, found):
+            raise RecipeError(f"data.channels={data.channels}: the arrays have {found} channels; leave it out")
+    resize = data.resize or "crop"
+    height, width = (data.size, data.size) if data.size else (height, width)
     if isinstance(entry, Backbone):
-        return entry.preprocessing(height, width, resize, recipe.data.channels or channels)
-    return Preprocessing(height, width, recipe.data.channels or channels, resize=resize, scaling="unit")
+        return entry.preprocessing(height, width, resize, data.channels or channels)
+    return Preprocessing(height, width, data.channels or channels, resize=resize, scaling="unit")
 
 
 def make_spec(
-    entry: Network | Backbone, recipe: Recipe, preprocessing: Preprocessing, examples: Examples, **preferred: Any
-) -> ModelSpec:
+    entry: Network | Backbone, own: Mapping[str, Any], preprocessing: Preprocessing, examples: Examples,
+    preferred: Mapping[str, Any] = MappingProxyType({}),
+) -> ModelSpec:  # fmt: skip
     """The model of a run, every argument resolved, so that a later default changes nothing.
 
-    The recipe's own arguments come before `preferred` ones, these before the builder's defaults.
+    The recipe's `own` arguments come before `preferred` ones, these before the builder's defaults.
     """
     known = describe(entry.name)
     arguments = {name: value for name, value in known.items() if name != "weights"}
     arguments |= {name: value for name, value in preferred.items() if name in known}
-    arguments |= recipe.model.arguments
+    arguments |= own
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
     spec = ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
     check_description(spec)  # what could not be loaded again is refused before it is trained
     return spec
 
 
-def choose_loss(recipe: Recipe, examples: Examples, preferred: str | None = None) -> str:
-    """The name of the recipe's loss, else the network's `preferred` one for classes, else the task's own.
+def choose_loss(part: TrainingPart, task: Task, *, preferred: str | None, soft: bool) -> keras.losses.Loss:
+    """The loss that `part` names, else the network's `preferred` one for classes, else the task's own.
 
-    Raises ModelError where it does not go with the labels.
+    `soft` is for labels that are shares of classes. Raises ModelError where it does not go with the labels.
     """
-    task = find_task(examples.task)
-    loss = recipe.training.loss or task.preferred_loss(preferred)
-    make_loss(recipe, examples.task, loss)
-    return loss
-
-
-def make_loss(recipe: Recipe, task: str, name: str) -> keras.losses.Loss:
-    """The loss called `name` as `recipe` sets it, for a task. Raises ModelError where they do not go together."""
-    part = recipe.training
-    return find_task(task).make_loss(
-        name, soft=augmentation_of(recipe).mixes, label_smoothing=part.label_smoothing, focal_gamma=part.focal_gamma
-    )
-
-
-def make_batches(
-    recipe: Recipe, examples: Examples, preprocessing: Preprocessing, devices: Devices
-) -> tuple[TrainingBatches, tf.data.Dataset]:
-    """The training and the validation batches that `recipe` asks for, from a cache where it is worth it."""
-    train, val, augmentation = examples.split("train"), examples.split("val"), augmentation_of(recipe)
-
-    def stored(part: Examples) -> np.ndarray | None:
-        return prepared(part, preprocessing, cache=recipe.data.cache, passes=recipe.training.epochs)
-
-    batches = training_batches(
-        train, preprocessing, batch_size=int(recipe.training.batch_size), seed=recipe.seed, augmentation=augmentation,
-        balance=recipe.training.balance, drop_last=recipe.training.drop_last, stored=stored(train),
-    )  # fmt: skip
-    val = val.take(range(devices.whole_count(len(val))))
-    size = devices.evaluation_size(len(val), EVALUATED)
-    return batches, evaluation_batches(
-        val, preprocessing, batch_size=size, stored=stored(val), one_hot=augmentation.mixes
-    )
+    name = part.loss or task.preferred_loss(preferred)
+    return task.make_loss(name, soft=soft, label_smoothing=part.label_smoothing, focal_gamma=part.focal_gamma)
 
 
 @contextmanager
-def precision(recipe: Recipe) -> Iterator[None]:
-    """Layers made within compute in the recipe's precision; what is evaluated and exported is float32 in any case."""
+def precision(policy: str) -> Iterator[None]:
+    """Layers made within compute in the precision `policy`; what is evaluated and exported is float32 in any case."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.training.precision)
+    keras.config.set_dtype_policy(policy)
     try:
         yield
     finally:
@@ -204,24 +225,24 @@ def _left_out(examples: Examples, limit: int = 5) -> str:
 
 
 def input_and_arguments(
-    entry: Network | Backbone, recipe: Recipe, examples: Examples, source: Path | None
+    entry: Network | Backbone, data: DataPart, examples: Examples, source: Path | None
 ) -> tuple[Preprocessing, dict[str, object]]:
     """The preprocessing, and the builder arguments that stored weights were made with."""
     if source is None or not source.is_dir():
-        return make_preprocessing(entry, recipe, examples), {}
+        return make_preprocessing(entry, data, examples), {}
     spec = load_spec(source)
     if spec.name != entry.name:
         raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
     values = spec.preprocessing.to_json()
     found = 3 if examples.pixels is None else examples.pixels.shape[3]
-    wanted = recipe.data.channels or (found if found not in (1, 3) else values["channels"])
+    wanted = data.channels or (found if found not in (1, 3) else values["channels"])
     if wanted != values["channels"]:
         if isinstance(entry, Network) or values["channels"] != 3:
             raise RecipeError(
-                f"the images have {wanted} channels (data.channels={recipe.data.channels}), but the weights in "
+                f"the images have {wanted} channels (data.channels={data.channels}), but the weights in "
                 f"{source} expect {values['channels']}; only backbone weights of 3 channels can be adapted"
             )
         values |= {"channels": wanted, "scaling": entry.scaling_of(wanted)}
-    values |= {"resize": recipe.data.resize or values["resize"]}
-    values |= {"height": recipe.data.size, "width": recipe.data.size} if recipe.data.size else {}
+    values |= {"resize": data.resize or values["resize"]}
+    values |= {"height": data.size, "width": data.size} if data.size else {}
     return Preprocessing.from_json(values), dict(spec.arguments)

@@ -1,21 +1,30 @@
 """Before a run: which learning rate, and whether the network can learn at all. Nothing is kept but a chart."""
 
+import logging
 from pathlib import Path
+
+import keras
 
 from kerazoo.errors import RecipeError
 from kerazoo.insight.curves import draw_curves
+from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.pipelines.input.batches import TrainingBatches
+from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.recipe import Recipe
-from kerazoo.training.fit import compile_model
+from kerazoo.training.fit import build_network, compile_model, make_batches
 from kerazoo.training.overfit import BatchTrial, overfit_one_batch
-from kerazoo.training.plan import Assembled, assemble
+from kerazoo.training.plan import Plan, plan, set_seed, summary
 from kerazoo.training.rate_finder import RateTrial, find_rate
+
+log = logging.getLogger("kerazoo")
 
 
 def try_rates(recipe: Recipe, chart: Path, *, devices: Devices) -> RateTrial:
     """The range test of `find_rate` on the network and the data of `recipe`; its curve is drawn to `chart`."""
-    made = _compiled(recipe, devices)
-    trial = find_rate(made.model, made.batches.at(0, 0))
+    check_trial(recipe.transfer, devices)
+    model, batches = compiled(plan(recipe.anchored(), devices), devices)
+    trial = find_rate(model, batches.at(0, 0))
     marks = [] if trial.suggestion is None else [(trial.suggestion, f"suggestion {trial.suggestion:.2g}")]
     series = {"loss": (list(trial.rates), list(trial.losses)), "smoothed": (list(trial.rates), list(trial.smoothed))}
     draw_curves(
@@ -27,17 +36,28 @@ def try_rates(recipe: Recipe, chart: Path, *, devices: Devices) -> RateTrial:
 
 def try_one_batch(recipe: Recipe, *, devices: Devices) -> BatchTrial:
     """Whether the network of `recipe` can learn its first batch by heart."""
-    made = _compiled(recipe, devices)
-    batch = next(iter(made.batches.at(0, 0)))
-    return overfit_one_batch(made.model, batch, learning_rate=recipe.optimizer.learning_rate)
+    check_trial(recipe.transfer, devices)
+    model, batches = compiled(plan(recipe.anchored(), devices), devices)
+    batch = next(iter(batches.at(0, 0)))
+    return overfit_one_batch(model, batch, learning_rate=recipe.optimizer.learning_rate)
 
 
-def _compiled(recipe: Recipe, devices: Devices) -> Assembled:
-    if recipe.transfer is not None:
+def check_trial(transfer: TransferPart | None, devices: Devices) -> None:
+    """Raise RecipeError for a recipe or devices that trials are not for."""
+    if transfer is not None:
         raise RecipeError("trials are of networks that are trained anew; leave the transfer part out")
     if devices.strategy is not None or devices.distribution is not None:
         raise RecipeError(f"trials run on one device, not on {devices.describe()}; take --devices auto")
-    made = assemble(recipe.anchored(), devices)
-    steps = made.batches.steps * max(made.recipe.training.epochs, 1)
-    compile_model(made.model, made.recipe, made.spec, made.loss, devices, steps=steps)
-    return made
+
+
+def compiled(plan: Plan, devices: Devices) -> tuple[keras.Model, TrainingBatches]:
+    """The network of `plan`, compiled as a training would compile it, and its batches."""
+    check_images(plan.examples)
+    set_seed(plan.recipe.seed)
+    batches, _ = make_batches(plan, devices)
+    model = build_network(plan, devices)
+    log.info(
+        f"{plan.entry.name}: {model.count_params():,} parameters; {summary(plan.examples)}; on {devices.describe()}"
+    )
+    compile_model(model, plan, devices, steps=plan.steps * max(plan.recipe.training.epochs, 1))
+    return model, batches

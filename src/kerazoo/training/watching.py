@@ -11,29 +11,28 @@ from kerazoo.callbacks.feature_maps import FeatureMaps, default_taps
 from kerazoo.callbacks.gradients import GradientNorms
 from kerazoo.callbacks.weights import WeightNorms
 from kerazoo.callbacks.writers.folder import RunWriter
-from kerazoo.models.registry import Network, find
-from kerazoo.pipelines.data.examples import Examples
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.registry import Network
 from kerazoo.pipelines.input.batches import evaluation_batches
-from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.run import Run
+from kerazoo.training.plan import Plan
 
 
 @contextmanager
 def logging_callbacks(
-    run: Run, recipe: Recipe, examples: Examples, preprocessing: Preprocessing, *, epochs: int = 0
+    run: Run, plan: Plan, *, epochs: int = 0
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
     What they wrote of the first `epochs` is kept.
     """
-    if not recipe.watch:
+    if not plan.recipe.watch:
         yield lambda model: []
         return
-    probe = _probe(examples, preprocessing)
+    probe = _probe(plan)
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
-        maps = FeatureMaps(writer, probe, _taps(model, recipe))
+        maps = FeatureMaps(writer, probe, _taps(model, plan.entry))
         return [GradientNorms(writer), WeightNorms(writer), maps, EpochMetrics(writer)]
 
     with RunWriter(run.folder, epochs=epochs) as writer:
@@ -41,32 +40,31 @@ def logging_callbacks(
 
 
 def log_kept(
-    model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, recipe: Recipe, examples: Examples,
-    preprocessing: Preprocessing, *, epochs: int, ) -> None:  # fmt: skip
+    model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, plan: Plan, *, epochs: int
+) -> None:
     """Draw the feature maps of the `model` that was kept after all `epochs`, as of one epoch more.
 
     `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own.
     """
-    if not recipe.watch:
+    if not plan.recipe.watch:
         return
     with RunWriter(run.folder, epochs=epochs) as writer:
         for name, values in levels.items():
             writer.level(name.partition(":")[0], values, epochs)
-        maps = FeatureMaps(writer, _probe(examples, preprocessing), _taps(model, recipe))
+        maps = FeatureMaps(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
         maps.on_epoch_end(epochs)
 
 
-def _probe(examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
+def _probe(plan: Plan) -> np.ndarray:
     """The first image of validation, prepared, (1, H, W, C)."""
-    batch = evaluation_batches(examples.split("val").take([0]), preprocessing)
+    batch = evaluation_batches(plan.examples.split("val").take([0]), plan.preprocessing)
     pixels: np.ndarray = next(iter(batch.as_numpy_iterator()))[0]
     return pixels
 
 
-def _taps(model: keras.Model, recipe: Recipe) -> Sequence[str]:
+def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str]:
     """The layers whose maps are drawn: a network's by size, a backbone's stages."""
-    entry = find(recipe.model.name)
     if isinstance(entry, Network):
         return default_taps(model)
     known = {layer.name for layer in model.layers}

@@ -11,42 +11,25 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.errors import RecipeError
 from kerazoo.models.heads.classifier import feature_extractor
-from kerazoo.models.registry import find
 from kerazoo.models.weights.loading import copy_weights, weights_digest
-from kerazoo.models.weights.sources import check_weights, weights_of
 from kerazoo.pipelines.checks.check import check_images
-from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
-from kerazoo.pipelines.input.augmentation import augmentation_of
 from kerazoo.pipelines.input.causes import true_causes
-from kerazoo.recipes.checks import check_preset, with_defaults
-from kerazoo.recipes.parts import TransferPart
-from kerazoo.recipes.presets import preset_values
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.training.fit import check_callbacks, divergence_message, fit
+from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.layer_rates import rates_of
-from kerazoo.training.plan import (
-    choose_loss,
-    input_and_arguments,
-    make_batches,
-    make_spec,
-    momentum_for,
-    precision,
-    resolve_batch_size,
-    set_seed,
-    summary,
-)
+from kerazoo.training.plan import Plan, plan, resolve_preset, set_seed, stem_of, summary
 from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
@@ -74,86 +57,88 @@ def finetune(
     """
     start = time.perf_counter()
     check_callbacks(callbacks)
-    entry, recipe = find(recipe.model.name), recipe.anchored()
+    recipe = recipe.anchored()
     devices = devices or open_devices(recipe.devices)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
-    transfer = recipe.transfer or TransferPart()
-    recipe = recipe.model_copy(update={"transfer": transfer})
-    check_preset(recipe)
-    augmentation_of(recipe)  # refuses what it does not know before any data is read
-    check_weights(entry, transfer.weights)
-    examples = load_examples(recipe.data)
-    if transfer.preset is not None:
-        images, parts = int(np.sum(examples.splits == "train")), len(getattr(entry, "stages", ()))
-        recipe = with_defaults(recipe, preset_values(transfer.preset, images=images, stages=parts))
-        transfer = recipe.transfer or transfer
-    stem = f"{entry.name}-{Path(recipe.data.path).stem}"
-    folder = choose_folder(recipe, stem, name=name, root=root, overwrite=overwrite)
+    recipe, examples = resolve_preset(recipe)
+    folder = choose_folder(recipe, stem_of(recipe), name=name, root=root, overwrite=overwrite)
     if finished(folder) and not overwrite:
         return Run(folder)
-    recipe = resolve_batch_size(recipe, examples, devices)
-    loss = choose_loss(recipe, examples)
-    source = weights_of(entry, transfer.weights)
-    preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
-    check_images(examples)
-    check_probe(recipe, examples)
-    set_seed(recipe.seed)
-
-    epochs = recipe.training.epochs
-    steps = max(int(np.sum(examples.splits == "train")) // int(recipe.training.batch_size), 1)
-    preferred = stored if source is not None else {"momentum": momentum_for(steps)}
-    preferred = {**preferred, "synchronized": recipe.training.synchronized_batch_norm}
-    spec = make_spec(entry, recipe, preprocessing, examples, **preferred)
-    with true_causes(recipe):
-        single = build_with(spec, source, transfer.scaling)  # on one device, in float32: as the run is evaluated
-        with devices.scope(), precision(recipe):
-            model = spec.build()
-    if epochs:
-        unfreeze(model, entry, transfer, pretrained=source is not None)
-        devices.check_batch_norm(model)
-    log.info(f"{entry.name}, weights {transfer.weights}: {model.count_params():,} parameters; {summary(examples)}")
-
-    if not epochs and (recipe.training.loss or (transfer.views == 1 and augmentation_of(recipe).describe())):
-        log.info("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
-
-    digest, on = weights_digest(feature_extractor(single)), devices.describe()
+    made = plan(recipe, devices, examples=examples)
+    check_images(made.examples)
+    check_probe(made)
+    set_seed(made.recipe.seed)
+    single, model = build_both(made, devices)
+    digest = weights_digest(feature_extractor(single))
     with (
-        true_causes(recipe, examples, spec.preprocessing),
+        true_causes(made.recipe.training.batch_size, made.examples, made.preprocessing),
         started(
-            folder, recipe, examples, overwrite=overwrite, numbered=name is None, start_weights=digest,
-            devices=on,
+            folder, made.recipe, made.examples, overwrite=overwrite, numbered=name is None, start_weights=digest,
+            devices=devices.describe(),
         ) as run,
     ):  # fmt: skip
-        if source is None:
-            norm_by_data(single, spec, examples, recipe.seed)
+        if made.source is None:
+            norm_by_data(single, made.spec, made.examples, made.recipe.seed)
         phases = Phases()
-        probe = learn_head(single, spec, examples, recipe, phases)
-        history: list[dict[str, float]] = []
-        if epochs:
-            copy_weights(single, model)
-            batches, validation = make_batches(recipe, examples, preprocessing, devices)
-            begin, first = time.perf_counter(), single.get_weights()
-            factors = rates_of(model, entry, transfer.decay)
-            history = fit(
-                model, batches, validation, run=run, recipe=recipe, spec=spec, examples=examples, loss=loss,
-                devices=devices, factors=factors, callbacks=callbacks,
-            )  # fmt: skip
-            if reason := divergence_message(history, recipe):
-                log.info(f"fine-tuning ended early: {reason}")
-            copy_weights(model, single)
-            for layer, trained in zip(single.layers, model.layers, strict=True):
-                layer.trainable = trained.trainable
-            choices = max(len(history), 1) if recipe.training.early_stopping else 1  # epochs the best was taken from
-            tuning = time.perf_counter() - begin
-            refine(single, first, batches, examples, spec, recipe, phases, tuning, choices)
-        else:
-            MetricsWriter(run.folder, 0).settle()
-        if transfer.calibrate:
-            spec = calibrated(single, spec, examples, phases)
+        probe = learn_head(single, made, phases)
+        history = tune(single, model, made, phases, run=run, devices=devices, callbacks=callbacks)
+        if made.transfer.calibrate:
+            made = replace(made, spec=calibrated(single, made.spec, made.examples, phases))
         phases.write(run.folder, probe)
-        outcome = transferred(history, recipe, phases.phases, examples.task)
+        outcome = transferred(history, phases.phases, made.recipe.training, made.task)
         return finish_run(
-            run, recipe, spec, single, examples, history, start, outcome=outcome, phases=phases.to_json(),
-            reported=reported,
-        )  # fmt: skip
+            run, made, single, history, start, outcome=outcome, phases=phases.to_json(), reported=reported
+        )
+
+
+def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
+    """The network that the run is evaluated with, and the one that is fine-tuned on `devices`.
+
+    The first, in float32 on one device, has the weights that `plan` starts from; the second has random ones, and what
+    is to learn is unfrozen.
+    """
+    epochs = plan.recipe.training.epochs
+    with true_causes(plan.recipe.training.batch_size):
+        single = build_with(plan.spec, plan.source, plan.transfer.scaling)
+        model = build_network(plan, devices)
+    if epochs:
+        unfreeze(model, plan.entry, plan.transfer, pretrained=plan.source is not None)
+        devices.check_batch_norm(model)
+    log.info(
+        f"{plan.entry.name}, weights {plan.transfer.weights}: {model.count_params():,} parameters; "
+        f"{summary(plan.examples)}"
+    )
+    augments = plan.transfer.views == 1 and plan.augmentation.describe()
+    if not epochs and (plan.recipe.training.loss or augments):
+        log.info("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
+    return single, model
+
+
+def tune(
+    single: keras.Model, model: keras.Model, plan: Plan, phases: Phases, *, run: Run, devices: Devices,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> list[dict[str, float]]:  # fmt: skip
+    """Fine-tune `model` from the probe in `single` on, which is left as the best of what came of it; the rows of `fit`.
+
+    With 0 epochs there is nothing to do.
+    """
+    training = plan.recipe.training
+    if not training.epochs:
+        MetricsWriter(run.folder, 0).settle()
+        return []
+    copy_weights(single, model)
+    batches, validation = make_batches(plan, devices)
+    begin = time.perf_counter()
+    first = single.get_weights()
+    factors = rates_of(model, plan.entry, plan.transfer.decay)
+    history = fit(model, plan, batches, validation, run=run, devices=devices, factors=factors, callbacks=callbacks)
+    if reason := divergence_message(history, plan.recipe.optimizer.learning_rate):
+        log.info(f"fine-tuning ended early: {reason}")
+    copy_weights(model, single)
+    for layer, tuned in zip(single.layers, model.layers, strict=True):
+        layer.trainable = tuned.trainable
+    seconds = time.perf_counter() - begin
+    choices = max(len(history), 1) if training.early_stopping else 1  # epochs the best was taken from
+    refine(single, plan, first, batches, phases, seconds=seconds, choices=choices)
+    return history

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kerazoo.recipes.recipe import Recipe
-from kerazoo.tasks.task import find_task
+from kerazoo.recipes.parts import TrainingPart
+from kerazoo.tasks.base import Task
 from kerazoo.training.outcome import Outcome, Values, trained
 
 if TYPE_CHECKING:
@@ -13,24 +13,22 @@ if TYPE_CHECKING:
 
 
 def transferred(
-    history: Sequence[Mapping[str, float]], recipe: Recipe, phases: "Iterable[Phase]", task: str
-) -> Outcome:  # fmt: skip
+    history: Sequence[Mapping[str, float]], phases: "Iterable[Phase]", training: TrainingPart, task: Task
+) -> Outcome:
     """Of a transfer: the probe and the last phase that was kept, each with what it got on validation."""
     measured = [phase for phase in phases if phase.score is not None]
     kept = [phase for phase in measured if phase.kept][-1]
     tuned = next((phase for phase in measured if phase.name == "fine-tuning"), None)
     dropped = tuned is not None and not tuned.kept
     lines = {"probe": measured[0], f"kept: {kept.name}": kept}
-    levels = {name: _values(phase, recipe, task) for name, phase in lines.items()}
-    epoch = trained(history, recipe).epoch if kept is tuned else None
+    levels = {name: _values(phase, training, task) for name, phase in lines.items()}
+    epoch = trained(history, keeps_best=training.early_stopping is not None).epoch if kept is tuned else None
     return Outcome(epoch, dropped, levels)
 
 
-def _values(phase: "Phase", recipe: Recipe, task: str) -> Values:
-    learned = find_task(task)
-    training = recipe.training
+def _values(phase: "Phase", training: TrainingPart, task: Task) -> Values:
     values: Values = {}
-    if training.loss in (None, learned.loss) and not training.label_smoothing:  # else the curves have another loss
+    if training.loss in (None, task.loss) and not training.label_smoothing:  # else the curves have another loss
         values["loss"] = math.nan if phase.loss is None else phase.loss
     assert phase.score is not None
-    return values | learned.chart_values(phase.score)
+    return values | task.chart_values(phase.score)

@@ -4,28 +4,24 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from kerazoo.errors import RecipeError, WeightsError
-from kerazoo.models.description import ModelSpec
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.registry import find, weight_names
 from kerazoo.models.weights.download import find_cached
 from kerazoo.models.weights.published import published
-from kerazoo.models.weights.sources import weights_of
+from kerazoo.models.weights.sources import check_weights
 from kerazoo.pipelines.checks.check import check_images
-from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
-from kerazoo.recipes.parts import TransferPart
-from kerazoo.recipes.recipe import Recipe, make_recipe
-from kerazoo.training.plan import input_and_arguments, make_spec, resolve_batch_size, set_seed
+from kerazoo.recipes.recipe import Recipe
+from kerazoo.training.plan import Plan, for_candidate, plan, set_seed
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
 from kerazoo.transfer.phases import Phases
@@ -93,20 +89,20 @@ def rank(recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devi
     if penalties is not None and len(penalties) < 2:
         raise RecipeError(f"transfer.penalties={penalties}: backbones are ranked by cross-validation; name two or more")
     devices = devices or open_devices(recipe.devices)
-    sources = [weights_of(find(name), weights) for name, weights in candidates]
+    for name, weights in candidates:
+        check_weights(find(name), weights)
     examples = load_examples(recipe.data)
     check_images(examples)
-    made = []
-    for (name, weights), source in zip(candidates, sources, strict=True):
-        one, spec = _planned(recipe, name, weights, source, examples, devices)
-        if weights not in weight_names(find(name)):
-            with true_causes(one):
-                build_with(spec, source, (one.transfer or TransferPart()).scaling)  # a file of one's own may not fit
-        made.append((one, spec, source))
+    plans = [plan(for_candidate(recipe, *candidate), devices, examples=examples) for candidate in candidates]
+    for made in plans:
+        check_probe(made)
+        if made.transfer.weights not in weight_names(made.entry):  # a file of one's own may not fit
+            with true_causes(made.recipe.training.batch_size):
+                build_with(made.spec, made.source, made.transfer.scaling)
     ranked = []
-    for one, spec, source in made:
-        with true_causes(one, examples, spec.preprocessing):
-            ranked.append(_one(one, spec, source, examples))
+    for made in plans:
+        with true_causes(made.recipe.training.batch_size, examples, made.preprocessing):
+            ranked.append(_one(made))
     return sorted(ranked, key=_order)
 
 
@@ -114,37 +110,31 @@ def _order(row: Ranked) -> tuple[float, float]:
     return -row.cross_validated, row.milliseconds
 
 
-def _planned(
-    recipe: Recipe, name: str, weights: str, source: Path | None, examples: Examples, devices: Devices
-) -> tuple[Recipe, ModelSpec]:
-    entry = find(name)
-    values = recipe.model_dump(exclude_unset=True)
-    values["model"] = values["model"] | {"name": name}
-    values["transfer"] = values.get("transfer", {}) | {"weights": weights}
-    recipe = resolve_batch_size(make_recipe(values), examples, devices)
-    check_probe(recipe, examples)
-    preprocessing, stored = input_and_arguments(entry, recipe, examples, source)
-    return recipe, make_spec(entry, recipe, preprocessing, examples, **stored)
-
-
-def _one(recipe: Recipe, spec: ModelSpec, source: Path | None, examples: Examples) -> Ranked:
-    begin, name, transfer = time.perf_counter(), recipe.model.name, recipe.transfer or TransferPart()
-    set_seed(recipe.seed)
-    model = build_with(spec, source, transfer.scaling)
-    if source is None:
-        norm_by_data(model, spec, examples, recipe.seed)
-    phases = Phases(title=f"{name}: ")
-    probe = learn_head(model, spec, examples, recipe, phases)
+def _one(plan: Plan) -> Ranked:
+    begin = time.perf_counter()
+    set_seed(plan.recipe.seed)
+    model = build_with(plan.spec, plan.source, plan.transfer.scaling)
+    if plan.source is None:
+        norm_by_data(model, plan.spec, plan.examples, plan.recipe.seed)
+    phases = Phases(title=f"{plan.entry.name}: ")
+    probe = learn_head(model, plan, phases)
     first, last = phases.phases
     assert first.computed is not None
     assert last.score is not None
     assert last.loss is not None
     assert probe.score is not None
     return Ranked(
-        name, transfer.weights, probe.score, last.score, last.loss,
-        time.perf_counter() - begin, first.computed, _milliseconds(model), find(name).parameters,
-        int(model.get_layer("features").output.shape[-1]),
-    )  # fmt: skip
+        backbone=plan.entry.name,
+        weights=plan.transfer.weights,
+        cross_validated=probe.score,
+        score=last.score,
+        loss=last.loss,
+        seconds=time.perf_counter() - begin,
+        computed=first.computed,
+        milliseconds=_milliseconds(model),
+        parameters=plan.entry.parameters,
+        features=int(model.get_layer("features").output.shape[-1]),
+    )
 
 
 def _milliseconds(model: keras.Model, rounds: int = 5) -> float:

@@ -12,24 +12,23 @@ from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.pipelines.input.images import prepared
-from kerazoo.recipes.parts import TransferPart
-from kerazoo.recipes.recipe import Recipe
 from kerazoo.tasks.scores import Measured
 from kerazoo.tasks.task import find_task
+from kerazoo.training.plan import Plan
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
 
 
 def refine(
-    model: keras.Model, before: list[np.ndarray], batches: TrainingBatches, examples: Examples, spec: ModelSpec,
-    recipe: Recipe, phases: Phases, seconds: float, choices: int,
+    model: keras.Model, plan: Plan, before: list[np.ndarray], batches: TrainingBatches, phases: Phases, *,
+    seconds: float, choices: int,
 ) -> None:  # fmt: skip
     """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best.
 
     The tuned weights are the best of `choices` epochs on validation.
     """
-    transfer, measure = recipe.transfer or TransferPart(), measure_of(model, spec, examples, recipe)
+    measure = measure_of(model, plan)
     tuned = model.get_weights()
     kept = tuned if phases.keep_if_better("fine-tuning", measure(tuned), seconds, choices=choices) else before
     if not all(np.isfinite(weights).all() for weights in tuned):
@@ -42,27 +41,25 @@ def refine(
         tuned = model.get_weights()
         if phases.keep_if_better("batch norm again", measure(tuned), time.perf_counter() - begin):
             kept = tuned
-    if transfer.average:
+    if plan.transfer.average:
         begin = time.perf_counter()
         assert phases.best is not None
-        folds = folds_of(examples.split("val").labels, find_task(examples.task))
+        folds = folds_of(plan.examples.split("val").labels, plan.task)
         average = best_average(before, tuned, measure, phases.best, folds)
         if phases.average(average, time.perf_counter() - begin):
             kept = average.weights
     model.set_weights(kept)
 
 
-def measure_of(
-    model: keras.Model, spec: ModelSpec, examples: Examples, recipe: Recipe
-) -> Callable[[list[np.ndarray]], Measured]:
+def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], Measured]:
     """A function of weights: what `model` gets with them on validation."""
-    val = examples.split("val")
-    stored = prepared(val, spec.preprocessing, cache=recipe.data.cache, passes=2)
-    batches = evaluation_batches(val, spec.preprocessing, stored=stored)
+    val = plan.examples.split("val")
+    stored = prepared(val, plan.preprocessing, cache=plan.recipe.data.cache, passes=2)
+    batches = evaluation_batches(val, plan.preprocessing, stored=stored)
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
-        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, find_task(examples.task))
+        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, plan.task)
 
     return measure
 

@@ -10,11 +10,11 @@ from PIL import Image
 from kerazoo.errors import RecipeError
 from kerazoo.pipelines.checks.check import Report
 from kerazoo.pipelines.data.load import read_examples
-from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
+from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.images import decoded_from
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.preprocessing.resizing import to_uint8
-from kerazoo.recipes.recipe import Recipe
+from kerazoo.recipes.parts import DataPart
 
 DRAWN = 6  # images
 SIDE = 160  # px of a drawn image
@@ -52,16 +52,18 @@ def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, see
         temporary.unlink(missing_ok=True)
 
 
-def show_augmented_images(recipe: Recipe, report: Report, path: Path) -> None:
-    """Draw some training images that can be used, as they are and as the recipe's augmentation shows them."""
-    examples = read_examples(recipe.data).split("train")
+def show_augmented_images(
+    data: DataPart, augmentation: Augmentation, report: Report, path: Path, *, seed: int = 0
+) -> None:
+    """Draw some training images of `data` that can be used, as they are and as `augmentation` shows them."""
+    examples = read_examples(data).split("train")
     examples = examples.take(i for i, key in enumerate(examples.keys) if key not in report.excluded)
     step = max(1, len(examples) // DRAWN)
     chosen = examples.take(range(0, len(examples), step)[:DRAWN])
-    side = recipe.data.size or SIDE
+    side = data.size or SIDE
     channels = 3 if chosen.pixels is None else chosen.pixels.shape[-1]
     decode = decoded_from(chosen, Preprocessing(side, side, channels=channels))
     import tensorflow as tf
 
     images = np.stack([decode(tf.constant(index)).numpy() for index in range(len(chosen))])
-    draw_grid(path, images, augmentation_of(recipe), seed=recipe.seed)
+    draw_grid(path, images, augmentation, seed=seed)

@@ -15,7 +15,6 @@ from kerazoo.pipelines.input.mixing import draw_beta, draw_box
 from kerazoo.pipelines.input.randaugment import luma, mean, moved, randaugment
 from kerazoo.preprocessing.resizing import to_uint8
 from kerazoo.recipes.augmentation import AugmentationPart
-from kerazoo.recipes.recipe import Recipe
 
 # What a part folds into the image's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
 # these numbers say: a new part takes a new number, and none changes.
@@ -165,6 +164,6 @@ def _rectangle(
     return tf.minimum(top, height - rows), tf.minimum(left, width - columns), rows, columns
 
 
-def augmentation_of(recipe: Recipe) -> Augmentation:
-    """What the recipe's augmentation does to pixels."""
-    return Augmentation(**recipe.augmentation.model_dump())
+def augmentation_of(part: AugmentationPart) -> Augmentation:
+    """What the settings of a recipe do to pixels."""
+    return Augmentation(**part.model_dump())

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import tensorflow as tf
 
@@ -32,30 +31,32 @@ OF_PLACES = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*")  # where in a graph an erro
 
 @contextmanager
 def true_causes(
-    recipe: Any = None, examples: Examples | None = None, preprocessing: Preprocessing | None = None
+    batch_size: int | str | None = None, examples: Examples | None = None, preprocessing: Preprocessing | None = None
 ) -> Iterator[None]:
     """Turns errors of TensorFlow, JAX and memory into a KerazooError that names the cause.
 
-    `recipe` is what says the sizes to lower. `examples`, fitted by `preprocessing`, are what is computed on, if any.
+    `batch_size` is that of training, which could be lowered. `examples`, fitted by `preprocessing`, are what is
+    computed on, if any.
     """
     jax = sys.modules.get("jax")
     failures = (tf.errors.OpError, MemoryError, *((jax.errors.JaxRuntimeError,) if jax else ()))
     try:
         yield
     except failures as error:
-        raise cause_of(error, recipe, examples, preprocessing) from error
+        raise cause_of(error, batch_size, examples, preprocessing) from error
 
 
 def cause_of(
-    error: Exception, recipe: Any = None, examples: Examples | None = None, preprocessing: Preprocessing | None = None
-) -> KerazooError:
+    error: Exception, batch_size: int | str | None = None, examples: Examples | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> KerazooError:  # fmt: skip
     """The error to raise for `error`: DataError where an image is at fault, KerazooError for all else."""
     words = _first_line(error)
     if any(part in words.lower() for part in OF_DISKS):
         return KerazooError(f"the disk failed: {words}; make room, or see to the disk, and give the command again")
     if is_out_of_memory(error):
         size = "data.size" + ("" if preprocessing is None else f" (now {preprocessing.height})")
-        lower = size if recipe is None else f"training.batch_size (now {recipe.training.batch_size}) or {size}"
+        lower = size if batch_size is None else f"training.batch_size (now {batch_size}) or {size}"
         return KerazooError(f"out of memory: {words}; lower {lower}")
     if isinstance(error, OF_IMAGES) and examples is not None and preprocessing is not None:
         try:
