@@ -41,7 +41,7 @@ def take(arrays, images, path):
 def command_of(arguments, data, seed):
     settings = {
         "training.epochs": arguments.epochs, "training.batch_size": arguments.batch, "data.validation": 0.1,
-        "optimizer.learning_rate": 0.1 * arguments.batch / 128, "seed": seed, "watch": "false",
+        "optimizer.learning_rate": 0.1 * arguments.batch / 128, "seed": seed, "log": "[]",
     }  # fmt: skip
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-P", "-m", "kerazoo", "train", str(arguments.recipe.resolve()), "--data", str(data), *sets]

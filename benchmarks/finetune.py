@@ -96,7 +96,7 @@ def ours(arguments, data, seed):
             rows.append((found[1], time.perf_counter() - begin, float(found[2])))
 
     values = {
-        "model": {"name": arguments.backbone}, "data": {"path": str(data)}, "seed": seed, "watch": False,
+        "model": {"name": arguments.backbone}, "data": {"path": str(data)}, "seed": seed, "log": [],
         "transfer": {"weights": str(arguments.weights), "preset": "light"},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -110,7 +110,7 @@ def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(images, tmp_pa
     recipe = make_recipe(
         {
             "model": {"name": "perceptron"}, "data": {"path": str(images), "size": 16, "cache": "never"},
-            "training": {"epochs": 2, "batch_size": 8}, "watch": False,
+            "training": {"epochs": 2, "batch_size": 8}, "log": [],
         }, [],
     )  # fmt: skip
     monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(images))

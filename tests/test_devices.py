@@ -329,7 +329,7 @@ def test_two_jax_processes_print_one_json_object(data, tmp_path):
     """Gloo, which connects them, says so on standard output."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     command = [sys.executable, "-m", "kerazoo.cli.app", "train", "mlp", "--data", str(data), "--epochs", "1", "--json"]
-    command += ["--name", "run", "--devices", "multiworker", "--set", "training.batch_size=8", "--set", "watch=false"]
+    command += ["--name", "run", "--devices", "multiworker", "--set", "training.batch_size=8", "--set", "log=[]"]
     workers = []
     for index in range(2):
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

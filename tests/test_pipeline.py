@@ -114,8 +114,11 @@ def test_a_run_holds_all_that_it_should(run, images):
 def test_the_same_recipe_gives_the_same_bits(run, images, tmp_path):
     """Run again from the recipe that the run kept, without its watchers; then with another seed."""
     kept = read_recipe(run.folder / "recipe.toml")
-    unwatched = train(make_recipe(kept, ["watch=false"]), root=tmp_path)
-    other = train(make_recipe(kept, ["seed=1"]), root=tmp_path)
+    unwatched = train(make_recipe(kept, ["log=[]"]), root=tmp_path)
+    other = train(make_recipe(kept, ["seed=1", 'log=["weights"]']), root=tmp_path)
+    assert not (unwatched.folder / "watch.jsonl").exists()
+    assert {tag.partition("/")[0] for tag in tags_in(other.folder)} == {"weights"}
+    assert not (other.folder / "feature_maps").exists()
     digests = [read_json(r.folder / "model.json")["weights_sha256"] for r in (run, unwatched, other)]
     weights = [load_model(r.folder)[1].get_weights() for r in (run, unwatched, other)]
     assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
@@ -485,7 +488,7 @@ def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export
 
 def test_changed_weights_and_changed_data_are_noticed(images, tmp_path):
     data = make_images(tmp_path / "data", count=6)
-    made = train(recipe(data, training={"epochs": 1}, watch=False), root=tmp_path / "runs")
+    made = train(recipe(data, training={"epochs": 1}, log=[]), root=tmp_path / "runs")
     extra = next((data / "circle").glob("*.png"))
     (data / "circle" / "new.png").write_bytes(extra.read_bytes())
     with pytest.raises(DataError, match="has changed since .* was trained"):
@@ -512,7 +515,7 @@ def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, images):
 
 
 def test_a_loss_that_is_not_a_number_is_said(images, tmp_path):
-    wild = recipe(images, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", watch=False)
+    wild = recipe(images, optimizer={"name": "sgd", "learning_rate": 1e30}, model="mlp", log=[])
     with pytest.raises(KerazooError, match=r"lower optimizer.learning_rate \(it was 1e\+30\)"):
         train(wild, root=tmp_path)
 

@@ -566,7 +566,7 @@ from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.train import train
 recipe = make_recipe({
     "model": {"name": "mlp", "arguments": {"units": [4]}}, "data": {"path": sys.argv[1], "size": 8, "channels": 3},
-    "training": {"epochs": 2, "batch_size": 256}, "watch": False,
+    "training": {"epochs": 2, "batch_size": 256}, "log": [],
 })
 train(recipe, name="run", root=Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,6 +1,7 @@
 """Recipes: each bad one is refused in one line that names key, value and way out; the zoo's own hold."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -40,11 +41,15 @@ BAD = {
     "training.epochs=true": r"training.epochs must be a whole number in \[0, inf\), got True$",
     "optimizer.learning_rate=fast": r"optimizer.learning_rate must be a number in \(0, inf\), got 'fast'$",
     "training.drop_last=1": "training.drop_last must be true or false, got 1$",
-    "optimizer.milestones=0.5": "optimizer.milestones must be a valid list, got 0.5",
+    "optimizer.milestones=0.5": "optimizer.milestones must be a list of one or more, each item a share of .*, got 0.5$",
+    "optimizer.milestones=[]": r"optimizer.milestones must be a list of one or more, .*, got \[\]$",
+    "log=true": "recipe key log must be a list, each item 'gradients', 'weights' or 'feature_maps', got True$",
+    "log=['gradient']": "recipe key log.0 must be 'gradients', .*, got 'gradient'; did you mean 'gradients'",
+    "watch=false": "the recipe has no key 'watch'; known here: .*, log$",
     "training.batch_size=some": "training.batch_size must be a whole number from 1, or \"all\", got 'some'",
     "optimizer.warmup=long": r"optimizer.warmup must be a share of the run in \(0, 1\), or a whole number of its steps",
     "optimizer=3": "optimizer is a table of keys of its own, not 3",
-    "data.path=3": "data.path must be a valid string, got 3",
+    "data.path=3": "data.path must be a string, got 3",
     # impossible values
     "optimizer.learning_rate=-0.1": r"optimizer.learning_rate must be a number in \(0, inf\), got -0.1",
     "optimizer.learning_rate=inf": r"optimizer.learning_rate must be a number in \(0, inf\), got inf",
@@ -368,3 +373,11 @@ def test_settings_are_refused_by_their_keys():
     )
     assert "recipe key seed" in refusal(Recipe.for_training("mlp", "x").override, "seed", -1)
     assert "recipe key data is missing" in refusal(Recipe.for_training, "mlp")
+
+
+def test_the_reference_is_what_the_fields_say():
+    folder = Path(__file__).parents[1] / "docs" / "reference"
+    page = runpy.run_path(str(folder / "make.py"))["page"]()
+    assert page == (folder / "recipe.md").read_text(), "run `python docs/reference/make.py`"
+    for key in ("data.path", "optimizer.milestones", "augmentation.hue", "transfer.preset", "devices", "log"):
+        assert f"| `{key}` | " in page

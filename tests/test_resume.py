@@ -394,7 +394,7 @@ def test_killed_processes_end_with_the_same_bits(tmp_path, monkeypatch, devices,
 
 def recipe_for(data, **training):
     values = {"model": {"name": "mlp"}, "data": {"path": str(data)}, "training": {"batch_size": 8, **training}}
-    return make_recipe(values, ["watch=false"])
+    return make_recipe(values, ["log=[]"])
 
 
 def interrupted(recipe, root, monkeypatch, **options):
@@ -502,4 +502,4 @@ def test_a_batch_size_is_not_changed_on_the_way(images, tmp_path, monkeypatch):
     interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name="one")
     values = {"model": {"name": "mlp"}, "data": {"path": str(images)}, "training": {"epochs": 2}}
     with pytest.raises(RunError, match="training.batch_size was 8, is 22"):
-        train(make_recipe(values, ["watch=false"]), root=tmp_path, name="one")
+        train(make_recipe(values, ["log=[]"]), root=tmp_path, name="one")

@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 def recipe_for(data, *settings, **values):
     return make_recipe(
         {"model": {"name": "mlp"}, "data": {"path": str(data)}, "training": {"epochs": 2, "batch_size": 8}, **values},
-        ["watch=false", *settings],
+        ["log=[]", *settings],
     )
 
 
@@ -213,7 +213,7 @@ def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, wher
             "model": {"name": "bottleneck_cnn"}, "data": {"path": str(data), "size": 28, "channels": 1},
             "transfer": {"weights": "mnist"}, "training": {"epochs": 0},
         },
-        ["watch=false"],
+        ["log=[]"],
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(*place[where], asked)

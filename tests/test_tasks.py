@@ -50,7 +50,7 @@ def recipe(path, **parts):
         "data": {"path": str(path), "size": 16, "channels": 3},
         "training": {"epochs": 30, "batch_size": 15},
         "optimizer": {"learning_rate": 0.01},
-        "watch": False,
+        "log": [],
     }
     for name, part in parts.items():
         values[name] = {**values.get(name, {}), **part} if isinstance(part, dict) else part

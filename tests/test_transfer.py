@@ -53,7 +53,7 @@ SLOW_LEARNER = {"learning_rate": 1e-3, "warmup": 0}
 
 def asked(data, *settings, epochs=0, model="bottleneck_cnn", weights="mnist", **part):
     values = {
-        "model": {"name": model}, "data": {"path": str(data), "size": 28, "validation": 0.25}, "watch": False,
+        "model": {"name": model}, "data": {"path": str(data), "size": 28, "validation": 0.25}, "log": [],
         "training": {"epochs": epochs, "batch_size": 16, "early_stopping": max(epochs, 1)}, "optimizer": SLOW_LEARNER,
         "transfer": {"weights": str(weights), "penalties": [0.1, 0.01], "folds": 2, **part},
     }  # fmt: skip
@@ -172,7 +172,7 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said)
             Image.fromarray(draw.integers(0, 255, (28, 28)).astype(np.uint8)).save(
                 tmp_path / "lots" / name / f"{number}.png"
             )
-    recipe = asked(tmp_path / "lots", "training.batch_size=4", "watch=true", epochs=3)
+    recipe = asked(tmp_path / "lots", "training.batch_size=4", 'log=["gradients", "weights", "feature_maps"]', epochs=3)
     tuned = finetune(recipe, name="tuned", root=tmp_path)
     probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path)
     (line,) = lines_of(said, "fine-tuning: ")
@@ -674,7 +674,7 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
     pytest.importorskip("jax")
     command = [sys.executable, "-m", "kerazoo.cli.app", "finetune", str(data), "--backbone", "bottleneck_cnn", "--json"]
     command += ["--weights", "mnist", "--epochs", "2"]
-    for setting in ("data.size=28", "data.validation=0.25", "watch=false", "optimizer.learning_rate=0.001"):
+    for setting in ("data.size=28", "data.validation=0.25", "log=[]", "optimizer.learning_rate=0.001"):
         command += ["--set", setting]
     found = []
     for devices, backend in (("cpu", "tensorflow"), ("mirrored:2", "tensorflow"), ("cpu", "jax")):

@@ -49,7 +49,7 @@ def recipe_for(data, **values):
     return make_recipe(
         {
             "model": {"name": "mlp", "arguments": {"dropout": 0.2}}, "data": {"path": str(data), "validation": 0.25},
-            "training": {"epochs": EPOCHS, "batch_size": 8}, "watch": False, **values,
+            "training": {"epochs": EPOCHS, "batch_size": 8}, "log": [], **values,
         }
     )  # fmt: skip
 

@@ -49,8 +49,8 @@ ShareOrSteps = Annotated[Any, BeforeValidator(_share_or_steps), SHARE]
 class ModelPart(Part):
     """The network: a name of the registry and its builder's arguments."""
 
-    name: str
-    arguments: dict[str, Any] = {}
+    name: str = Field(description="A name from `kerazoo models`")
+    arguments: dict[str, Any] = Field({}, description="Arguments of its builder, such as `dropout`")
 
     @field_validator("name")
     @classmethod
@@ -72,28 +72,34 @@ class ModelPart(Part):
 
 
 class DataPart(Part):
-    """The data, how it is split, and how images are fitted.
+    """The data, how it is split, and how images are resized."""
 
-    `path` is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`. `validation` and `test` are
-    the shares of train held out where the data has no such split. `group` is a regular expression on file names: what
-    it finds in them stays in one split. `label` and `task` say what of a table is learned. `data_dir` and `download`
-    are for TFDS. `manifest` is what `kerazoo check --write` wrote, beside the data if None; "none" ignores it.
-    `size` (px), `channels` and `fit`: None is the network's own.
-    """
-
-    path: str
-    validation: float = Field(0.1, gt=0, lt=1)
-    test: float = Field(0.0, ge=0, lt=1)
-    group: str | None = None
-    label: str | None = None
-    task: Literal["multiclass", "multilabel", "regression"] | None = None
-    data_dir: str | None = None
-    download: bool = True
-    manifest: str | None = None
-    cache: Literal["auto", "always", "never"] = "auto"
-    size: int | None = Field(None, ge=1)
-    channels: Literal[1, 3] | None = None
-    resize: Literal["crop", "pad", "stretch"] | None = None
+    path: str = Field(description="An image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`")
+    validation: float = Field(0.1, gt=0, lt=1, description="Share of train held out where the data has no validation")
+    test: float = Field(0.0, ge=0, lt=1, description="Share of train held out where the data has no test; 0 is none")
+    group: str | None = Field(
+        None, description="A regular expression on file names: what it finds in them stays in one split"
+    )
+    label: str | None = Field(
+        None, description="Columns of a table that are learned, separated by commas; left out: `label` or `labels`"
+    )
+    task: Literal["multiclass", "multilabel", "regression"] | None = Field(
+        None, description="What is learned of a table's labels; left out: told by the labels"
+    )
+    data_dir: str | None = Field(None, description="The folder of TensorFlow Datasets")
+    download: bool = Field(True, description="Whether TensorFlow Datasets may download")
+    manifest: str | None = Field(
+        None,
+        description="What `kerazoo check --write` wrote; left out: the one beside the data, if any; 'none' ignores it",
+    )
+    cache: Literal["auto", "always", "never"] = Field(
+        "auto", description="Whether prepared images are kept on disk; auto: where they are read twice or more"
+    )
+    size: int | None = Field(None, ge=1, description="Height and width in pixels; left out: the network's own")
+    channels: Literal[1, 3] | None = Field(None, description="Grey or RGB; left out: the network's own")
+    resize: Literal["crop", "pad", "stretch"] | None = Field(
+        None, description="How images that are not square become so; left out: as the weights were made, or crop"
+    )
 
     @field_validator("group")
     @classmethod
@@ -109,28 +115,37 @@ WARMUP = {"cosine": 0.05, "one_cycle": 0.25, "constant": 0, "step": 0, "plateau"
 
 
 class OptimizerPart(Part):
-    """The optimizer and how its rate goes. What is None is resolved when the recipe is read; see `optimizers.py`.
+    """The optimizer and how its rate goes. A step is a batch."""
 
-    `schedule`: "cosine" to zero; "constant"; "step", times `factor` at each of `milestones`; "one_cycle", up and down
-    again; "plateau", times `factor` after `patience` epochs without a better val_loss. `warmup` is the linear rise from
-    zero (of one_cycle: its rise). `warmup` and `milestones` are shares of the run, or whole numbers of its steps; a
-    step is a batch. `accumulate` batches make one update. `ema` is the momentum of an average of the weights.
-    """
-
-    name: Literal["sgd", "lamb", "lion", "adam", "adamw"] = "adamw"
-    learning_rate: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    nesterov: bool | None = Field(None, description="of sgd; true where there is momentum")
-    weight_decay: float | None = Field(None, ge=0, description="decoupled; not on biases and norms; 1e-4, of adam 0")
-    schedule: Literal["cosine", "constant", "step", "one_cycle", "plateau"] = "cosine"
-    warmup: Annotated[Any, BeforeValidator(_share_steps_or_none), f"{SHARE}, or 0"] = None
-    milestones: list[ShareOrSteps] | None = Field(None, min_length=1, description="of step; [0.5, 0.75]")
-    factor: float | None = Field(None, gt=0, lt=1, description="of step and plateau; 0.1")
-    patience: int | None = Field(None, ge=1, description="epochs, of plateau; 5")
-    clip_norm: float | None = Field(None, gt=0, description="of all gradients together")
-    clip_value: float | None = Field(None, gt=0, description="of each number of a gradient")
-    accumulate: int = Field(1, ge=1)
-    ema: float | None = Field(None, gt=0, lt=1)
+    name: Literal["sgd", "lamb", "lion", "adam", "adamw"] = Field("adamw", description="The rule of an update")
+    learning_rate: float = Field(0.01, gt=0, description="Its peak, where it follows a schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd")
+    nesterov: bool | None = Field(None, description="Of sgd; left out: true where there is momentum")
+    weight_decay: float | None = Field(
+        None, ge=0, description="Decoupled; not on biases and norms; left out: 1e-4, of adam 0"
+    )
+    schedule: Literal["cosine", "constant", "step", "one_cycle", "plateau"] = Field(
+        "cosine",
+        description="cosine: down to zero; step: times `factor` at each of `milestones`; one_cycle: up and down again; "
+        "plateau: times `factor` after `patience` epochs without a better val_loss",
+    )
+    warmup: Annotated[Any, BeforeValidator(_share_steps_or_none), f"{SHARE}, or 0"] = Field(
+        None,
+        description="The linear rise from zero, of one_cycle its rise; left out: "
+        + ", ".join(f"{value} of {name}" for name, value in WARMUP.items() if value)
+        + ", else 0",
+    )
+    milestones: list[ShareOrSteps] | None = Field(
+        None, min_length=1, description="Of step, rising; left out: [0.5, 0.75]"
+    )
+    factor: float | None = Field(None, gt=0, lt=1, description="Of step and plateau; left out: 0.1")
+    patience: int | None = Field(None, ge=1, description="Epochs, of plateau; left out: 5")
+    clip_norm: float | None = Field(None, gt=0, description="The largest norm of all gradients together")
+    clip_value: float | None = Field(None, gt=0, description="The largest number of a gradient, in either direction")
+    accumulate: int = Field(1, ge=1, description="Batches that make one update")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Momentum of an average of the weights, which takes their place in the end"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> "OptimizerPart":
@@ -178,27 +193,30 @@ class OptimizerPart(Part):
 
 
 class TrainingPart(Part):
-    """How long, by what loss, in what arithmetic; `loss` None is the network's own.
+    """How long, by what loss, in what arithmetic."""
 
-    `batch_size` "all" makes every step see all of train (batch gradient descent), 1 a single example (stochastic).
-    `drop_last` leaves the last, partial batch of an epoch out. `balance` makes up for classes of unlike sizes, by
-    sampling or by weights; see `batches.training_batches`. `label_smoothing` and `focal_gamma`: see `losses.py`.
-    `early_stopping` ends training after so many epochs without a better val_loss; with it the best weights are kept,
-    also where training goes to its end. `synchronized_batch_norm` shares statistics between devices.
-    """
-
-    epochs: int = Field(15, ge=0)
-    batch_size: Annotated[Any, BeforeValidator(_size_or_all), SIZE] = 128
-    loss: Literal["cross_entropy", "binary_cross_entropy", "focal", "perceptron", "quadratic", "mse", "mae"] | None = (
-        None
+    epochs: int = Field(15, ge=0, description="Passes over the training images; 0 stops fine-tuning at the probe")
+    batch_size: Annotated[Any, BeforeValidator(_size_or_all), SIZE] = Field(
+        128, description="Images of a step; 'all' is batch gradient descent, 1 is stochastic; at most the data"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    focal_gamma: float | None = Field(None, ge=0, description="of the focal loss; 2")
-    drop_last: bool = True
-    balance: Literal["none", "sampling", "weights"] = "none"
-    early_stopping: int | None = Field(None, ge=1)
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    synchronized_batch_norm: bool = False
+    loss: Literal["cross_entropy", "binary_cross_entropy", "focal", "perceptron", "quadratic", "mse", "mae"] | None = (
+        Field(None, description="Left out: the network's own, or that of the task")
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the cross-entropies and the focal loss")
+    focal_gamma: float | None = Field(None, ge=0, description="Of the focal loss; left out: 2")
+    drop_last: bool = Field(True, description="Leave the last, partial batch of an epoch out")
+    balance: Literal["none", "sampling", "weights"] = Field(
+        "none", description="Make up for classes of unlike sizes: draw small ones more often, or weigh them more"
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs without a better val_loss that end training; the best weights are then kept in any case",
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Of training; evaluation and exports compute in float32"
+    )
+    synchronized_batch_norm: bool = Field(False, description="Share the statistics of batch norm between devices")
 
     @model_validator(mode="after")
     def _whole(self) -> "TrainingPart":
@@ -212,45 +230,50 @@ class TrainingPart(Part):
 
 
 class CheckpointPart(Part):
-    """How often the state of training is written, so that it can be resumed.
+    """How often the state of training is written, so that it can be resumed; at its end in any case."""
 
-    When `seconds` have passed since the last, or, where `steps` is given, after every so many batches and every epoch;
-    and at the end, in any case. 0 seconds and no `steps` is at the end only. The last `keep` are kept.
-    """
-
-    seconds: float = Field(60.0, ge=0)
-    steps: int | None = Field(None, ge=1)
-    keep: int = Field(2, ge=1)
+    seconds: float = Field(60.0, ge=0, description="Write when so many have passed; 0 without `steps`: at the end only")
+    steps: int | None = Field(None, ge=1, description="Write after so many batches instead, and after every epoch")
+    keep: int = Field(2, ge=1, description="The last so many are kept")
 
 
 class TransferPart(Part):
-    """Transfer in stages: features of the frozen network, a probe on them, then, where `training.epochs` > 0, the
-    unfrozen network from the probe on; see `finetune.py`.
-
-    `weights` is "imagenet", the name of shipped weights, a path, or "none". `scaling` says how the network of a weights
-    file scaled pixels where the file does not tell: "published", as that of the published weights, or "plain", as
-    keras.applications builds it with weights=None (they differ for EfficientNet B0 to B7 only). `engine` computes the
-    features; `views` is how many of each training image the probe sees, the image itself and `views` - 1 drawn by
-    the augmentation.
-    `penalties` are the L2 strengths tried by cross-validation over `folds`; None is the default path. `unfreeze` counts
-    stages of the backbone from its end; 0 is all of it. Each stage learns at `decay` times the rate of the one above
-    it, the head at the optimizer's own. `batch_norm` within what is unfrozen: "frozen"; "stats", its statistics move;
-    "train", its weights too; None is frozen, or train where the weights are random. `average` tries averages of the
-    probe's and the tuned weights, `calibrate` a temperature.
+    """Transfer in phases: features of the frozen network, a probe on them, then, where `training.epochs` > 0, the
+    unfrozen network from the probe on.
     """
 
-    weights: str = "imagenet"
-    preset: Literal["linear", "light", "full", "bit"] | None = None
-    scaling: Literal["published", "plain"] | None = None
-    engine: Literal["keras", "onnx", "openvino"] = "keras"
-    views: int = Field(1, ge=1)
-    penalties: list[float] | None = Field(None, min_length=1)
-    folds: int = Field(5, ge=2)
-    unfreeze: int = Field(0, ge=0)
-    decay: float = Field(0.4, gt=0, le=1)
-    batch_norm: Literal["frozen", "stats", "train"] | None = None
-    average: bool = True
-    calibrate: bool = True
+    weights: str = Field(
+        "imagenet", description="imagenet, the name of shipped weights, a weights file or a run, or none (random ones)"
+    )
+    preset: Literal["linear", "light", "full", "bit"] | None = Field(
+        None, description="What other keys start from; see the guide to fine-tuning"
+    )
+    scaling: Literal["published", "plain"] | None = Field(
+        None,
+        description="How the network of a weights file scaled pixels, where the file does not tell: as the published "
+        "weights, or as keras.applications with weights=None",
+    )
+    engine: Literal["keras", "onnx", "openvino"] = Field("keras", description="What computes the features")
+    views: int = Field(
+        1, ge=1, description="How many of each training image the probe sees; all but the first are augmented"
+    )
+    penalties: list[float] | None = Field(
+        None,
+        min_length=1,
+        description="L2 strengths in [1e-12, 1e12] tried by cross-validation; left out: the default path",
+    )
+    folds: int = Field(5, ge=2, description="Of the cross-validation")
+    unfreeze: int = Field(0, ge=0, description="Stages of the backbone that learn, from its end; 0 is all of it")
+    decay: float = Field(
+        0.4, gt=0, le=1, description="Each stage learns at so many times the rate of the one above it, the head at 1"
+    )
+    batch_norm: Literal["frozen", "stats", "train"] | None = Field(
+        None,
+        description="Within what learns; stats: its statistics move; train: its weights, too; left out: frozen, or "
+        "train where weights are random",
+    )
+    average: bool = Field(True, description="Try averages of the probe's and the tuned weights")
+    calibrate: bool = Field(True, description="Find a temperature on validation")
 
     @model_validator(mode="after")
     def _whole(self) -> "TransferPart":

@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -59,9 +59,14 @@ class Recipe(Part):
     augmentation: AugmentationPart = AugmentationPart()
     checkpoint: CheckpointPart = CheckpointPart()
     transfer: TransferPart | None = None
-    devices: str = "auto"
-    seed: int = Field(0, ge=0, lt=2**31)
-    watch: bool = True
+    devices: str = Field(
+        "auto", description="auto, cpu, gpu, mirrored[:N], multiworker or tpu; auto: all GPUs, else the CPU"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random")
+    log: list[Literal["gradients", "weights", "feature_maps"]] = Field(
+        ["gradients", "weights", "feature_maps"],
+        description="What is looked at after each epoch, for `watch.jsonl` and TensorBoard; [] writes neither",
+    )
 
     @field_validator("devices")
     @classmethod

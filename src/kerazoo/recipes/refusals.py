@@ -1,15 +1,17 @@
 """What a recipe is refused with: one line that names the key, the value, what it must be, and the nearest names."""
 
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from kerazoo.errors import KerazooError, RecipeError
 
-OF_A_NUMBER = ("bool_", "float_", "int_", "greater_", "less_", "finite_")  # how kinds of pydantic's errors begin
+# how pydantic's errors begin that tell less than `allowed` does
+OF_A_VALUE = (
+    "bool_", "finite_", "float_", "greater_", "int_", "less_", "list_", "literal_error", "string_type", "too_short",
+)  # fmt: skip
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
@@ -30,28 +32,28 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
         return f"recipe: {key}.{message}" if key else f"recipe: {message}"
     field = _field(location, model)
-    if field is not None and (kind == "literal_error" or kind.startswith(OF_A_NUMBER)):
-        message = f"must be {allowed(field)}"
+    if field is not None and kind.startswith(OF_A_VALUE):
+        message = f"must be {allowed(*field)}"
     message = message.replace("Input should be", "must be")
     gap = "" if message.startswith("must ") else ":"
     return f"recipe key {key}{gap} {message}, got {received!r}{_nearest_value(field, received)}"
 
 
-def allowed(field: FieldInfo) -> str:
-    """What the value of `field` must be, in words."""
-    kind = _plain(field.annotation)
+def allowed(annotation: Any, rules: list[Any]) -> str:
+    """What a value must be, in words, by the annotation of its field and the rules beside it."""
+    kind = _plain(annotation)
+    if get_origin(kind) is Annotated:
+        kind, *rules = get_args(kind)
+    if said := [rule for rule in rules if isinstance(rule, str)]:
+        return said[0]
     if get_origin(kind) is Literal:
         *names, last = (repr(name) for name in get_args(kind))
         return f"{', '.join(names)} or {last}" if names else last
-    if said := [note for note in field.metadata if isinstance(note, str)]:
-        return said[0]
-    if kind is bool:
-        return "true or false"
+    if get_origin(kind) is list:
+        return f"a list{' of one or more' if rules else ''}, each item {allowed(get_args(kind)[0], [])}"
     if kind in (int, float):
-        return f"a {'whole ' if kind is int else ''}number{_interval(field.metadata)}"
-    if kind is str:
-        return "a string"
-    return "a list" if get_origin(kind) is list else "a table"
+        return f"a {'whole ' if kind is int else ''}number{_interval(rules)}"
+    return {bool: "true or false", str: "a string"}.get(kind, "a table")
 
 
 def _interval(rules: list[Any]) -> str:
@@ -78,10 +80,15 @@ def parts_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
 
-def _field(location: tuple[int | str, ...], model: type[BaseModel]) -> FieldInfo | None:
-    if len(location) == 2:
-        model = parts_of(model)[str(location[0])]
-    return model.model_fields.get(str(location[-1]))
+def _field(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[Any, list[Any]] | None:
+    """The annotation and the rules of the value at `location`, which may be an item of a list."""
+    parts, (key, *more) = parts_of(model), location
+    if key in parts and more:
+        model, key, more = parts[str(key)], more[0], more[1:]
+    field = model.model_fields.get(str(key))
+    if field is None:
+        return None
+    return (get_args(_plain(field.annotation))[0], []) if more else (field.annotation, field.metadata)
 
 
 def _unknown(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
@@ -104,9 +111,9 @@ def _nearest_keys(location: tuple[int | str, ...], known: list[str], model: type
     ]
 
 
-def _nearest_value(field: FieldInfo | None, received: Any) -> str:
+def _nearest_value(field: tuple[Any, list[Any]] | None, received: Any) -> str:
     """The names that were likely meant, where `field` takes names."""
-    kind = None if field is None else _plain(field.annotation)
+    kind = None if field is None else _plain(field[0])
     if get_origin(kind) is not Literal or not isinstance(received, str):
         return ""
     names = [name for name in get_args(kind) if isinstance(name, str)]

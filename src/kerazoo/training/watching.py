@@ -26,14 +26,18 @@ def logging_callbacks(
 
     What they wrote of the first `epochs` is kept.
     """
-    if not plan.recipe.watch:
+    if not plan.recipe.log:
         yield lambda model: []
         return
     probe = _probe(plan)
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
-        maps = FeatureMaps(writer, probe, _taps(model, plan.entry))
-        return [GradientNorms(writer), WeightNorms(writer), maps, EpochMetrics(writer)]
+        watchers = {
+            "gradients": GradientNorms(writer),
+            "weights": WeightNorms(writer),
+            "feature_maps": FeatureMaps(writer, probe, _taps(model, plan.entry)),
+        }
+        return [*(watcher for name, watcher in watchers.items() if name in plan.recipe.log), EpochMetrics(writer)]
 
     with RunWriter(run.folder, epochs=epochs) as writer:
         yield watch
@@ -46,11 +50,13 @@ def log_kept(
 
     `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own.
     """
-    if not plan.recipe.watch:
+    if not plan.recipe.log:
         return
     with RunWriter(run.folder, epochs=epochs) as writer:
         for name, values in levels.items():
             writer.level(name.partition(":")[0], values, epochs)
+        if "feature_maps" not in plan.recipe.log:
+            return
         maps = FeatureMaps(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
         maps.on_epoch_end(epochs)
