@@ -46,15 +46,21 @@ def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview],
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
+    with replacing(path, sync=sync) as temporary, temporary.open("wb") as file:
+        for block in (content,) if isinstance(content, bytes) else content:
+            file.write(block)
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, for what writes files by itself; at the end the file there becomes `path`.
+
+    Where the body fails, nothing is left of it and `path` is as it was. Raises OSError, which names `path`.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
-            for block in (content,) if isinstance(content, bytes) else content:
-                file.write(block)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
+        put(temporary, path, sync=sync)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -62,6 +68,14 @@ def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview],
             error.filename = str(path)
             error.filename2 = None
         raise
+
+
+def put(written: Path, path: Path, *, sync: bool = True) -> None:
+    """Give the file `written`, which is whole, the name `path`, once it is on the disk. Raises OSError."""
+    if sync:
+        with written.open("r+b") as file:
+            os.fsync(file.fileno())
+    written.replace(path)
 
 
 def write_array(path: Path, array: "np.ndarray") -> None:

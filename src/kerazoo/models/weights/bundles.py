@@ -16,7 +16,7 @@ from typing import Any
 
 from kerazoo.caches import cache_folder
 from kerazoo.errors import WeightsError
-from kerazoo.files import file_hash, sha256
+from kerazoo.files import file_hash, replacing, sha256
 from kerazoo.models.weights.download import FOLDER, alone, put_in_place
 from kerazoo.models.weights.http import check_room, no_room
 from kerazoo.models.weights.published import CHUNK, Published, file_problem, manifest
@@ -40,19 +40,18 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
         for file, (entry, path) in ordered
     ]  # fmt: skip
     index = json.dumps({"kerazoo_weights": VERSION, "weights": rows}, indent=1).encode() + b"\n"
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     try:
         check_room(output.parent, sum(row["size"] for row in rows), output.name)
-        with tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            replacing(output) as temporary,
+            tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar,
+        ):
             tar.addfile(_member(INDEX, len(index)), io.BytesIO(index))
             for row, (_, (_, path)) in zip(rows, ordered, strict=True):
                 with path.open("rb") as opened:
                     tar.addfile(_member(f"weights/{row['file']}", row["size"]), opened)
-        temporary.replace(output)
     except OSError as error:
         raise WeightsError(f"{output} cannot be written: {error.strerror}; name another --output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return rows
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kerazoo.caches import cache_folder, cache_path
 from kerazoo.errors import WeightsError
-from kerazoo.files import NotRegularError, is_locked, locked, sha256, write_whole
+from kerazoo.files import NotRegularError, is_locked, locked, put, sha256, write_whole
 from kerazoo.models.weights.http import (
     PAUSE,
     TIMEOUT,
@@ -96,9 +96,7 @@ def put_in_place(part: Path, entry: Published) -> Path:
     path = cache_paths(entry)[0]
     if entry.checked_by == "structure":
         write_whole(_record(path), f"{sha256(part)}  {entry.file}\n")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    put(part, path)
     return path
 
 

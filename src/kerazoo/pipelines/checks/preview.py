@@ -1,6 +1,6 @@
 """An image of training images as augmentation shows them."""
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kerazoo.errors import RecipeError
+from kerazoo.files import write_whole
 from kerazoo.pipelines.checks.check import Report
 from kerazoo.pipelines.data.load import read_examples
 from kerazoo.pipelines.input.augmentation import Augmentation
@@ -43,13 +44,10 @@ def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, see
                 drawn = to_uint8(augmentation.mix(drawn, tf.zeros((count, 1)), seeds)[0])
             grid[:, :, epoch + 1] = drawn.numpy()
     pixels = grid.reshape(count * height, columns * width, channels)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        # of many channels the first three are shown for colours
-        Image.fromarray(pixels[..., 0] if channels < 3 else pixels[..., :3]).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    png = io.BytesIO()
+    # of many channels the first three are shown for colours
+    Image.fromarray(pixels[..., 0] if channels < 3 else pixels[..., :3]).save(png, format="PNG")
+    write_whole(path, png.getvalue())
 
 
 def show_augmented_images(
