@@ -19,6 +19,7 @@ from conftest import free_ports
 from kerazoo.errors import RecipeError
 from kerazoo.models.build import build
 from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.devices.cluster import JAX_VARIABLES
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.recipes.device_names import parse_devices
@@ -281,7 +282,7 @@ def test_devices_that_are_not_there(name, message, monkeypatch):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU here")
     tf.constant(0) + 1
-    for variable in ("TF_CONFIG", "SLURM_JOB_ID"):
+    for variable in ("TF_CONFIG", "SLURM_JOB_ID", *JAX_VARIABLES):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(RecipeError, match=message):
         open_devices(name)

@@ -1,4 +1,8 @@
-"""The cluster a worker belongs to: read from TF_CONFIG, or from the variables that Slurm's `srun` sets."""
+"""The cluster a worker belongs to: read from TF_CONFIG, JAX's variables, or those that Slurm's `srun` sets.
+
+TensorFlow's own resolvers check nothing, and its one for Slurm gives workers the addresses of others (a test pins it);
+JAX's own one is asked where none of these is set: docs/decisions/0013-own-code.md.
+"""
 
 import itertools
 import json
@@ -10,6 +14,7 @@ from typing import Any
 from kerazoo.errors import RecipeError
 
 GUIDE = "docs/clusters.md shows how to start them"
+JAX_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 FIRST_PORT, PORTS = 20_000, 10_000  # a Slurm job listens at FIRST_PORT + its number modulo PORTS
 
 
@@ -22,17 +27,50 @@ class Cluster:
 
     addresses: tuple[str, ...]
     worker: int
+    count: int | None = None  # of workers, where only the first one's address is known
+
+    @property
+    def size(self) -> int:
+        """The number of workers."""
+        return self.count or len(self.addresses)
 
 
-def read_cluster(environment: Mapping[str, str]) -> Cluster:
-    """The cluster that TF_CONFIG describes, else the one of Slurm's variables. Raises RecipeError in one line."""
+def read_cluster(environment: Mapping[str, str], *, jax: bool = False) -> Cluster | None:
+    """The cluster that TF_CONFIG describes, else the one of JAX's variables (with `jax`), else of Slurm's.
+
+    None where `jax` and none of these is set: JAX then looks itself (Open MPI, Kubernetes, Cloud TPU). Raises
+    RecipeError in one line.
+    """
     if "TF_CONFIG" in environment:
         return from_tf_config(environment["TF_CONFIG"])
+    named = [name for name in JAX_VARIABLES if name in environment]
+    if named and jax:
+        return from_jax(environment)
     if "SLURM_JOB_ID" in environment:
         return from_slurm(environment)
+    if jax:
+        return None
+    hint = f" ({named[0]} is read with KERAS_BACKEND=jax only)" if named else ""
     raise RecipeError(
-        "devices=multiworker finds no cluster: set TF_CONFIG for every worker, or start them by Slurm's srun; " + GUIDE
+        f"devices=multiworker finds no cluster{hint}: set TF_CONFIG for every worker, or start them by Slurm's srun; "
+        + GUIDE
     )
+
+
+def from_jax(environment: Mapping[str, str]) -> Cluster:
+    """The cluster of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises RecipeError."""
+    if missing := [name for name in JAX_VARIABLES if not environment.get(name)]:
+        raise RecipeError(f"{missing[0]} is not set; set all of {', '.join(JAX_VARIABLES)}; " + GUIDE)
+    address, *numbers = (environment[name] for name in JAX_VARIABLES)
+    if not _is_address(address):
+        raise RecipeError(f"JAX_COORDINATOR_ADDRESS must be host:port, got {address!r}; " + GUIDE)
+    for name, number in zip(JAX_VARIABLES[1:], numbers, strict=True):
+        if not re.fullmatch(r"\d{1,6}", number):
+            raise RecipeError(f"{name} must be a whole number, got {number!r}; " + GUIDE)
+    count, worker = map(int, numbers)
+    if worker >= count:
+        raise RecipeError(f"JAX_PROCESS_ID must be from 0 to JAX_NUM_PROCESSES - 1, got {worker} of {count}; " + GUIDE)
+    return Cluster((address,), worker, count)
 
 
 def from_tf_config(text: str) -> Cluster:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kerazoo.errors import RecipeError
 from kerazoo.keras_private import check_versions
-from kerazoo.pipelines.devices.cluster import Cluster, read_cluster
+from kerazoo.pipelines.devices.cluster import GUIDE, JAX_VARIABLES, Cluster, read_cluster
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.recipes.device_names import parse_devices
 from kerazoo.startup import quiet_start, start_tensorflow
@@ -24,18 +24,14 @@ def open_devices(name: str = "auto") -> Devices:
     N logical CPUs. `multiworker` waits for all workers. Raises RecipeError that says what is there.
     """
     kind, count = parse_devices(name)
-    cluster = read_cluster(os.environ) if kind == "multiworker" else None
-    if cluster is not None and len(cluster.addresses) == 1:
+    cluster = read_cluster(os.environ, jax=_is_on_jax()) if kind == "multiworker" else None
+    if cluster is not None and cluster.size == 1:
         kind, cluster = "auto", None
     if cluster is not None:
-        log.info(
-            f"worker {cluster.worker} of {len(cluster.addresses)} waits for the others ({cluster.addresses[0]} leads)"
-        )
+        log.info(f"worker {cluster.worker} of {cluster.size} waits for the others ({cluster.addresses[0]} leads)")
     with quiet_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import keras
-
-        on_jax = keras.config.backend() == "jax"
+        on_jax = _is_on_jax()
         try:
             found: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
         except RecipeError as error:
@@ -44,6 +40,14 @@ def open_devices(name: str = "auto") -> Devices:
         raise found
     start_tensorflow()
     return found
+
+
+def _is_on_jax() -> bool:
+    """Whether Keras computes by JAX."""
+    with quiet_start():
+        import keras
+
+    return bool(keras.config.backend() == "jax")
 
 
 def _on_tensorflow(kind: str, count: int | None, cluster: Cluster | None) -> Devices:
@@ -124,14 +128,12 @@ def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
         raise RecipeError("devices=mirrored is of the TensorFlow backend; JAX takes auto, cpu, gpu, multiworker or tpu")
     if kind == "cpu":
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
-    if cluster is not None:
+    if kind == "multiworker":
         _keep_standard_output()
-        keras.distribution.initialize(",".join(cluster.addresses), len(cluster.addresses), cluster.worker)
+        _join_jax(cluster)
         found = keras.distribution.list_devices()
         whole = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
-        return Devices(
-            "machines by JAX", len(found), cluster.worker, len(cluster.addresses), distribution=whole
-        )  # fmt: skip
+        return Devices("machines by JAX", len(found), jax.process_index(), jax.process_count(), distribution=whole)
     try:
         platform = jax.devices(None if kind == "auto" else kind)[0].platform.upper()
     except RuntimeError as error:
@@ -139,6 +141,22 @@ def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
             f"devices={kind}: JAX finds {jax.devices()[0].platform} only; install JAX for it, or use devices=auto"
         ) from error
     return Devices(f"one {platform} by JAX" if platform != "CPU" else "CPU by JAX")
+
+
+def _join_jax(cluster: Cluster | None) -> None:
+    """Connect this process to the others of `cluster`; of the one that JAX finds, where it is None."""
+    import keras
+
+    if cluster is not None:
+        keras.distribution.initialize(cluster.addresses[0], cluster.size, cluster.worker)
+        return
+    try:
+        keras.distribution.initialize()
+    except ValueError as error:  # JAX knows of no cluster
+        raise RecipeError(
+            f"devices=multiworker finds no cluster: set TF_CONFIG or {', '.join(JAX_VARIABLES)} for every worker, or "
+            f"start them by Slurm's srun; {GUIDE}"
+        ) from error
 
 
 def _keep_standard_output() -> None:
