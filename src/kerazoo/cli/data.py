@@ -44,7 +44,6 @@ def check(
     from kerazoo.pipelines.input.augmentation import augmentation_of
     from kerazoo.terminal import progress_bar
 
-    augmentation = augmentation_of(recipe.augmentation)  # refuses what it does not know before any work
     with progress_bar() as progress:
         report = run_check(recipe.data, write=write, progress=progress)
     if as_json:
@@ -52,6 +51,7 @@ def check(
     else:
         table(report)
     if show_augmented is not None:
+        augmentation = augmentation_of(recipe.augmentation)
         show_augmented_images(recipe.data, augmentation, report, show_augmented, seed=recipe.seed)
         say(f"drawn: {show_augmented}")
     if report.spoiled:

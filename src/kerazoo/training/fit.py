@@ -19,12 +19,10 @@ from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches,
 from kerazoo.pipelines.input.images import prepared
 from kerazoo.runs.run import Run
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
-from kerazoo.training.plan import Plan, precision
+from kerazoo.training.plan import EVALUATED, Plan, precision
 from kerazoo.training.watching import logging_callbacks
 
 log = logging.getLogger("kerazoo")
-
-EVALUATED = 64  # examples in a batch of validation
 
 
 def build_network(plan: Plan, devices: Devices) -> keras.Model:

@@ -66,7 +66,7 @@ def plan(recipe: Recipe, devices: Devices, *, examples: Examples | None = None) 
     its data or its weights are bad.
     """
     entry = find(recipe.model.name)
-    augmentation = augmentation_of(recipe.augmentation)  # refuses what it does not know before any data is read
+    augmentation = augmentation_of(recipe.augmentation)
     if examples is None:
         examples = load_examples(recipe.data)
     recipe = resolve_batch_size(recipe, examples, devices)
@@ -95,7 +95,6 @@ def resolve_preset(recipe: Recipe) -> tuple[Recipe, Examples]:
     transfer = recipe.transfer or TransferPart()
     recipe = recipe.model_copy(update={"transfer": transfer})
     check_preset(recipe)
-    augmentation_of(recipe.augmentation)  # refuses what it does not know before any data is read
     check_weights(entry, transfer.weights)
     examples = load_examples(recipe.data)
     if transfer.preset is None:
