@@ -24,17 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     "transfer": {"training", "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs"},
     "serving": {"exports", "models", "pipelines", "runs", "tasks"},
 }  # fmt: skip
-FLOOR = {
-    "errors",
-    "files",
-    "arrays",
-    "caches",
-    "startup",
-    "terminal",
-    "version",
-    "keras_private",
-}  # modules that every room may import
-TOP = {"__init__", "__main__", "api", "cli"}  # may import every room
+# modules that every room may import
+FLOOR = {"errors", "files", "arrays", "caches", "startup", "terminal", "version", "keras_private"}
+TOP = {"__init__", "__main__", "api"}  # may import every room
+CLI = {"api"}  # what the command line may import, beside the floor and itself
+CLI_ALONE = {"kerazoo.cli.weights": {"models"}}  # and what one of its modules may
 
 
 def name_of(path: Path) -> str:

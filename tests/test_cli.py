@@ -120,28 +120,28 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
     data = make_images(tmp_path / "data")
     small = ["--set", "data.size=28", "--set", "data.channels=1", "--set", "training.batch_size=4", "--json"]
     names = ["--backbone", "mlp=none", "--backbone", "bottleneck_cnn=mnist"]
-    code, out, err = call(monkeypatch, capsys, "probe", data, *names, *small)
+    code, out, err = call(monkeypatch, capsys, "rank", data, *names, *small)
     assert code == 0, err
     ranked = json.loads(out)["ranked"]
     assert {row["backbone"]: row["weights"] for row in ranked} == {"mlp": "none", "bottleneck_cnn": "mnist"}
     assert not list(here.iterdir())
-    start = ["finetune", data, "--backbone", "bottleneck_cnn", "--weights", "mnist", "--probe-only", "--name", "run"]
+    start = [
+        "finetune",
+        data,
+        "--backbone",
+        "bottleneck_cnn",
+        "--weights",
+        "mnist",
+        "--preset",
+        "linear",
+        "--name",
+        "run",
+    ]
     code, out, err = call(monkeypatch, capsys, *start, *small)
     assert code == 0, err
     phases = {stage["name"]: stage for stage in json.loads(out)["phases"]}
     assert phases["probe"]["score"] == next(row["score"] for row in ranked if row["backbone"] == "bottleneck_cnn")
     assert phases["features"]["computed"] == 0  # the ranking left them
-    for more in (
-        ["--set", "training.epochs=1"],
-        ["--epochs", "1"],
-        ["--set", "transfer.preset=full"],
-        ["--preset", "bit"],
-    ):
-        code, _, err = call(monkeypatch, capsys, *start, *small, *more)
-        assert (code, err) == (
-            2,
-            "kerazoo: --probe-only stops before training; leave it out, or training.epochs and transfer.preset\n",
-        )
     kept = here / "linear.toml"
     kept.write_text(f'model.name = "mlp"\ndata.path = "{data}"\ntransfer.preset = "linear"\n')
     for command in (["finetune", data, "--preset", "linear"], ["train", kept]):
@@ -251,10 +251,10 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
             "pipe.jpg  it cannot be read: it is a named pipe; only regular files are read"
         )
 
-    code, out, _ = call(monkeypatch, capsys, "train", "mlp", "--data", data, "--lr-find", "rates.svg", "--json")
+    code, out, _ = call(monkeypatch, capsys, "try", "mlp", "--data", data, "--learning-rate", "rates.svg", "--json")
     assert (here / "rates.svg").read_text().startswith("<")
     assert (json.loads(out)["suggestion"] is None) == bool(code)
-    code, out, _ = call(monkeypatch, capsys, "train", "mlp", "--data", data, "--overfit-one-batch", "--json")
+    code, out, _ = call(monkeypatch, capsys, "try", "mlp", "--data", data, "--one-batch", "--json")
     assert (code, json.loads(out)["passed"]) == (0, True)
 
     broken = tmp_path / "broken.toml"
@@ -262,19 +262,11 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
         (train, "run runs/one exists and is finished; choose another --name"),
-        (["train", "--resume", "one", "--epochs", "3"], "leave --epochs out"),
-        (["train", "--resume", "one"], "run .*runs/one is finished"),
-        (["train", "--resume", "three"], "there is no run .*runs/three to go on with"),
-        (["train"], "there is no model: name one"),
-        (
-            ["train", "mlp", "--data", data, "--lr-find", "no/rates.svg"],
-            "--lr-find no/rates.svg: there is no folder no;",
-        ),
-        (
-            ["train", "mlp", "--data", data, "--lr-find", "a.svg", "--overfit-one-batch"],
-            "leave --overfit-one-batch out",
-        ),
-        (["train", "mlp", "--data", data, "--lr-find", "a.svg", "--name", "new"], "create no run; leave --name out"),
+        (["resume", "one"], "run .*runs/one is finished"),
+        (["resume", "three"], "there is no run .*runs/three to go on with"),
+        (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
+        (["try", "mlp", "--data", data], "takes either --learning-rate CHART.svg or --one-batch"),
+        (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none: an export is"),
         (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name, of 200 bytes at most"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices='both' is none of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
@@ -282,7 +274,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
         (["predict", "saved_models/none", data], "there is no run saved_models/none"),
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
-        (["train", "mlp"], "there is no data"),
+        (["train", "mlp"], "recipe key data is missing; name it with --data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
         (["train", broken, "--data", data], "recipe key data.path: 'data' is 'images'"),
     ):
@@ -340,19 +332,18 @@ WRONG = [
     (["train", "nosuch", "--data", "data"], "no model is called 'nosuch'"),
     (["train", "mlp", "--data", "nosuch"], "there is no folder or file nosuch"),
     (["train", "mlp", "--data", "typo.toml"], "typo.toml is not an image folder, an .npz file or a table"),
-    (["train", "mlp", "--data", "nosuch", "--overfit-one-batch"], "there is no folder or file nosuch"),
-    (["train", "mlp", "--data", "data", "--lr-find", "no/a.svg"], "--lr-find no/a.svg: there is no folder no"),
+    (["try", "mlp", "--data", "nosuch", "--one-batch"], "there is no folder or file nosuch"),
+    (["try", "mlp", "--data", "data", "--learning-rate", "no/a.svg"], "the chart no/a.svg cannot be written"),
     (["train", "mlp", "--data", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
     (["train", "mlp", "--data", "data", "--set", "bad=1"], "the recipe has no key 'bad'"),
     (["train", "mlp", "--data", "data", "--devices", "bad"], "devices='bad' is none of auto, cpu"),
     (["train", "typo.toml", "--data", "data"], "the recipe has no key 'trainin'"),
     (["train", "nosuch.toml"], "there is no recipe nosuch.toml"),
-    (["train", "--resume", "nosuch"], "to go on with"),
-    (["train", "--resume", "run", "--lr", "0.1"], "leave --lr out"),
+    (["resume", "nosuch"], "to go on with"),
     (["train", "mlp", "--data", "data", "--batch-size", "many"], "training.batch_size"),
     (
         ["train", "mlp", "--data", "data", "--lr", "0.1", "--set", "optimizer.learning_rate=0.2"],
-        "--lr 0.1 and --set optimizer.learning_rate=0.2 are two values of one key; leave one out",
+        "optimizer.learning_rate is set twice, to 0.1 and to 0.2; remove one of them",
     ),
     (
         ["train", "mlp", "--data", "nosuch", "--batch-size", "8", "--set", "training.batch_size=8"],
@@ -362,15 +353,21 @@ WRONG = [
     (["finetune", "data", "--backbone", "nosuch"], "no model is called 'nosuch'"),
     (["finetune", "data", "--weights", "nosuch.h5"], "there are no weights 'nosuch.h5' for mobilenet_v2_100"),
     (["finetune", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
-    (["finetune", "data", "--size", "64", "--set", "data.size=65"], "--size 64 and --set data.size=65 are two values"),
-    (["probe", "nosuch"], "there is no folder or file nosuch"),
-    (["probe", "data", "--backbone", "vgg16=nosuch"], "there are no weights 'nosuch' for vgg16"),
+    (["finetune", "data", "--size", "64", "--set", "data.size=65"], "data.size is set twice, to 64 and to 65"),
+    (["rank", "nosuch"], "there is no folder or file nosuch"),
+    (["rank", "data", "--backbone", "vgg16=nosuch"], "there are no weights 'nosuch' for vgg16"),
     (["evaluate", "nosuch"], "there is no run nosuch"),
     (["evaluate", "run", "--data", "nosuch"], "there is no folder or file nosuch"),
     (["predict", "nosuch", "data"], "there is no run nosuch"),
     (["predict", "run", "nosuch.jpg"], "there is no file or folder nosuch.jpg"),
     (["export", "nosuch"], "there is no run nosuch"),
     (["export", "run", "--name", "../up"], "export name '../up' must be a plain folder name"),
+    (["verify", "nosuch", "--run", "run"], "there is no export nosuch"),
+    (["train", "--resume", "run"], "`train --resume` has another name: kerazoo resume RUN"),
+    (["train", "mlp", "--lr-find=a.svg"], "kerazoo try MODEL --data DATA --learning-rate CHART.svg"),
+    (["train", "mlp", "--overfit-one-batch"], "kerazoo try MODEL --data DATA --one-batch"),
+    (["finetune", "data", "--probe-only"], "kerazoo finetune DATA --preset linear"),
+    (["probe", "data"], "`probe` has another name: kerazoo rank DATA"),
     (["check", "nosuch"], "there is no folder or file nosuch"),
     (["check", "empty"], "the folder empty is empty; name one that holds a folder of images for each class"),
     (["check", "data", "--policy", "wild"], "recipe key augmentation.policy"),

@@ -127,7 +127,7 @@ def test_run_json(run, made, amount):
     path = run / "run.json"
     values = json.loads(path.read_text())
     contents = [*damages(path.read_bytes(), amount), *swapped(values, amount)]
-    recipe, examples = Run(run).recipe(), load_examples(made[1])
+    recipe, examples = Run(run).recipe, load_examples(made[1])
 
     def go_on():
         with started(run, recipe, examples, start_weights="a" * 64, devices="cpu"):
@@ -199,7 +199,7 @@ def test_a_run_with_damage_that_only_informs_goes_on(run, made, said):
         (run / name).write_bytes(b"\xff\xfe" + b"[" * 5000)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     (run / "tensorboard").write_text("no folder")
-    again = train(Run(run).recipe(), name="made", root=run.parent)
+    again = train(Run(run).recipe, name="made", root=run.parent)
     assert again.status == "finished"
     assert any("environment.json cannot be used" in line for line in said)
     assert (again.folder / "environment.json.damaged").is_file()

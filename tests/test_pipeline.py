@@ -28,6 +28,7 @@ from kerazoo.errors import DataError, GateError, KerazooError, ModelError, Recip
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import answers_of, evaluate, recorded_evaluation
 from kerazoo.exports.export import _passport, export_run, write_saved_model
+from kerazoo.exports.folder import find_export
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json, sha256
@@ -39,7 +40,7 @@ from kerazoo.pipelines.data.load import load_examples
 from kerazoo.recipes.recipe import make_recipe, read_recipe
 from kerazoo.runs.begin import choose_folder
 from kerazoo.runs.run import open_run, unfinished
-from kerazoo.serving.predict import find_export, predict
+from kerazoo.serving.predict import predict
 from kerazoo.training.optimizers import make_optimizer
 from kerazoo.training.plan import momentum_for
 from kerazoo.training.train import train
@@ -155,11 +156,11 @@ def test_folders_and_files_are_taken_as_text(run, export, images, tmp_path):
     assert load_spec(str(tmp_path)) == spec
     load_features(model, str(run.folder))
     assert read_recipe(f"{run.folder}/recipe.toml")["model"]["name"] == spec.name
-    assert choose_folder(run.recipe(), "new", name="new", root=str(tmp_path)) == tmp_path / "new"
+    assert choose_folder(run.recipe, "new", name="new", root=str(tmp_path)) == tmp_path / "new"
     for place in (str(tmp_path), str(tmp_path / "none")):
         with pytest.raises(RunError, match="there is no run"):
             unfinished(place)
-    assert len(predict(str(export), [str(images / "circle" / "00.png")])) == 1
+    assert len(list(predict(str(export), [str(images / "circle" / "00.png")]))) == 1
     with pytest.raises(RunError, match="must be a plain folder name"):
         export_run(run, name="../up", root=str(tmp_path))
 
@@ -212,11 +213,11 @@ def test_both_signatures_and_a_run_agree(run, export, images):
     assert set(arrays) == set(contents)
     for key in arrays:
         np.testing.assert_array_equal(arrays[key], contents[key])
-    from_run, from_export = predict(run.folder, files), predict(export, files)
+    from_run, from_export = list(predict(run.folder, files)), list(predict(export, files))
     for a, b in zip(from_run, from_export, strict=True):
         assert (a.path, a.top[0][0]) == (b.path, b.top[0][0])
         assert a.top[0][1] == pytest.approx(b.top[0][1], abs=1e-5)
-    everything = [predict(model, [images]) for model in (run.folder, export, export.parent)]
+    everything = [list(predict(model, [images])) for model in (run.folder, export, export.parent)]
     assert [len(found) for found in everything] == [40, 40, 40]  # a whole batch, and a part of one
     for a, *others in zip(*everything, strict=True):
         for b in others:
@@ -248,7 +249,7 @@ def test_a_passport_that_was_changed_is_refused(export, images, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(RunError, match=message):
-            predict(tmp_path, [images])
+            list(predict(tmp_path, [images]))
 
 
 DAMAGED = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001")
@@ -263,7 +264,7 @@ def test_a_damaged_export_is_one_line(export, images, tmp_path, name):
         with pytest.raises(
             RunError, match=r"there is no run|cannot be loaded \(.*it is damaged: export the run"
         ) as error:
-            predict(tmp_path, [images])
+            list(predict(tmp_path, [images]))
         assert "\n" not in str(error.value)
 
 
@@ -392,7 +393,7 @@ def test_a_file_that_was_changed_is_named(run, images, tmp_path, name, change):
     for use in (
         lambda: export_run(run, root=tmp_path),
         lambda: evaluate(run),
-        lambda: predict(run.folder, [images]),
+        lambda: list(predict(run.folder, [images])),
     ):
         with changed(run, name, change, sealed=False), pytest.raises(RunError) as error:
             use()
@@ -413,7 +414,7 @@ def test_names_are_those_of_the_data_even_where_the_digest_was_changed_too(run, 
 
 def test_metrics_are_those_of_the_recorded_answers_whatever_run_json_says(run):
     results = read_json(run.folder / "run.json")["results"]
-    spec, examples = load_spec(run.folder), load_examples(run.recipe().data)
+    spec, examples = load_spec(run.folder), load_examples(run.recipe.data)
     evaluation = recorded_evaluation(run, spec, examples, "val")
     found = evaluation.summary()
     with changed(run, "run.json", put_in("results", val_accuracy=0.125, val_loss=0.125), sealed=False):

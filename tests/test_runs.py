@@ -73,16 +73,16 @@ def test_an_edited_recipe_is_not_gone_on_with(data, cut):
     said = r"recipe.toml was edited since the run began \(training.batch_size was 8, is 4\), .*; undo that, or begin"
     with pytest.raises(RunError, match=said):
         unfinished(cut)
-    for recipe in (recipe_for(data), Run(cut).recipe()):
+    for recipe in (recipe_for(data), Run(cut).recipe):
         with pytest.raises(RunError, match=said):
             choose_folder(recipe, "mlp-shapes", name="one", root=cut.parent)
 
 
 def test_an_edited_recipe_is_no_run_of_the_same_recipe(data, cut):
     numbered = cut.rename(cut.parent / "mlp-shapes-1")
-    assert choose_folder(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent) == numbered
+    assert choose_folder(Run(numbered).recipe, "mlp-shapes", name=None, root=cut.parent) == numbered
     edit(numbered, "seed = 0", "seed = 1")
-    assert choose_folder(Run(numbered).recipe(), "mlp-shapes", name=None, root=cut.parent).name == "mlp-shapes-2"
+    assert choose_folder(Run(numbered).recipe, "mlp-shapes", name=None, root=cut.parent).name == "mlp-shapes-2"
 
 
 def test_comments_in_a_recipe_may_change(cut):

@@ -332,7 +332,7 @@ def of_preset(preset, *settings):
 @pytest.mark.parametrize(
     ("preset", "setting", "reason"),
     [
-        ("linear", "training.epochs=2", "training.epochs=2 contradicts transfer.preset='linear' (--probe-only), which"),
+        ("linear", "training.epochs=2", "training.epochs=2 contradicts transfer.preset='linear', which"),
         ("linear", "training.epochs=15", "training.epochs=15 contradicts"),  # the default without a preset
         ("linear", "transfer.unfreeze=2", "transfer.unfreeze=2 contradicts"),
         ("linear", "transfer.decay=0.5", "transfer.decay=0.5 contradicts"),
@@ -685,7 +685,7 @@ def test_replicas_and_jax_give_what_one_device_gives(data, tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found.append({stage["name"]: stage for stage in json.loads(done.stdout)["phases"]})
-    ranking = [*command[:3], "probe", str(data), "--backbone", "bottleneck_cnn=mnist", "--devices", "mirrored:2"]
+    ranking = [*command[:3], "rank", str(data), "--backbone", "bottleneck_cnn=mnist", "--devices", "mirrored:2"]
     done = subprocess.run(
         [*ranking, "--json", "--set", "data.size=28"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

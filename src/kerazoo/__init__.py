@@ -1,23 +1,69 @@
 """kerazoo: a Keras 3 / TensorFlow model zoo with a transfer-learning pipeline.
 
-Importing this package imports neither keras nor tensorflow, and touches no device, network or seed.
+Importing this package imports neither keras, tensorflow nor numpy, and touches no device, network or seed: each name is
+imported when it is first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kerazoo.models.build import build
-from kerazoo.models.registry import list_models
 from kerazoo.version import __version__
 
-__all__ = ["__version__", "build", "callbacks", "list_models"]
+if TYPE_CHECKING:
+    from kerazoo import callbacks
+    from kerazoo.api import (
+        build,
+        check,
+        describe,
+        evaluate,
+        export,
+        finetune,
+        list_models,
+        load_examples,
+        open_export,
+        open_run,
+        predict,
+        rank,
+        resume,
+        train,
+        verify,
+    )
+    from kerazoo.api.run import Run
+    from kerazoo.errors import InputError, KerazooError
+    from kerazoo.evaluation.answers import Evaluation
+    from kerazoo.exports.folder import Export
+    from kerazoo.pipelines.data.examples import Examples
+    from kerazoo.preprocessing.preprocessing import Preprocessing
+    from kerazoo.recipes.recipe import Recipe
+    from kerazoo.serving.predict import Prediction
+
+__all__ = [
+    "Evaluation", "Examples", "Export", "InputError", "KerazooError", "Prediction", "Preprocessing", "Recipe", "Run",
+    "__version__", "build", "callbacks", "check", "describe", "evaluate", "export", "finetune", "list_models",
+    "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train", "verify",
+]  # fmt: skip
+
+PLACES = {  # modules of names that are not functions of `kerazoo.api`
+    "Evaluation": "kerazoo.evaluation.answers",
+    "Examples": "kerazoo.pipelines.data.examples",
+    "Export": "kerazoo.exports.folder",
+    "InputError": "kerazoo.errors",
+    "KerazooError": "kerazoo.errors",
+    "Prediction": "kerazoo.serving.predict",
+    "Preprocessing": "kerazoo.preprocessing.preprocessing",
+    "Recipe": "kerazoo.recipes.recipe",
+    "Run": "kerazoo.api.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`kerazoo.callbacks` imports keras, and does so when it is first used."""
+    """A public name, imported when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "callbacks":
         return importlib.import_module("kerazoo.callbacks")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(PLACES.get(name, "kerazoo.api")), name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,7 @@ class RunError(InputError):
 
 
 class GateError(KerazooError):
-    """An export that does not answer as the evaluated model did; it is not kept."""
+    """An export that does not answer as the evaluated model did; `kerazoo export` does not keep it."""
 
 
 class Interrupted(KerazooError):

@@ -11,13 +11,14 @@ import typer
 
 from kerazoo.cli import weights as cli_weights
 from kerazoo.cli.data import check
-from kerazoo.cli.export import export
+from kerazoo.cli.export import export, verify
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
 from kerazoo.cli.runs import evaluate, predict
 from kerazoo.cli.signals import stoppable
-from kerazoo.cli.train import finetune, probe, train
-from kerazoo.errors import KerazooError, is_out_of_memory
+from kerazoo.cli.train import finetune, resume, train
+from kerazoo.cli.trials import rank, try_
+from kerazoo.errors import InputError, KerazooError, is_out_of_memory
 from kerazoo.version import __version__
 
 app = typer.Typer(
@@ -27,6 +28,13 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cli_weights.app, name="weights")
 
+RENAMED = {  # what commands and flags of earlier versions are called now
+    ("probe", ""): "rank DATA",
+    ("train", "--resume"): "resume RUN",
+    ("train", "--lr-find"): "try MODEL --data DATA --learning-rate CHART.svg",
+    ("train", "--overfit-one-batch"): "try MODEL --data DATA --one-batch",
+    ("finetune", "--probe-only"): "finetune DATA --preset linear",
+}
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
 STOPPED = "kerazoo: stopped"
@@ -49,8 +57,9 @@ def options(
     """A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline."""
 
 
-for command in (models, check, train, finetune, probe, evaluate, predict, export):
-    app.command()(command)
+COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify)
+for command in COMMANDS:
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def main() -> None:
@@ -58,6 +67,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         with log_to_stderr(), stoppable(at_the_end=True):
+            _check_names(arguments)
             app(standalone_mode=True)
     except (KerazooError, OSError) as error:
         if "--traceback" in arguments:
@@ -72,8 +82,16 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt) as error:  # an interrupt once typer had done its part
         code = error.code if isinstance(error, SystemExit) else CTRL_C
         if code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
-            say(STOPPED + (GOES_ON if arguments[:1] in (["train"], ["finetune"]) else ""))
+            say(STOPPED + (GOES_ON if arguments[:1] in (["train"], ["finetune"], ["resume"]) else ""))
         sys.exit(code)
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Raise InputError where a command or a flag has another name now."""
+    flags = {argument.partition("=")[0] for argument in arguments[1:]}
+    for (command, flag), now in RENAMED.items():
+        if arguments[:1] == [command] and (not flag or flag in flags):
+            raise InputError(f"`{f'{command} {flag}'.strip()}` has another name: kerazoo {now}")
 
 
 if __name__ == "__main__":

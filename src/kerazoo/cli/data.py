@@ -1,14 +1,14 @@
 """The command that looks at data: check."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kerazoo.cli.options import DATA, Set, override_flags
+from kerazoo import api
+from kerazoo.cli.options import DATA, Set
 from kerazoo.cli.output import Json, print_json, say
-from kerazoo.cli.train import check_paths
-from kerazoo.startup import start_tensorflow
+from kerazoo.cli.tables import table
 
 
 def check(
@@ -31,28 +31,15 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look at every image with the decoder of training; exit code 1 if something would spoil a result."""
-    from kerazoo.recipes.recipe import make_recipe
-
-    values: dict[str, Any] = {"model": {"name": "-"}, "data": {"path": data}, "augmentation": {"policy": policy}}
-    override_flags(values, {"--manifest": manifest, "--group": group, "--validation": validation}, settings)
-    recipe = make_recipe(values, settings or [])
-    check_paths(recipe)
-    start_tensorflow()
-    from kerazoo.cli.tables import table
-    from kerazoo.pipelines.checks.check import check as run_check
-    from kerazoo.pipelines.checks.preview import show_augmented_images
-    from kerazoo.pipelines.input.augmentation import augmentation_of
-    from kerazoo.terminal import progress_bar
-
-    with progress_bar() as progress:
-        report = run_check(recipe.data, write=write, progress=progress)
+    report = api.check(
+        data, write=write, manifest=manifest, group=group, validation=validation, show_augmented=show_augmented,
+        policy=policy, settings=settings or (),
+    )  # fmt: skip
     if as_json:
         print_json(report.to_json())
     else:
         table(report)
     if show_augmented is not None:
-        augmentation = augmentation_of(recipe.augmentation)
-        show_augmented_images(recipe.data, augmentation, report, show_augmented, seed=recipe.seed)
         say(f"drawn: {show_augmented}")
     if report.spoiled:
         raise typer.Exit(1)

@@ -1,35 +1,37 @@
-"""The command that exports a run: export."""
+"""The commands that make and compare exports: export, verify."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from kerazoo import api
+from kerazoo.cli.options import RUN
 from kerazoo.cli.output import Json, print_json
-from kerazoo.startup import start_tensorflow
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run folder, or its name under runs/.")],
+    run: Annotated[str, typer.Argument(help=RUN)],
     name: Annotated[str | None, typer.Option("--name", help="saved_models/NAME. [default: the run's name]")] = None,
     new_version: Annotated[bool, typer.Option("--new-version", help="Add a version where NAME exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Export a run as a SavedModel that takes encoded images; it is kept only if it answers as the run did."""
-    from kerazoo.runs.run import check_name, open_run
-
-    opened = open_run(run)
-    if name is not None:
-        check_name(name, "export")
-    start_tensorflow()
-    from kerazoo.exports.export import export_run
-
-    folder = export_run(opened, name=name, new_version=new_version)
-    passport = json.loads((folder / "assets.extra/passport.json").read_text(encoding="utf-8"))
+    made = api.export(run, name=name, new_version=new_version)
     if as_json:
-        print_json({"export": str(folder), "gate": passport["gate"]})
+        print_json({"export": str(made.folder), "gate": made.gate.to_json()})
         return
-    gate = passport["gate"]
-    compared = f"{gate['images']:,} {gate['split']} images"
-    print(f"{folder}: answers {compared} as the run did (largest difference {gate['largest_difference']:.1g})")
-    print(f"next: kerazoo predict {folder} IMAGE...")
+    print(f"{made.folder}: {made.gate.line()}")
+    print(f"next: kerazoo predict {made.folder} IMAGE...")
+
+
+def verify(
+    export: Annotated[str, typer.Argument(help="An export: saved_models/NAME, or .../VERSION.")],
+    run: Annotated[str, typer.Option("--run", help="The run that it was made from.")],
+    as_json: Json = False,
+) -> None:
+    """Compare an export with its run, as `kerazoo export` did; exit code 1 where it answers otherwise."""
+    gate = api.verify(export, run)
+    if as_json:
+        print_json({"export": export, "gate": gate.to_json()})
+        return
+    print(f"{export}: {gate.line()}")

@@ -1,25 +1,28 @@
-"""What a person sees of a check: a table of what was found, a progress bar, and an image of the augmentation."""
+"""What a person sees of a check: a table of what was found."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kerazoo.pipelines.checks.check import Report
-from kerazoo.pipelines.data.file_names import one_line
+from kerazoo.cli.output import harmless
+
+if TYPE_CHECKING:
+    from kerazoo.api.data import CheckReport
 
 SHOWN = 3  # findings of a kind that the table names; --json has all
 
 
-def table(report: Report) -> None:
+def table(report: "CheckReport") -> None:
     """Print the findings by kind, the classes, and what to do next."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     settled = set(report.excluded) if report.manifest else set()
     rows = Table("finding", "number", "which", box=None, pad_edge=False)
     for kind, findings in report.kinds().items():
         spoils = any(f.spoils and f.key not in settled for f in findings)
-        shown = [f"{one_line(f.key)}: {one_line(f.detail)}" for f in findings[:SHOWN]]
+        shown = [f"{harmless(f.key)}: {harmless(f.detail)}" for f in findings[:SHOWN]]
         more = [f"and {len(findings) - SHOWN} more (--json names all)"] if len(findings) > SHOWN else []
         style = "red" if spoils else ""
         rows.add_row(kind, str(len(findings)), escape("\n".join(shown + more)), style=style)
@@ -33,7 +36,7 @@ def table(report: Report) -> None:
     console.print(_verdict(report), markup=False, soft_wrap=True)
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: "CheckReport") -> str:
     if report.manifest:
         said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.images:,} images"
         return said + (f"; {len(report.spoiled)} findings left that would spoil a result" if report.spoiled else "")

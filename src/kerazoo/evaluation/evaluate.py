@@ -49,7 +49,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     or where the classes differ, and GateError where the answers do.
     """
     check_digests(run.folder)
-    recipe = run.recipe()
+    recipe = run.recipe
     spec, model = load_model(run.folder)
     other = None if data is None else recipe.data.model_copy(update={"path": data, "manifest": None, "group": None})
     examples = load_examples(other or recipe.data, hold_out=data is None)

@@ -5,6 +5,8 @@ that evaluated the run. Weights are stored once: the module tracks the variables
 only, which also loads in the C++ loader of TensorFlow Serving.
 """
 
+import json
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,16 +15,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerazoo.errors import KerazooError, RunError
+from kerazoo.errors import GateError, KerazooError, RunError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
-from kerazoo.exports.gate import check_export
-from kerazoo.exports.layout import is_version
+from kerazoo.exports.gate import GateResult, check_export
+from kerazoo.exports.layout import PASSPORT, is_version
 from kerazoo.exports.passport import write_passport
 from kerazoo.exports.workplace import workplace
 from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import DESCRIPTION, load_model
+from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
 from kerazoo.runs.digests import DATA, check_digests
 from kerazoo.runs.environment import environment
@@ -50,12 +53,7 @@ def export_run(
             f"a SavedModel is written on the TensorFlow backend, not on {keras.config.backend()!r}: "
             "run the export with KERAS_BACKEND=tensorflow; the run loads on either"
         )
-    check_digests(run.folder)
-    spec, model = load_model(run.folder)
-    examples = load_examples(run.recipe().data)
-    check_unchanged(run, examples)
-    check_class_names(examples.class_names, spec.class_names, examples.source)
-    evaluations = [recorded_evaluation(run, spec, examples, split) for split in examples.split_names[1:]]
+    spec, model, examples, evaluations = _evaluated(run)
     with workplace(root) as temporary:
         made, scratch = temporary / "model", temporary / "scratch"
         try:
@@ -64,13 +62,44 @@ def export_run(
             passport = _passport(run, spec, evaluations)
             write_passport(made, passport)
             val = examples.split("val")
-            gate = check_export(made, spec, model, val, evaluations[0].probabilities, scratch)
-            write_passport(made, {**passport, "gate": gate})
+            try:
+                gate = check_export(made, spec, model, val, evaluations[0].probabilities, scratch)
+            except GateError as error:
+                raise GateError(f"{error}; it was not kept") from error
+            write_passport(made, {**passport, "gate": gate.to_json()})
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise KerazooError(f"the export could not be written into {root}: {reason}; nothing was kept") from error
         _put(made, target)
     return target
+
+
+def verify_export(folder: Path, run: Run) -> GateResult:
+    """What the gate compared of the export in `folder` with `run`, which it was made from; it is left as it is.
+
+    Raises GateError where its passport describes another model, or it does not answer as the evaluated model did.
+    """
+    spec, model, examples, evaluations = _evaluated(run)
+    stated, passport = read_json(folder / PASSPORT), _passport(run, spec, evaluations)
+    for key in (*spec.to_json(), "weights_sha256", "data_digest"):
+        if stated.get(key) != json.loads(json.dumps(passport[key])):
+            raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
+    val = examples.split("val")
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as scratch:
+        try:
+            return check_export(folder, spec, model, val, evaluations[0].probabilities, Path(scratch))
+        except GateError as error:
+            raise GateError(f"{folder}: {error}; export the run again") from error
+
+
+def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluation]]:
+    """The model of `run`, its data, and what it answered. Raises InputError where any of these was changed."""
+    check_digests(run.folder)
+    spec, model = load_model(run.folder)
+    examples = load_examples(run.recipe.data)
+    check_unchanged(run, examples)
+    check_class_names(examples.class_names, spec.class_names, examples.source)
+    return spec, model, examples, [recorded_evaluation(run, spec, examples, name) for name in examples.split_names[1:]]
 
 
 def _put(made: Path, target: Path) -> None:

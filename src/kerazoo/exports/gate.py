@@ -10,7 +10,7 @@ import json
 import math
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,28 @@ FLOAT_IMAGES = 8  # of them are asked for once more as float images
 
 
 @dataclass(frozen=True)
+class GateResult:
+    """An export that answers as the evaluated model did: for how many `images` of a `split`, and `synthetic` ones.
+
+    `largest_difference` is that of any number, a probability or a regression's.
+    """
+
+    split: str
+    images: int
+    synthetic: int
+    largest_difference: float
+
+    def line(self) -> str:
+        """One line for a person."""
+        largest = f"largest difference {self.largest_difference:.1g}"
+        return f"answers {self.images:,} {self.split} images as the run did ({largest})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, as the passport holds them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Question:
     """Images, encoded (`is_bytes`) or as float pixels, each in a file, and the (N, K) answers that are right."""
 
@@ -46,8 +68,8 @@ class Question:
 
 def check_export(
     export: Path, spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
-) -> dict[str, Any]:
-    """What was compared: {"split": ..., "images": ..., "synthetic": ..., "largest_difference": ...}.
+) -> GateResult:
+    """What was compared, and the largest difference.
 
     `recorded` are the (N, K) answers of evaluation for `val`; files are written into `scratch`. Raises GateError where
     any output differs, or where the export cannot be loaded.
@@ -62,13 +84,11 @@ def check_export(
             who = "as the evaluated model did" if question.recorded else "as the run's own network does"
             raise GateError(
                 f"the export does not answer {who} for {len(wrong)} of {len(same)} images, {wrong[0]} first "
-                f"(largest difference {difference.max():.2g}); it was not kept"
+                f"(largest difference {difference.max():.2g})"
             )
         differences.append(float(difference.max()))
     synthetic = sum(len(question.keys) for question in questions if not question.recorded)
-    return {
-        "split": "val", "images": len(chosen), "synthetic": synthetic, "largest_difference": max(differences),
-    }  # fmt: skip
+    return GateResult("val", len(chosen), synthetic, max(differences))
 
 
 def compare(
@@ -85,10 +105,10 @@ def compare(
         )
     for row in outputs["class_names"]:
         if row != list(names):
-            raise GateError(f"the export names its classes {row[:5]}, and the data {list(names)[:5]}; it was not kept")
+            raise GateError(f"the export names its classes {row[:5]}, and the data {list(names)[:5]}")
     answers = outputs[task.main_output]
     if answers.shape != expected.shape:
-        raise GateError(f"the export gives answers of shape {answers.shape}, not {expected.shape}; it was not kept")
+        raise GateError(f"the export gives answers of shape {answers.shape}, not {expected.shape}")
     difference: np.ndarray = np.abs(answers - expected).max(axis=1)
     same = task.agree(answers, expected) if question.recorded else near(answers, expected)
     if not task.probabilities:
@@ -98,7 +118,7 @@ def compare(
     index = {name: number for number, name in enumerate(names)}
     top = np.array([[index.get(label, -1) for label in row] for row in outputs["top_labels"]])
     if top.shape != outputs["top_probabilities"].shape or (top < 0).any():
-        raise GateError("the export's top_labels are not names of the data's classes; it was not kept")
+        raise GateError("the export's top_labels are not names of the data's classes")
     best = -np.sort(-expected, axis=1)[:, :count]
     of_labels = np.take_along_axis(expected, top, axis=1)
     for numbers in (best, of_labels):
@@ -204,7 +224,7 @@ def _ask(export: Path, questions: Sequence[Question], scratch: Path) -> list[dic
     if done.returncode:
         ended = f"it was ended by signal {-done.returncode}" if done.returncode < 0 else "no message"
         reason = (done.stderr.strip().splitlines() or [ended])[-1]
-        raise GateError(f"the export cannot be used in a fresh process: {reason}; it was not kept")
+        raise GateError(f"the export cannot be used in a fresh process: {reason}")
     found = []
     for number in range(len(questions)):
         names = json.loads((scratch / f"answers{number}.json").read_text(encoding="utf-8"))

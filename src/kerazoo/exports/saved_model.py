@@ -77,6 +77,14 @@ class ExportedModel:
                 )
         return outputs[self._answers]
 
+    def file_probabilities(self, images: Sequence[Path | bytes]) -> np.ndarray:
+        """B files, or encoded images -> (B, K) float32. Raises DataError for one that cannot be read or decoded."""
+        contents = [image if isinstance(image, bytes) else read_file(image) for image in images]
+        try:
+            return self.probabilities(contents)
+        except tf.errors.InvalidArgumentError as error:
+            raise DataError(f"one of {len(contents)} images cannot be decoded: {reason_of(error)}") from error
+
     def image_probabilities(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, C) float32 pixels in [0, 255] -> (B, K) float32."""
         return self.image_outputs(images)[self._answers]

@@ -125,7 +125,7 @@ def check_preset(recipe: "Recipe") -> None:
             if (names is None or name in names) and not (part == "augmentation" and transfer.views > 1):
                 way = "; augmentation needs transfer.views above 1" if part == "augmentation" else ""
                 raise RecipeError(
-                    f"{key}={value!r} contradicts {preset} (--probe-only), which is the probe alone and does not "
+                    f"{key}={value!r} contradicts {preset}, which is the probe alone and does not "
                     f"fine-tune; remove it, or use the preset light, full or bit{way}"
                 )
     if transfer.preset in ("full", "bit") and transfer.unfreeze:

@@ -49,7 +49,7 @@ def choose_folder(
     ways = "choose another --name, or take --overwrite to lose it"
     if not folder.exists():
         return folder
-    if not overwrite and (folder / "run.json").is_file() and Run(folder).is_told:
+    if not overwrite and (folder / "run.json").is_file() and Run(folder).is_reported:
         raise RunError(f"run {folder} exists and is finished; {ways}")
     if worker:
         return folder
@@ -61,7 +61,7 @@ def choose_folder(
         return folder
     run = Run(folder)
     try:
-        other = run.recipe()
+        other = run.recipe
     except KerazooError as error:
         raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
     run.check_recipe()
@@ -78,8 +78,8 @@ def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
         run = Run(folder)
         try:
             run.check_recipe()
-            kept = run.recipe()
-            same = not run.is_told and kept.model_dump() == with_recorded_batch_size(recipe, kept).model_dump()
+            kept = run.recipe
+            same = not run.is_reported and kept.model_dump() == with_recorded_batch_size(recipe, kept).model_dump()
         except KerazooError:
             continue  # of another version
         if same and not is_locked(run.folder):
@@ -184,7 +184,7 @@ def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str,
     state = read_json(run.folder / "run.json")
     if state.get("status") == "finished":
         return "it is finished"
-    if keys := ", ".join(differences(run.recipe().model_dump(), recipe.model_dump())):
+    if keys := ", ".join(differences(run.recipe.model_dump(), recipe.model_dump())):
         return f"its {keys}"
     facts = {**state, "data": read_json(run.folder / "data.json").get("digest")}
     now = {**known, "data": examples.digest()}

@@ -13,14 +13,17 @@ runs/NAME/run.json             status (running, interrupted, finished), results,
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
 """
 
+import csv
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.files import read_json, sha256, write_json
-from kerazoo.models.saved import DESCRIPTION
+from kerazoo.files import WAY_OUT, open_regular, read_json, sha256, write_json
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.saved import DESCRIPTION, load_spec
 from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
 
 RUNS = Path("runs")
@@ -29,15 +32,17 @@ LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems ta
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk."""
+    """A run on disk. `is_chief` is False in the processes of a cluster that only compute: another one writes it."""
 
     folder: Path
+    is_chief: bool = True
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return self.folder.name
 
+    @property
     def recipe(self) -> Recipe:
         """The resolved recipe it was made by."""
         path = self.folder / "recipe.toml"
@@ -53,8 +58,42 @@ class Run:
         return str(read_json(self.folder / "run.json").get("status"))
 
     @property
-    def is_told(self) -> bool:
-        """Whether it is finished and its result was told; until then the same command is answered by it."""
+    def results(self) -> dict[str, Any]:
+        """The metrics of its evaluation, such as {"val_accuracy": 0.9}; empty until it is finished."""
+        return dict(read_json(self.folder / "run.json").get("results", {}))
+
+    @property
+    def seconds(self) -> float:
+        """How long it took in all; 0 until it is finished."""
+        return float(read_json(self.folder / "run.json").get("seconds", 0.0))
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """What each phase of a fine-tuning cost and gained; empty where the network was trained anew."""
+        return list(read_json(self.folder / "run.json").get("phases", []))
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The losses and metrics of each epoch, by name, as in `keras.callbacks.History.history`. Raises RunError."""
+        path = self.folder / "history.csv"
+        if not path.is_file():
+            return {}
+        try:
+            with open_regular(path) as file:
+                rows = list(csv.DictReader(io.TextIOWrapper(file, "utf-8")))
+            names = [name for name in rows[0] if name != "epoch"] if rows else []
+            return {name: [float(row[name]) for row in rows] for name in names}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path} cannot be read: {error}; {WAY_OUT}") from error
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network's name and arguments, its preprocessing, and the class names. Raises RunError."""
+        return load_spec(self.folder)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether it is finished and its result was shown; until then, the same command is answered by it."""
         state = read_json(self.folder / "run.json")
         return state.get("status") == "finished" and state.get("reported") is not False
 
@@ -82,7 +121,7 @@ class Run:
         return read_json(self.folder / "run.json").get("recipe_sha256")
 
     def set_reported(self) -> None:
-        """Its result was told: the same command does not stand for it any more."""
+        """Its result was shown: the same command begins another run."""
         self.set_status(self.status, reported=True)
 
     def set_status(self, status: str, **values: Any) -> None:
@@ -108,13 +147,18 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return found
 
 
+def folder_of(path: str | Path) -> Path:
+    """`path` where a run lies there, else runs/`path`."""
+    return Path(path) if (Path(path) / "run.json").is_file() else RUNS / path
+
+
 def unfinished(folder: str | Path) -> Run:
     """The run at `folder`, which did not finish. Raises RunError."""
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise RunError(f"there is no run {folder} to go on with")
     run = Run(folder)
-    if run.is_told:
+    if run.is_reported:
         raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows what it gave")
     run.check_recipe()
     return run
@@ -131,8 +175,6 @@ def open_run(path: str | Path) -> Run:
         if (folder / "run.json").is_file():
             status = read_json(folder / "run.json").get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
-                raise RunError(
-                    f"run {folder} did not finish (status {status!r}); go on by `kerazoo train --resume {folder}`"
-                )
+                raise RunError(f"run {folder} did not finish (status {status!r}); go on by `kerazoo resume {folder}`")
             return Run(folder)
     raise RunError(f"there is no run {path}: a run is a folder that `kerazoo train` or `kerazoo finetune` made")

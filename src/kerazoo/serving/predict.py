@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.errors import DataError, RunError
-from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, is_version
+from kerazoo.errors import DataError
+from kerazoo.exports.folder import find_export
 from kerazoo.pipelines.data.file_names import image_files, one_line, undecodable
 from kerazoo.tasks.task import find_task
 
@@ -38,7 +38,7 @@ class Prediction:
         return f"{one_line(str(self.path))}  {said}"
 
 
-def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
+def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -> Iterator[Prediction]:
     """The `top` likeliest classes for every image in `targets` (files, or folders read through).
 
     `model` is an export (answered by TensorFlow alone), the newest version of one (saved_models/NAME), or a run. A file
@@ -53,23 +53,7 @@ def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -
         answers, names, task = loaded.predict_files(files), loaded.class_names, loaded.task
     else:
         answers, names, task = _from_run(model, files)
-    return [_prediction(path, found, names, task, top) for path, found in answers]
-
-
-def find_export(model: str | Path) -> Path | None:
-    """The folder of the export that `model` names, of several versions the newest; None where it is no export.
-
-    Raises RunError for a SavedModel that is not from kerazoo.
-    """
-    folder = Path(model)
-    if not (folder / SAVED_MODEL).is_file():
-        versions = [p for p in folder.glob("*") if is_version(p.name) and (p / SAVED_MODEL).is_file()]
-        if not versions:
-            return None
-        folder = max(versions, key=lambda p: int(p.name))
-    if not (folder / PASSPORT).is_file():
-        raise RunError(f"{folder} is a SavedModel without {PASSPORT}: it was not made by `kerazoo export`")
-    return folder
+    return (_prediction(path, found, names, task, top) for path, found in answers)
 
 
 def find_files(targets: Sequence[str | Path]) -> list[Path]:

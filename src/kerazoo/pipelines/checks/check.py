@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What a check found. `excluded` says of each image that training should leave out why."""
 
     source: str
@@ -83,7 +83,7 @@ class Report:
 
 def check(
     part: DataPart, *, write: bool = False, progress: Callable[[int, int], None] = lambda done, of: None
-) -> Report:
+) -> CheckReport:
     """Look at every image that `part` names; by `write`, keep what was found in the manifest.
 
     Raises DataError where there is nothing to look at, or where the manifest cannot be written.
@@ -120,7 +120,7 @@ def check(
         findings.append(Finding("stale manifest", path.name, stale, True))
     elif not settled and not any(f.spoils for f in findings) and (refusal := _refusal(sound, part)):
         findings.append(Finding("untrainable", readable(examples.source), refusal, True))
-    return Report(
+    return CheckReport(
         readable(examples.source), len(examples), counts, tuple(findings), excluded, str(path) if settled else None
     )
 

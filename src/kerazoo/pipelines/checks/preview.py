@@ -9,7 +9,7 @@ from PIL import Image
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import write_whole
-from kerazoo.pipelines.checks.check import Report
+from kerazoo.pipelines.checks.check import CheckReport
 from kerazoo.pipelines.data.load import read_examples
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.images import decoded_from
@@ -51,7 +51,7 @@ def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, see
 
 
 def show_augmented_images(
-    data: DataPart, augmentation: Augmentation, report: Report, path: Path, *, seed: int = 0
+    data: DataPart, augmentation: Augmentation, report: CheckReport, path: Path, *, seed: int = 0
 ) -> None:
     """Draw some training images of `data` that can be used, as they are and as `augmentation` shows them."""
     examples = read_examples(data).split("train")

@@ -1,0 +1,19 @@
+"""The public functions: what `import kerazoo` offers, and the only door of the command line.
+
+Each looks at names, paths and values first, and starts TensorFlow only then, which takes seconds. Paths are strings or
+`Path`. `settings` are keys of the recipe, as a mapping, {"optimizer.schedule": "step"}, or as texts,
+["optimizer.schedule=step"].
+"""
+
+from kerazoo.api.data import check, load_examples
+from kerazoo.api.exports import export, open_export, verify
+from kerazoo.api.runs import evaluate, open_run, predict
+from kerazoo.api.training import finetune, resume, train
+from kerazoo.api.trials import find_learning_rate, overfit_one_batch, rank
+from kerazoo.api.zoo import describe, list_models
+from kerazoo.models.build import build
+
+__all__ = [
+    "build", "check", "describe", "evaluate", "export", "find_learning_rate", "finetune", "list_models",
+    "load_examples", "open_export", "open_run", "overfit_one_batch", "predict", "rank", "resume", "train", "verify",
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""What is tried before a run: backbones, learning rates, one batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerazoo.api.settings import PathLike, Settings, check_words, merged, recipe_to_train, recipe_without_model
+from kerazoo.errors import RecipeError
+from kerazoo.models.registry import find
+
+if TYPE_CHECKING:
+    from kerazoo.recipes.recipe import Recipe
+    from kerazoo.training.overfit import BatchTrial
+    from kerazoo.training.rate_finder import RateTrial
+    from kerazoo.transfer.ranking import Ranked
+
+
+def rank(
+    data: PathLike, backbones: Sequence[str] | None = None, *, size: int | None = None, seed: int | None = None,
+    devices: str | None = None, settings: Settings = (),
+) -> "list[Ranked]":  # fmt: skip
+    """Rank backbones on images by a linear probe on each, and measure what each costs. No run is kept.
+
+    Args:
+        data: As in `load_examples`.
+        backbones: "NAME" or "NAME=WEIGHTS" of each. The default is all whose ImageNet weights are on this machine.
+        size: As in `train`; so are all arguments below.
+        seed: See `train`.
+        devices: See `train`.
+        settings: See `train`.
+
+    Returns:
+        A `Ranked` for each, best first by cross-validation.
+
+    Raises:
+        InputError: if a name, a value, the data or the weights are bad.
+
+    Example:
+    ```python
+    best = kerazoo.rank("photos", ["bottleneck_cnn=mnist", "mlp=none"], size=16)[0]
+    best.backbone, best.score
+    ```
+    """
+    from kerazoo.models.weights.sources import check_weights
+
+    values = merged(settings, size=size, seed=seed, devices=devices)
+    recipe = recipe_without_model({"data.path": data, "training.epochs": 0, "transfer": {}, **values})
+    pairs = [backbone.partition("=") for backbone in backbones or ()]
+    candidates = [(find(name).name, weights or "imagenet") for name, _, weights in pairs]
+    check_words(recipe)
+    for name, weights in candidates:
+        check_weights(find(name), weights)
+    from kerazoo.pipelines.devices.opening import open_devices
+
+    opened = open_devices(recipe.devices)
+    from kerazoo.transfer.ranking import cached_backbones
+    from kerazoo.transfer.ranking import rank as rank_candidates
+
+    return rank_candidates(recipe, candidates or cached_backbones(), devices=opened)
+
+
+def find_learning_rate(
+    model: "PathLike | Recipe", data: PathLike | None = None, *, chart: PathLike, settings: Settings = (), **values: Any
+) -> "RateTrial":
+    """Suggest a learning rate for training `model`, and draw the losses to `chart`; no run is kept.
+
+    `values` are the named arguments of `train`, such as `size`. Raises InputError.
+    """
+    recipe = recipe_to_train(model, data, merged(settings, **values))
+    check_words(recipe)
+    folder = Path(chart).absolute().parent
+    if not folder.is_dir():
+        raise RecipeError(f"the chart {chart} cannot be written: there is no folder {folder}; make it, or name another")
+    from kerazoo.pipelines.devices.opening import open_devices
+
+    devices = open_devices(recipe.devices)
+    from kerazoo.training.trials import try_rates
+
+    return try_rates(recipe, Path(chart), devices=devices)
+
+
+def overfit_one_batch(
+    model: "PathLike | Recipe", data: PathLike | None = None, *, settings: Settings = (), **values: Any
+) -> "BatchTrial":
+    """See whether `model` can learn one batch by heart; no run is kept. Arguments as in `find_learning_rate`."""
+    recipe = recipe_to_train(model, data, merged(settings, **values))
+    check_words(recipe)
+    from kerazoo.pipelines.devices.opening import open_devices
+
+    devices = open_devices(recipe.devices)
+    from kerazoo.training.trials import try_one_batch
+
+    return try_one_batch(recipe, devices=devices)

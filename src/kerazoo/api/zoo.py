@@ -1,0 +1,57 @@
+"""The models of the zoo, by name."""
+
+from typing import TYPE_CHECKING
+
+from kerazoo.models import registry
+
+if TYPE_CHECKING:
+    from kerazoo.models.info import ModelInfo
+
+
+def list_models(text: str = "", *, weights: str | None = None) -> list[str]:
+    """The names of the zoo's networks and pretrained backbones.
+
+    Args:
+        text: Only names that contain this text, in any case.
+        weights: Only models that have weights of this name, such as "imagenet".
+
+    Returns:
+        Names, networks first.
+
+    Example:
+    ```python
+    kerazoo.list_models("resnet50")  # ["resnet50", "resnet50_v2"]
+    ```
+    """
+    return [name for name in registry.list_models(text) if weights is None or weights in registry.find(name).weights]
+
+
+def describe(name: str) -> "ModelInfo":
+    """What the zoo knows of a model: input shape, parameters, weights, and the arguments that `build` takes.
+
+    Args:
+        name: A name of `list_models()`.
+
+    Returns:
+        `ModelInfo` with `name`, `kind` ("network" or "backbone"), `input_shape`, `parameters`, `weights`, `summary` and
+        `arguments` (with their defaults).
+
+    Raises:
+        ModelError: if no model is called `name`.
+
+    Example:
+    ```python
+    kerazoo.describe("vgg16").parameters  # 14_714_688
+    ```
+    """
+    from kerazoo.models.info import ModelInfo
+
+    entry = registry.find(name)
+    return ModelInfo(
+        name=entry.name,
+        kind="network" if isinstance(entry, registry.Network) else "backbone",
+        input_shape=entry.input_shape,
+        parameters=entry.parameters,
+        weights=entry.weights,
+        summary=entry.summary,
+    )

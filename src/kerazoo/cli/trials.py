@@ -1,0 +1,76 @@
+"""The commands that try something before a run: rank, try."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kerazoo import api
+from kerazoo.cli.options import DATA, MODEL, BatchSize, Data, DevicesFlag, Rate, Seed, Set, Size
+from kerazoo.cli.output import Json, print_json
+from kerazoo.errors import InputError
+
+
+def rank(
+    data: Annotated[str, typer.Argument(help=DATA)],
+    backbones: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone", metavar="NAME[=WEIGHTS]",
+            help="A backbone and its weights. Repeatable. [default: all whose ImageNet weights are on this machine]",
+        ),
+    ] = None,
+    size: Size = None,
+    seed: Seed = None,
+    devices: DevicesFlag = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Rank backbones on your images by a linear probe each, and say what each costs; nothing is kept but features."""
+    ranked = api.rank(data, backbones, size=size, seed=seed, devices=devices, settings=settings or ())
+    if as_json:
+        print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
+        return
+    print(ranked[0].title())
+    for row in ranked:
+        print(row.line())
+
+
+def try_(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    data: Data = None,
+    learning_rate: Annotated[
+        Path | None, typer.Option("--learning-rate", metavar="CHART.svg", help="Suggest one; draw the losses.")
+    ] = None,
+    one_batch: Annotated[
+        bool, typer.Option("--one-batch", help="See whether the network can learn one batch by heart.")
+    ] = False,
+    rate: Rate = None,
+    batch: BatchSize = None,
+    size: Size = None,
+    seed: Seed = None,
+    devices: DevicesFlag = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Try a network before it is trained: which learning rate, or whether it can learn at all. No run is kept."""
+    if one_batch == (learning_rate is not None):
+        raise InputError("`kerazoo try` takes either --learning-rate CHART.svg or --one-batch")
+    words: dict[str, Any] = {
+        "learning_rate": rate, "batch_size": batch, "size": size, "seed": seed, "devices": devices,
+        "settings": settings or (),
+    }  # fmt: skip
+    if learning_rate is not None:
+        rates = api.find_learning_rate(model, data, chart=learning_rate, **words)
+        found = {"suggestion": rates.suggestion, "chart": str(learning_rate)}
+        line, good = f"{rates.line()}; drawn: {learning_rate}", rates.suggestion is not None
+    else:
+        trial = api.overfit_one_batch(model, data, **words)
+        found = {"passed": trial.passed, "loss": float(trial.losses[-1])}
+        line, good = trial.line(), trial.passed
+    if as_json:
+        print_json(found)
+    else:
+        print(line)
+    if not good:
+        raise typer.Exit(1)
