@@ -456,7 +456,7 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(images, tmp_path
     # one that finished while another process was still reading its data
     with (
         pytest.raises(RunError, match="cannot go on: it is finished"),
-        started(run.folder, run.recipe(), load_examples(images)),
+        started(run.folder, run.recipe, load_examples(images)),
     ):
         pytest.fail("it was opened again")
     # a finished run is never in the way of another, nor lost

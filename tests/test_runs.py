@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(data, cut):
     write_json(cut / "run.json", {**state, "recipe_sha256": runs.sha256(cut / "recipe.toml")})
     run = unfinished(cut)
     with pytest.raises(RunError, match="was made by another recipe; resume with what it was begun with"):
-        train(run.recipe(), name="one", root=cut.parent)
+        train(run.recipe, name="one", root=cut.parent)
 
 
 def test_a_run_of_an_older_version_goes_on(cut):

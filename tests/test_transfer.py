@@ -228,7 +228,7 @@ def assert_shows_the_probe(tuned, probe):
     pixels = next(
         iter(
             evaluation_batches(
-                load_examples(tuned.recipe().data).split("val").take([0]), load_spec(tuned.folder).preprocessing
+                load_examples(tuned.recipe.data).split("val").take([0]), load_spec(tuned.folder).preprocessing
             )
         )
     )[0]
@@ -318,7 +318,7 @@ def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
     values["transfer"] |= {"preset": "light", "unfreeze": 0}
     values["training"] = {"epochs": 1}
     run = finetune(make_recipe(values), name="light", root=tmp_path)
-    made = run.recipe()
+    made = run.recipe
     assert (made.training.epochs, made.transfer.unfreeze, made.transfer.preset) == (1, 0, "light")
     assert (made.training.batch_size, made.augmentation.policy) == (32, "light")
 
@@ -584,7 +584,7 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.parametrize("when", ["probe", "fit", "average", "finish_run"])
 def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
-    recipe = whole.recipe()
+    recipe = whole.recipe
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
