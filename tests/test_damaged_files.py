@@ -142,7 +142,7 @@ def test_run_json(run, made, amount):
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_recipe_toml(run, amount):
     path = run / "recipe.toml"
-    assert survives(path, damages(path.read_bytes(), amount), Run(run).recipe)
+    assert survives(path, damages(path.read_bytes(), amount), lambda: Run(run).recipe)
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)

@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import make_images
 
+from kerazoo import api
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.cli import app as cli
 from kerazoo.cli import train as cli_runs
@@ -175,18 +176,18 @@ def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(cli_runs, "report", lambda run, as_json: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit, match="143"), cli.stoppable():
-            cli_runs.run_recipe(recipe, False, **where)
+            cli_runs.report(api.train(recipe, reported=False, **where), False)
     made = tmp_path / "mlp-shapes-1"
     assert Run(made).status == "finished"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     with pytest.raises(RunError, match="is finished, with another recipe"):
         choose_folder(recipe_for(data), "mlp-shapes", name=made.name, root=tmp_path)
-    cli_runs.run_recipe(recipe, False, **where)
+    cli_runs.report(api.train(recipe, reported=False, **where), False)
     assert f"{made} is finished after" in capsys.readouterr().out
     after = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert [name for name in after if after[name] != before[name]] == ["run.json"]
     with pytest.raises(RunError, match="exists and is finished"):
-        cli_runs.run_recipe(recipe, False, name=made.name, **where)
+        api.train(recipe, reported=False, name=made.name, **where)
     assert choose_folder(recipe, "mlp-shapes", name=None, root=tmp_path).name == "mlp-shapes-2"
 
 
