@@ -58,6 +58,7 @@ ALLOWED = {
     "callbacks.writers.folder:_open_lines": "a log that only grows; a torn last line counts as none",
     "callbacks.writers.folder:_board": "TensorBoard's own files, which only grow",
     "callbacks.writers.folder:_cut_events": "TensorFlow's format, renamed; TensorBoard does not read its name",
+    "cli.export:export": "api.export, which is no way of writing of its own",
     "exports.export:_put": "the folder of an export, whole and checked, gets its name",
     "exports.export:write_saved_model": "TensorFlow writes it into the workplace of the export",
     "exports.gate:_synthetic_files": "the gate's scratch folder",
