@@ -1,5 +1,7 @@
-"""README, CONTRIBUTING and docs/: links, files, commands, flags and recipe keys exist."""
+"""README and docs: the links, files, commands, keys and functions that they name exist; README's Python runs."""
 
+import ast
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from conftest import make_images
 
+import kerazoo
 from kerazoo.cli.app import app
 from kerazoo.models.registry import list_models
 from kerazoo.recipes import recipe
@@ -128,6 +132,63 @@ def test_keys_of_recipes_exist(page):
         name = re.match(r"[\w.]+", key)[0]
         if not name.endswith(".json") and not name.startswith("model.arguments."):
             assert name in known_keys(), f"{page.name}: there is no {name}"
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` as it is written; "" where it is something else."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}" if dotted(node.value) else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def resolve(name: str) -> object:
+    """What the dotted name of kerazoo stands for."""
+    found: object = kerazoo
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+@each_page
+def test_functions_exist_and_take_these_arguments(page):
+    names = {"run": kerazoo.Run, "export": kerazoo.Export, "prediction": kerazoo.Prediction}  # what examples call them
+    sentences = [code for code in inline(page) if re.match(r"kerazoo\.\w+\(.*\)$", code)]
+    for code in [*fenced(page, "python"), *sentences]:
+        for node in ast.walk(ast.parse(code.replace("callbacks=[...]", "callbacks=[]"))):
+            name = dotted(node)
+            first, _, rest = name.partition(".")
+            if first in names and rest:
+                fields = getattr(names[first], "__dataclass_fields__", {})
+                assert rest.split(".")[0] in {*dir(names[first]), *fields}, f"{page.name}: there is no {name}"
+            elif first == "kerazoo" and rest:
+                resolve(name)
+            if isinstance(node, ast.Call) and dotted(node.func).startswith("kerazoo."):
+                keywords = {keyword.arg: None for keyword in node.keywords}
+                inspect.signature(resolve(dotted(node.func))).bind_partial(*node.args, **keywords)
+    for code in inline(page):
+        if found := re.match(r"kerazoo(\.\w+)+$", code):
+            resolve(found[0])
+
+
+def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
+    """On a folder of 36 images and the smallest probe; the export at its end starts a process, and is left out."""
+    make_images(tmp_path / "flowers240" / "train", classes=("roses", "tulips"))
+    make_images(tmp_path / "flowers240" / "val", classes=("roses", "tulips"), count=6, seed=5)
+    monkeypatch.chdir(tmp_path)
+    block, served = fenced(ROOT / "README.md", "python")
+    small = '"mlp", weights="none", preset="linear", size=8, settings={"watch": False, "transfer.calibrate": False}'
+    for old, new in {
+        '"mobilenet_025", weights="mobilenet_2_5_224_tf_no_top.h5"': small,
+        ", write=True": "",
+        "export = run.export()": "run.export",
+    }.items():
+        assert block.count(old) == 1
+        block = block.replace(old, new)
+    found: dict[str, object] = {}
+    exec(block, found)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 6
+    assert found["model"].output_shape == (None, 2)
+    assert 'signatures["serving_default"]' in served
 
 
 def test_the_table_of_models_has_the_small_networks():
