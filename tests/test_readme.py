@@ -176,7 +176,7 @@ def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     make_images(tmp_path / "flowers240" / "val", classes=("roses", "tulips"), count=6, seed=5)
     monkeypatch.chdir(tmp_path)
     block, served = fenced(ROOT / "README.md", "python")
-    small = '"mlp", weights="none", preset="linear", size=8, settings={"watch": False, "transfer.calibrate": False}'
+    small = '"mlp", weights="none", preset="linear", size=8, settings={"log": [], "transfer.calibrate": False}'
     for old, new in {
         '"mobilenet_025", weights="mobilenet_2_5_224_tf_no_top.h5"': small,
         ", write=True": "",
