@@ -1,6 +1,7 @@
 """Augmentation: each part against its closed form or Pillow, and that pixels depend on nothing but image and seed."""
 
 import colorsys
+import errno
 import functools
 import hashlib
 
@@ -545,7 +546,7 @@ def test_a_grid_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     path.write_bytes(b"old")
 
     def full(descriptor):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("kerazoo.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
