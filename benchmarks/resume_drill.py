@@ -102,7 +102,7 @@ def newest(folder):
 
 def differences(one, other):
     """The names of what is not the same in two finished runs."""
-    states = [newest_checkpoint(run / "checkpoints", print) for run in (one, other)]
+    states = [newest_checkpoint(run / "checkpoints") for run in (one, other)]
     found = []
 
     def compare(a, b, path):
