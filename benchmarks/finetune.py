@@ -19,6 +19,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import os
 import platform
 import re
@@ -89,12 +90,16 @@ def ours(arguments, data, seed):
 
     begin, rows = time.perf_counter(), []
 
-    def note(line):
-        print(line, file=sys.stderr, flush=True)
-        found = re.match(r"(probe|epoch \d+).* val(?:_accuracy)? ([\d.]+)", line)
+    def note(record):
+        print(record.getMessage(), file=sys.stderr, flush=True)
+        found = re.match(r"(probe|epoch \d+).* val(?:_accuracy)? ([\d.]+)", record.getMessage())
         if found:
             rows.append((found[1], time.perf_counter() - begin, float(found[2])))
 
+    lines = logging.Handler()
+    lines.emit = note
+    logging.getLogger("kerazoo").addHandler(lines)
+    logging.getLogger("kerazoo").setLevel(logging.INFO)
     values = {
         "model": {"name": arguments.backbone}, "data": {"path": str(data)}, "seed": seed, "log": [],
         "transfer": {"weights": str(arguments.weights), "preset": "light"},

@@ -1,24 +1,149 @@
-"""The door: names and errors of `kerazoo`, and that the command line goes through it and gives the same."""
+"""The library and the command line do the same thing from the same words; the examples of the public names run."""
 
-import ast
+import inspect
+import json
+import re
+import shlex
+import sys
+import textwrap
 
-import house
+import numpy as np
+import pytest
+from conftest import make_images
 
-from kerazoo.errors import InputError, KerazooError
+import kerazoo
+from kerazoo.cli import app as cli
+
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def test_names_of_errors():
-    """Each ends in Error, but for what a signal asked for; bad input is a ValueError, a failure is not."""
-    bases = {}
-    for path in house.modules().values():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                bases[node.name] = [ast.unparse(base).split(".")[-1] for base in node.bases]
-    kinds = {"Exception", "BaseException", "SystemExit"}
-    while more := {name for name, of in bases.items() if any(b in kinds or b.endswith("Error") for b in of)} - kinds:
-        kinds |= more
-    ours = kinds & set(bases)
-    assert {"KerazooError", "NotRegularError", "TerminatedError", "Interrupted"} <= ours
-    assert {name for name in ours if not name.endswith("Error")} == {"Interrupted"}
-    assert issubclass(InputError, ValueError)
-    assert not issubclass(KerazooError, ValueError)
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A working folder with images; the runs and exports of this module are made in it, in the tests' order."""
+    folder = tmp_path_factory.mktemp("here")
+    make_images(folder / "photos", count=8, size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def command(words, code=0):
+    """What `kerazoo WORDS --json` prints, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["kerazoo", *shlex.split(words), "--json"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert (stop.value.code or 0) == code
+
+
+def answers_of(run):
+    return {path.name: np.load(path) for path in sorted((run.folder / "evaluation").glob("*.npy"))}
+
+
+def same_run(one, other):
+    """Recipe, weights, history and answers are equal."""
+    assert one.recipe == other.recipe
+    assert one.results == other.results
+    assert one.history == other.history
+    weights = [run.model().get_weights() for run in (one, other)]
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    answers = [answers_of(run) for run in (one, other)]
+    assert answers[0].keys() == answers[1].keys()
+    assert all(np.array_equal(answers[0][name], answers[1][name]) for name in answers[0])
+
+
+def test_train(here, capsys):
+    words = "--epochs 2 --lr 0.01 --batch-size 4 --size 12 --seed 3 --devices cpu --set augmentation.flip=true"
+    command(f"train mlp --data photos {words} --name c")
+    run = kerazoo.train(
+        "mlp", "photos", epochs=2, learning_rate=0.01, batch_size=4, size=12, seed=3, devices="cpu",
+        settings={"augmentation.flip": True}, name="first",
+    )  # fmt: skip
+    same_run(kerazoo.open_run("c"), run)
+    assert json.loads(capsys.readouterr().out)["val_accuracy"] == run.results["val_accuracy"]
+
+
+def test_finetune(here):
+    command("finetune photos --backbone bottleneck_cnn --weights mnist --preset light --epochs 1 --name ct")
+    run = kerazoo.finetune("photos", "bottleneck_cnn", weights="mnist", preset="light", epochs=1, name="pt")
+    same_run(kerazoo.open_run("ct"), run)
+
+
+def test_rank_and_check(here, capsys):
+    command("rank photos --backbone bottleneck_cnn=mnist --backbone mlp=none --size 16")
+    printed = json.loads(capsys.readouterr().out)["ranked"]
+    ranked = kerazoo.rank("photos", ["bottleneck_cnn=mnist", "mlp=none"], size=16)
+    assert [(row["backbone"], row["score"]) for row in printed] == [(row.backbone, row.score) for row in ranked]
+    report = kerazoo.check("photos").to_json()
+    command("check photos", code=0 if report["ok"] else 1)
+    assert json.loads(capsys.readouterr().out) == report
+
+
+def test_evaluate_and_predict(here, capsys):
+    command("evaluate first")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["val_loss"] == kerazoo.evaluate("first")["val"].loss
+    command("predict first photos/circle --top 2")
+    printed = json.loads(capsys.readouterr().out)["predictions"]
+    assert printed == [one.to_json() for one in kerazoo.predict("first", "photos/circle", top=2)]
+
+
+def test_export_and_verify(here, capsys):
+    command("export first --name by_command")
+    printed = json.loads(capsys.readouterr().out)
+    export = kerazoo.export("first", name="by_call")
+    assert printed["gate"] == export.gate.to_json()
+    one, other = (kerazoo.open_export(f"saved_models/{name}").probabilities(["photos/circle/00.png"])
+                  for name in ("by_command", "by_call"))  # fmt: skip
+    np.testing.assert_array_equal(one, other)
+    command("verify saved_models/by_command --run first")
+    assert json.loads(capsys.readouterr().out) == {
+        "export": "saved_models/by_command",
+        "gate": kerazoo.verify(export, "first").to_json(),
+    }
+
+
+def public():
+    """The public names that have a docstring of their own."""
+    found = {name: getattr(kerazoo, name) for name in kerazoo.__all__ if name not in ("__version__", "callbacks")}
+    return {name: value for name, value in found.items() if inspect.isfunction(value)}
+
+
+def test_every_public_function_says_what_it_takes_gives_and_raises_with_an_example():
+    for name, function in public().items():
+        text = inspect.getdoc(function)
+        assert CODE.search(text), f"{name} has no example"
+        assert "Returns:" in text, name
+        takes = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for parameter in takes:
+            assert re.search(rf"^ +{parameter.name}: ", text, re.MULTILINE), f"{name} does not explain {parameter.name}"
+
+
+# a story: what an example needs comes before it
+STORY = (
+    "list_models", "describe", "build", "load_examples", "check", "train", "resume", "finetune", "rank", "evaluate",
+    "predict", "export", "verify", "open_run", "open_export",
+)  # fmt: skip
+
+
+def test_the_examples_of_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "photos", count=8, size=16, seed=1)
+    assert set(STORY) == set(public())
+    for name in STORY:
+        if name == "resume":
+            stop_a_run(tmp_path)
+        for code in CODE.findall(inspect.getdoc(getattr(kerazoo, name))):
+            exec(compile(textwrap.dedent(code), name, "exec"), {"kerazoo": kerazoo})
+
+
+def stop_a_run(folder):
+    """runs/stopped, which did not finish."""
+    import keras
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kerazoo.train("mlp", "photos", epochs=2, size=16, name="stopped", callbacks=[Stop()])

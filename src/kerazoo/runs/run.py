@@ -79,8 +79,8 @@ class Run:
         if not path.is_file():
             return {}
         try:
-            with open_regular(path) as file:
-                rows = list(csv.DictReader(io.TextIOWrapper(file, "utf-8")))
+            with io.TextIOWrapper(open_regular(path), "utf-8") as text:
+                rows = list(csv.DictReader(text))
             names = [name for name in rows[0] if name != "epoch"] if rows else []
             return {name: [float(row[name]) for row in rows] for name in names}
         except (OSError, ValueError, TypeError, KeyError) as error:
