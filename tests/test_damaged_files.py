@@ -30,6 +30,7 @@ from kerazoo.pipelines.data.load import load_examples
 from kerazoo.recipes.recipe import data_part, make_recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.environment import changes, environment, recorded
+from kerazoo.runs.records import read_data, read_state
 from kerazoo.runs.run import Run, open_run, unfinished
 from kerazoo.training.train import train
 
@@ -409,8 +410,13 @@ def test_bundles(tmp_path, amount, monkeypatch):
         unpack_bundle(tmp_path / "pipe.tar")
 
 
-def test_a_json_file_says_what_it_must_hold(tmp_path):
+def test_the_records_of_a_run_say_what_they_must(tmp_path):
+    """And a file of anybody's that has such a name is only read."""
     path = tmp_path / "run.json"
     path.write_text('{"status": "finished", "results": 3}')
     with pytest.raises(RunError, match=r"run.json: 'results' must be an object, got '3'; restore it from a copy"):
-        read_json(path)
+        read_state(tmp_path)
+    assert read_json(path)["results"] == 3
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(RunError, match=r"data.json does not say 'digest'; restore it from a copy"):
+        read_data(tmp_path)

@@ -15,9 +15,10 @@ from bombs import chunk, gif, jpeg, png, texts
 from PIL import Image
 
 from kerazoo.errors import DataError
-from kerazoo.files import NotRegularError, TooLargeError, read_regular
+from kerazoo.files import NotRegularError
 from kerazoo.pipelines.checks.inspection import inspect_contents, inspect_file
 from kerazoo.pipelines.data.load import load_examples
+from kerazoo.preprocessing.image_files import TooLargeError, read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.serving.predict import find_files
 
@@ -183,7 +184,7 @@ def test_pipes_and_devices_are_named_and_never_waited_for(images):
     assert in_time(lambda: inspect_file(zero)).bad == ("unreadable", "it is a device; only regular files are read")
     assert in_time(lambda: inspect_file(loop)).bad[0] == "unreadable"
     for path, error in ((pipe, NotRegularError), (zero, NotRegularError), (loop, OSError)):
-        assert isinstance(in_time(lambda path=path: read_regular(path)), error)
+        assert isinstance(in_time(lambda path=path: read_image(path)), error)
     found = in_time(lambda: load_examples(images), 30)
     assert isinstance(found, DataError)
     assert "cannot be read" in str(found)
@@ -198,4 +199,4 @@ def test_a_file_over_the_limit_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(300_000_000)  # a hole, which takes no disk
     assert inspect_file(str(path)).bad == ("enormous", "the file has 300.0 MB, and an image may have 256.0 MB")
-    assert isinstance(in_time(lambda: read_regular(path)), TooLargeError)
+    assert isinstance(in_time(lambda: read_image(path)), TooLargeError)

@@ -37,6 +37,15 @@ def test_imports_run_one_way(name):
         assert other in allowed, f"{room} must not import {imported}"
 
 
+def test_an_error_has_one_definition():
+    places = {}
+    for name, path in house.modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                places.setdefault(node.name, []).append(name)
+    assert {error: where for error, where in places.items() if len(where) > 1} == {}
+
+
 def test_no_modules_import_each_other():
     assert not house.circles()
 

@@ -17,6 +17,7 @@ import pytest
 
 import kerazoo
 from kerazoo.errors import WeightsError
+from kerazoo.files import DamagedError
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.registry import find
@@ -24,7 +25,7 @@ from kerazoo.models.saved import load_model, save_model
 from kerazoo.models.weights import weights_file
 from kerazoo.models.weights.loading import load_features
 from kerazoo.models.weights.sources import check_weights
-from kerazoo.models.weights.weights_file import DamagedError, copy_of
+from kerazoo.models.weights.weights_file import copy_of
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 REAL = "mobilenet_2_5_224_tf_no_top.h5"
@@ -87,7 +88,8 @@ def zeros(path, shape, name="layers/dense/vars/0"):
 HOLDER = """
 import re, resource, sys
 from pathlib import Path
-from kerazoo.models.weights.weights_file import DamagedError, copy_of
+from kerazoo.files import DamagedError
+from kerazoo.models.weights.weights_file import copy_of
 try:
     with copy_of(Path(sys.argv[1]), 100) as file:
         print(file.copy)

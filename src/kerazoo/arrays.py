@@ -9,13 +9,10 @@ from typing import IO, Any
 import numpy as np
 
 from kerazoo.errors import RunError
+from kerazoo.files import DamagedError
 from kerazoo.terminal import format_bytes
 
 SHARE = 0.8  # of the machine's memory that the arrays of one file may take
-
-
-class DamagedError(Exception):
-    """What is wrong with an array or an archive of arrays, in one line."""
 
 
 def read_answers(path: Path, shape: tuple[int, ...]) -> np.ndarray:

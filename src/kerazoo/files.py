@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import RunError
-from kerazoo.terminal import format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,15 +22,6 @@ log = logging.getLogger("kerazoo")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
 WAY_OUT = "restore it from a copy, or make it anew under another name"
-# what the files of a run say, of what type, and whether they must
-FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
-    "run.json": {
-        "status": (str, True), "results": (dict, False), "seconds": (float, False), "resumed": (list, False),
-        "recipe": (dict, False), "recipe_sha256": (str, False),
-    },
-    "data.json": {"digest": (str, True), "class_names": (list, False), "counts": (dict, False)},
-}  # fmt: skip
-WORDS = {str: "text", dict: "an object", list: "a list", float: "a number"}
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 LOCKED = "only regular files and folders are locked; remove it"
 TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
@@ -93,7 +83,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RunError if it is missing or broken, or a known key holds another type.
+    """The object in a JSON file. Raises RunError if it is missing or broken.
 
     Pipes and devices, which have no end, are refused before they are opened.
     """
@@ -108,12 +98,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
     if not isinstance(values, dict):
         raise RunError(f"{path} does not hold a JSON object; {WAY_OUT}")
-    for key, (kind, required) in FIELDS.get(path.name, {}).items():
-        if key not in values and required:
-            raise RunError(f"{path} does not say {key!r}; {WAY_OUT}")
-        known = (int, float) if kind is float else kind
-        if key in values and (not isinstance(values[key], known) or isinstance(values[key], bool)):
-            raise RunError(f"{path}: {key!r} must be {WORDS[kind]}, got {str(values[key])[:50]!r}; {WAY_OUT}")
     return values
 
 
@@ -209,23 +193,12 @@ def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
     return True
 
 
-MAX_BYTES = 256_000_000  # of an image's file, which is read into memory whole; a camera's JPEG has up to 60 MB
-
-
 class NotRegularError(OSError):
     """A named pipe, a device, a socket or a folder where a file was expected."""
 
 
-class TooLargeError(OSError):
-    """A file of `size` bytes, which are more than are read into memory."""
-
-    def __init__(self, path: str | Path, size: int, limit: int) -> None:
-        words = f"the file has {format_bytes(size)}, and an image may have {format_bytes(limit)}"
-        super().__init__(errno.EFBIG, words, str(path))
-        self.size = size
-
-    def __str__(self) -> str:
-        return str(self.strerror)
+class DamagedError(Exception):
+    """What is wrong with the contents of a file, in one line; whoever catches it names the file."""
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -256,13 +229,3 @@ KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
-
-
-def read_regular(path: str | Path, limit: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """The bytes of a regular file, and its status. Raises NotRegularError, OSError, and TooLargeError over `limit`."""
-    with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        contents = (file.read(limit + 1) or b"") if status.st_size <= limit else b""
-        if status.st_size > limit or len(contents) > limit:
-            raise TooLargeError(path, max(status.st_size, len(contents)), limit)
-        return contents, status

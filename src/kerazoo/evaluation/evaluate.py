@@ -8,7 +8,6 @@ import numpy as np
 from kerazoo.arrays import read_answers
 from kerazoo.errors import DataError, GateError, KerazooError
 from kerazoo.evaluation.answers import Evaluation
-from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import load_model
 from kerazoo.pipelines.checks.check import check_images
@@ -17,6 +16,7 @@ from kerazoo.pipelines.data.load import check_class_names, load_examples
 from kerazoo.pipelines.input.batches import evaluation_batches
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.runs.digests import check_digests
+from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
 
@@ -85,7 +85,7 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
 
 def check_unchanged(run: Run, examples: Examples) -> None:
     """Raise DataError where `examples` are not what `run` was trained on, byte by byte."""
-    recorded = read_json(run.folder / "data.json")["digest"]
+    recorded = read_data(run.folder)["digest"]
     if examples.digest() != recorded:
         raise DataError(
             f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "

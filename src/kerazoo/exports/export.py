@@ -27,8 +27,9 @@ from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import DESCRIPTION, load_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
-from kerazoo.runs.digests import DATA, check_digests
+from kerazoo.runs.digests import check_digests
 from kerazoo.runs.environment import environment
+from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run, check_name
 from kerazoo.tasks.task import find_task
 from kerazoo.version import __version__
@@ -179,7 +180,7 @@ def _passport(run: Run, spec: ModelSpec, evaluations: list[Evaluation]) -> dict[
         "run": run.name,
         **spec.to_json(),
         "weights_sha256": read_json(run.folder / DESCRIPTION)["weights_sha256"],
-        "data_digest": read_json(run.folder / DATA)["digest"],
+        "data_digest": read_data(run.folder)["digest"],
         "metrics": {name: value for evaluation in evaluations for name, value in evaluation.summary().items()},
         "environment": environment(),
     }

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError, ModelError, RunError
 from kerazoo.exports.layout import PASSPORT, SAVED_MODEL
-from kerazoo.files import read_json, read_regular
+from kerazoo.files import read_json
 from kerazoo.models.description import check_names
 from kerazoo.preprocessing.decoding import reason_of
+from kerazoo.preprocessing.image_files import read_image
 from kerazoo.tasks.task import find_task
 
 BATCH = 32  # images that are answered together
@@ -133,6 +134,6 @@ def _answer_one(ask: Callable[[Sequence[bytes]], np.ndarray], contents: bytes) -
 def read_file(path: Path) -> bytes:
     """The bytes of a file. Raises DataError."""
     try:
-        return read_regular(path)[0]
+        return read_image(path)[0]
     except OSError as error:
         raise DataError(f"it cannot be read: {error.strerror}") from error

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from kerazoo.errors import Interrupted, KerazooError, RunError
-from kerazoo.files import FULL, read_json, remove_temporary, write_json, write_whole
+from kerazoo.files import FULL, remove_temporary, write_json, write_whole
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.recipes.checks import with_recorded_batch_size
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.environment import changes, environment, recorded
 from kerazoo.runs.locks import TakenError, beside, is_locked, remove_left, run_lock
+from kerazoo.runs.records import DATA, STATE, read_data, read_state
 from kerazoo.runs.run import RUNS, Run, check_name, differences
 
 log = logging.getLogger("kerazoo")
@@ -49,13 +50,13 @@ def choose_folder(
     ways = "choose another --name, or take --overwrite to lose it"
     if not folder.exists():
         return folder
-    if not overwrite and (folder / "run.json").is_file() and Run(folder).is_reported:
+    if not overwrite and (folder / STATE).is_file() and Run(folder).is_reported:
         raise RunError(f"run {folder} exists and is finished; {ways}")
     if worker:
         return folder
     if is_locked(folder):
         raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
-    if not (folder / "run.json").is_file():
+    if not (folder / STATE).is_file():
         raise RunError(f"{folder} exists and is no run; choose another --name")
     if overwrite:
         return folder
@@ -73,7 +74,7 @@ def choose_folder(
 
 
 def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
-    found = [path.parent for path in root.glob(f"{glob.escape(stem)}-*/run.json")]
+    found = [path.parent for path in root.glob(f"{glob.escape(stem)}-*/{STATE}")]
     for folder in sorted(found, key=lambda folder: (len(folder.name), folder.name)):
         run = Run(folder)
         try:
@@ -140,7 +141,7 @@ def _opened(
         kind = TakenError if run.status == "finished" else RunError
         raise kind(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
     remove_temporary(folder)
-    before, now = read_json(folder / "run.json").get("resumed", []), environment()
+    before, now = read_state(folder).get("resumed", []), environment()
     if changed := ", ".join(changes(recorded(folder / "environment.json"), now)):
         log.info(
             f"the environment has changed ({changed}); results may differ in the last bits from an uninterrupted run"
@@ -181,12 +182,12 @@ def _full_disk_named(folder: Path) -> Iterator[None]:
 
 def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> str:
     """Why `run` cannot go on with these, in words; "" where it can."""
-    state = read_json(run.folder / "run.json")
+    state = read_state(run.folder)
     if state.get("status") == "finished":
         return "it is finished"
     if keys := ", ".join(differences(run.recipe.model_dump(), recipe.model_dump())):
         return f"its {keys}"
-    facts = {**state, "data": read_json(run.folder / "data.json").get("digest")}
+    facts = {**state, "data": read_data(run.folder).get("digest")}
     now = {**known, "data": examples.digest()}
     return ", ".join(
         f"its {what} was {facts.get(what)}, is {now[what]}" for what in now if facts.get(what) != now[what]
@@ -206,10 +207,10 @@ def _make(
     try:
         making.mkdir(parents=True)
         stack.enter_context(run_lock(making))  # so that no other process takes it for one that was killed
-        write_json(making / "run.json", {"status": "running", **known, **recorded})
+        write_json(making / STATE, {"status": "running", **known, **recorded})
         write_whole(making / "recipe.toml", text)
         write_json(making / "environment.json", environment())
-        write_json(making / "data.json", examples.describe())
+        write_json(making / DATA, examples.describe())
         if overwrite:
             folder.replace(old)
         try:

@@ -7,10 +7,10 @@ the evaluation.
 from pathlib import Path
 
 from kerazoo.errors import RunError
-from kerazoo.files import read_json, sha256
+from kerazoo.files import sha256
 from kerazoo.models.saved import DESCRIPTION
+from kerazoo.runs.records import DATA, STATE, read_data, read_state
 
-DATA = "data.json"
 RECORDED = ("npy", "csv", "json")  # the endings of a split's evaluation
 
 
@@ -21,10 +21,10 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 def check_digests(folder: Path) -> None:
     """Raise RunError, naming the file, where one is not as it was when the run in `folder` finished."""
-    recorded = read_json(folder / "run.json").get("digests")
+    recorded = read_state(folder).get("digests")
     if not isinstance(recorded, dict):
         raise RunError(
-            f"{folder / 'run.json'} holds no digests of the run's files, so that a change would not be found: it was "
+            f"{folder / STATE} holds no digests of the run's files, so that a change would not be found: it was "
             "made by an earlier version, or changed; train the run again"
         )
     for name in _names(folder):
@@ -41,7 +41,7 @@ def check_digests(folder: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    counts = read_json(folder / DATA).get("counts")
+    counts = read_data(folder).get("counts")
     splits = [split for split in ("val", "test") if split in counts] if isinstance(counts, dict) else []
     if not splits:
         raise RunError(f"{folder / DATA} does not say which splits there are; put it back, or train the run again")

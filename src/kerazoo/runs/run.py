@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from kerazoo.errors import KerazooError, RunError
-from kerazoo.files import WAY_OUT, open_regular, read_json, sha256, write_json
+from kerazoo.files import WAY_OUT, open_regular, sha256, write_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import DESCRIPTION, load_spec
 from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
+from kerazoo.runs.records import STATE, read_state
 
 RUNS = Path("runs")
 LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems take 255
@@ -55,22 +56,22 @@ class Run:
     @property
     def status(self) -> str:
         """running (or killed), interrupted, or finished."""
-        return str(read_json(self.folder / "run.json").get("status"))
+        return str(read_state(self.folder).get("status"))
 
     @property
     def results(self) -> dict[str, Any]:
         """The metrics of its evaluation, such as {"val_accuracy": 0.9}; empty until it is finished."""
-        return dict(read_json(self.folder / "run.json").get("results", {}))
+        return dict(read_state(self.folder).get("results", {}))
 
     @property
     def seconds(self) -> float:
         """How long it took in all; 0 until it is finished."""
-        return float(read_json(self.folder / "run.json").get("seconds", 0.0))
+        return float(read_state(self.folder).get("seconds", 0.0))
 
     @property
     def phases(self) -> list[dict[str, Any]]:
         """What each phase of a fine-tuning cost and gained; empty where the network was trained anew."""
-        return list(read_json(self.folder / "run.json").get("phases", []))
+        return list(read_state(self.folder).get("phases", []))
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -94,12 +95,12 @@ class Run:
     @property
     def is_reported(self) -> bool:
         """Whether it is finished and its result was shown; until then, the same command is answered by it."""
-        state = read_json(self.folder / "run.json")
+        state = read_state(self.folder)
         return state.get("status") == "finished" and state.get("reported") is not False
 
     def check_recipe(self) -> None:
         """Raise RunError if `recipe.toml` has other values than the run was begun with."""
-        state = read_json(self.folder / "run.json")
+        state = read_state(self.folder)
         path = self.folder / "recipe.toml"
         recorded = state.get("recipe_sha256")
         if recorded is None or not path.is_file() or sha256(path) == recorded:  # older versions recorded nothing
@@ -118,7 +119,7 @@ class Run:
     @property
     def recipe_sha256(self) -> str | None:
         """The digest of the recipe it was begun with; None in runs of older versions."""
-        return read_json(self.folder / "run.json").get("recipe_sha256")
+        return read_state(self.folder).get("recipe_sha256")
 
     def set_reported(self) -> None:
         """Its result was shown: the same command begins another run."""
@@ -126,7 +127,7 @@ class Run:
 
     def set_status(self, status: str, **values: Any) -> None:
         """Change its status, with `values` beside."""
-        write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), "status": status, **values})
+        write_json(self.folder / STATE, {**read_state(self.folder), "status": status, **values})
 
 
 def check_name(name: str, what: str = "run") -> None:
@@ -149,13 +150,13 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def folder_of(path: str | Path) -> Path:
     """`path` where a run lies there, else runs/`path`."""
-    return Path(path) if (Path(path) / "run.json").is_file() else RUNS / path
+    return Path(path) if (Path(path) / STATE).is_file() else RUNS / path
 
 
 def unfinished(folder: str | Path) -> Run:
     """The run at `folder`, which did not finish. Raises RunError."""
     folder = Path(folder)
-    if not (folder / "run.json").is_file():
+    if not (folder / STATE).is_file():
         raise RunError(f"there is no run {folder} to go on with")
     run = Run(folder)
     if run.is_reported:
@@ -166,14 +167,14 @@ def unfinished(folder: str | Path) -> Run:
 
 def finished(folder: Path) -> bool:
     """Whether a finished run is there."""
-    return (folder / "run.json").is_file() and Run(folder).status == "finished"
+    return (folder / STATE).is_file() and Run(folder).status == "finished"
 
 
 def open_run(path: str | Path) -> Run:
     """The finished run at `path`, or at `runs/path`. Raises RunError where there is none."""
     for folder in (Path(path), RUNS / path):
-        if (folder / "run.json").is_file():
-            status = read_json(folder / "run.json").get("status")
+        if (folder / STATE).is_file():
+            status = read_state(folder).get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
                 raise RunError(f"run {folder} did not finish (status {status!r}); go on by `kerazoo resume {folder}`")
             return Run(folder)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerazoo.errors import WeightsError
+from kerazoo.files import DamagedError
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model
 from kerazoo.models.weights.channels import adapt_input_channels
 from kerazoo.models.weights.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.weights.sources import check_source
-from kerazoo.models.weights.weights_file import SPARE, DamagedError, Shape, WeightsFile, copy_of, numbers_of
+from kerazoo.models.weights.weights_file import SPARE, Shape, WeightsFile, copy_of, numbers_of
 
 if TYPE_CHECKING:
     import keras

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerazoo.errors import WeightsError
-from kerazoo.files import file_hash
+from kerazoo.files import DamagedError, file_hash
 from kerazoo.models.keras_applications import BACKBONES
-from kerazoo.models.weights.weights_file import DamagedError, look_into
+from kerazoo.models.weights.weights_file import look_into
 
 MANIFEST = Path(__file__).with_name("published.json")
 CHUNK = 1 << 20  # bytes read at a time

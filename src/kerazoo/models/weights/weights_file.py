@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import WeightsError
+from kerazoo.files import DamagedError
 from kerazoo.terminal import format_bytes
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ LEFT = 1_000_000  # bytes; a disk with fewer may have been too full for a copy
 SPARE = 100_000  # numbers beside the weights: seeds, and a first convolution of other channels
 
 Shape = tuple[int, ...]
-
-
-class DamagedError(Exception):
-    """The file is not whole HDF5, or HDF5 of another kind; the message says why."""
 
 
 @dataclass(frozen=True)

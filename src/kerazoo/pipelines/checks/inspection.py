@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kerazoo.files import TooLargeError, read_regular
 from kerazoo.preprocessing.decoding import announced_bytes, reason_of
 from kerazoo.preprocessing.exif import orientation_of
 from kerazoo.preprocessing.headers import LARGE
+from kerazoo.preprocessing.image_files import TooLargeError, read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 TINY = 16  # px of the shorter side
@@ -56,7 +56,7 @@ def inspect_file(path: str) -> Inspection:
     try:
         status = Path(path).stat()
         seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        contents, status = read_regular(path)
+        contents, status = read_image(path)
     except TooLargeError as error:
         return Inspection(**seen, bad=("enormous", str(error)))
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kerazoo.arrays import DamagedError, read_archive
+from kerazoo.arrays import read_archive
 from kerazoo.errors import DataError
+from kerazoo.files import DamagedError
 from kerazoo.pipelines.data.examples import SPLITS, Examples
 from kerazoo.tasks.task import MULTICLASS, MULTILABEL, REGRESSION, find_task
 

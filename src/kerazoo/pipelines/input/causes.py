@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError, is_out_of_memory
-from kerazoo.files import read_regular
 from kerazoo.pipelines.data.examples import Examples, check_contents
+from kerazoo.preprocessing.image_files import read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 LONGEST = 300  # characters of TensorFlow's own words
@@ -77,7 +77,7 @@ def _check_images(examples: Examples, preprocessing: Preprocessing) -> None:
         if examples.known_hashes is not None or "hashes" in vars(examples):
             check_contents(one, [examples.hashes[index]])
         try:
-            preprocessing.decode(tf.constant(read_regular(path)[0]))
+            preprocessing.decode(tf.constant(read_image(path)[0]))
         except (OSError, *OF_IMAGES) as error:
             raise DataError(
                 f"{key} in {examples.source} cannot be read or decoded: {_first_line(error)}; look at it by "

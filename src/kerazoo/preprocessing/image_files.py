@@ -1,0 +1,32 @@
+"""Encoded images on disk: read whole into memory, but for pipes, devices and files that no camera writes."""
+
+import errno
+import os
+from pathlib import Path
+
+from kerazoo.files import open_regular
+from kerazoo.terminal import format_bytes
+
+MAX_ENCODED = 256_000_000  # bytes of an image's file; a camera's JPEG has up to 60 MB
+
+
+class TooLargeError(OSError):
+    """An image's file of `size` bytes, which are more than are read into memory."""
+
+    def __init__(self, path: str | Path, size: int) -> None:
+        words = f"the file has {format_bytes(size)}, and an image may have {format_bytes(MAX_ENCODED)}"
+        super().__init__(errno.EFBIG, words, str(path))
+        self.size = size
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def read_image(path: str | Path) -> tuple[bytes, os.stat_result]:
+    """The bytes of an image's file, and its status. Raises NotRegularError, OSError, and TooLargeError."""
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        contents = (file.read(MAX_ENCODED + 1) or b"") if status.st_size <= MAX_ENCODED else b""
+        if status.st_size > MAX_ENCODED or len(contents) > MAX_ENCODED:
+            raise TooLargeError(path, max(status.st_size, len(contents)))
+        return contents, status
