@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import os
 import re
 import shlex
+import signal
 import sys
 import textwrap
 
@@ -13,6 +15,7 @@ from conftest import make_images
 
 import kerazoo
 from kerazoo.cli import app as cli
+from kerazoo.errors import Interrupted
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -67,6 +70,22 @@ def test_finetune(here):
     command("finetune photos --backbone bottleneck_cnn --weights mnist --preset light --epochs 1 --name ct")
     run = kerazoo.finetune("photos", "bottleneck_cnn", weights="mnist", preset="light", epochs=1, name="pt")
     same_run(kerazoo.open_run("ct"), run)
+
+
+def test_resume(here, said):
+    """Both go on from where the run was stopped, to what a run that was never stopped gives."""
+    words = {
+        "epochs": 3, "size": 12, "batch_size": 4, "seed": 3, "devices": "cpu",
+        "settings": {"model.arguments.dropout": 0.2, "augmentation.flip": True},
+    }  # fmt: skip
+    for name in ("cr", "pr"):
+        stop_a_run(name, **words)
+    command("resume cr")
+    run = kerazoo.resume("pr")
+    same_run(kerazoo.open_run("cr"), run)
+    whole = kerazoo.train("mlp", "photos", **words, name="wr")
+    assert sum(bool(re.search("goes on from epoch 2, step [12]$", line)) for line in said) == 2
+    same_run(run, whole)
 
 
 def test_rank_and_check(here, capsys):
@@ -132,18 +151,19 @@ def test_the_examples_of_docstrings_run(tmp_path, monkeypatch):
     assert set(STORY) == set(public())
     for name in STORY:
         if name == "resume":
-            stop_a_run(tmp_path)
+            stop_a_run("stopped", epochs=2, size=16, batch_size=4)
         for code in CODE.findall(inspect.getdoc(getattr(kerazoo, name))):
             exec(compile(textwrap.dedent(code), name, "exec"), {"kerazoo": kerazoo})
 
 
-def stop_a_run(folder):
-    """runs/stopped, which did not finish."""
+def stop_a_run(name, **words):
+    """A run of that name in the working folder, asked to stop within its second epoch."""
     import keras
 
     class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            raise KeyboardInterrupt
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        kerazoo.train("mlp", "photos", epochs=2, size=16, name="stopped", callbacks=[Stop()])
+    with pytest.raises(Interrupted):
+        kerazoo.train("mlp", "photos", **words, name=name, callbacks=[Stop()])
