@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tomllib
@@ -166,7 +167,8 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "finetune", data, *given)
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "kerazoo: stopped; the same command goes on with a run that did not finish"
+    last = "kerazoo: `kerazoo finetune` was stopped; the same command goes on with a run that did not finish"
+    assert err.splitlines()[-1] == last
     assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
 
 
@@ -188,13 +190,26 @@ def test_odd_names_are_printed_harmlessly(here, monkeypatch, capsys):
 
 
 def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch, capsys):
+    """The last line names the command, which stands behind the flags of `kerazoo` itself."""
+
+    number = signal.SIGTERM
+
     def asked(*_, **__):
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr("kerazoo.pipelines.checks.check.inspect_all", asked)
-    code, out, err = call(monkeypatch, capsys, "check", make_images(tmp_path / "data"))
-    assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "kerazoo: stopped"
+    data = make_images(tmp_path / "data")
+    trial = ["try", "mlp", "--data", data, "--size", "16", "--learning-rate", "rates.svg"]
+    for command, number in (
+        (trial, signal.SIGINT),  # first: the command leaves Ctrl-C ignored, since its process ends with it
+        (["check", data], signal.SIGTERM),
+        (["--traceback", *trial], signal.SIGTERM),
+    ):
+        code, out, err = call(monkeypatch, capsys, *command)
+        assert (code, out) == (128 + number, "")
+        name = next(word for word in command if word in ("check", "try"))
+        assert err.splitlines()[-1] == f"kerazoo: `kerazoo {name}` was stopped"
+    assert not (here / "rates.svg").exists()
 
 
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):

@@ -37,8 +37,8 @@ RENAMED = {  # what commands and flags of earlier versions are called now
 }
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
-STOPPED = "kerazoo: stopped"
-GOES_ON = "; the same command goes on with a run that did not finish"  # of commands that keep one
+GOES_ON = "; the same command goes on with a run that did not finish"
+KEEP_RUNS = ("train", "finetune", "resume")
 
 
 def _version(wanted: bool) -> None:
@@ -82,16 +82,29 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt) as error:  # an interrupt once typer had done its part
         code = error.code if isinstance(error, SystemExit) else CTRL_C
         if code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
-            say(STOPPED + (GOES_ON if arguments[:1] in (["train"], ["finetune"], ["resume"]) else ""))
+            say(_stopped(arguments))
         sys.exit(code)
 
 
 def _check_names(arguments: list[str]) -> None:
     """Raise InputError where a command or a flag has another name now."""
-    flags = {argument.partition("=")[0] for argument in arguments[1:]}
+    given = _command(arguments)
+    flags = {argument.partition("=")[0] for argument in arguments}
     for (command, flag), now in RENAMED.items():
-        if arguments[:1] == [command] and (not flag or flag in flags):
+        if given == command and (not flag or flag in flags):
             raise InputError(f"`{f'{command} {flag}'.strip()}` has another name: kerazoo {now}")
+
+
+def _stopped(arguments: list[str]) -> str:
+    """What is said of a command that SIGTERM or Ctrl-C ended."""
+    command = _command(arguments)
+    name = f"kerazoo {command}".strip()
+    return f"kerazoo: `{name}` was stopped{GOES_ON if command in KEEP_RUNS else ''}"
+
+
+def _command(arguments: list[str]) -> str:
+    """The command among `arguments`, behind the flags of `kerazoo` itself; "" where there is none."""
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
 if __name__ == "__main__":
