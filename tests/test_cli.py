@@ -152,7 +152,7 @@ def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, c
             assert err.startswith("kerazoo: training.epochs=2 contradicts transfer.preset='linear'")
     code, _, err = call(monkeypatch, capsys, "finetune", data, "--devices", "multiworker", *small)
     assert (code, err.count("\n")) == (2, 1)  # at once, without waiting for any worker
-    assert "devices='multiworker' is for `kerazoo train`" in err
+    assert "devices='multiworker' works only with `kerazoo train`" in err
     code, _, err = call(monkeypatch, capsys, "finetune", data, "--preset", "heavy", *small)
     assert code == 2
     assert re.search(r"transfer.preset must be 'linear', 'light', 'full' or 'bit', got 'heavy'", err)
@@ -283,7 +283,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["try", "mlp", "--data", data], "takes either --learning-rate CHART.svg or --one-batch"),
         (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none: an export is"),
         (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name, of 200 bytes at most"),
-        (["train", "mlp", "--data", data, "--devices", "both"], "devices='both' is none of auto, cpu"),
+        (["train", "mlp", "--data", data, "--devices", "both"], "devices must be one of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
@@ -351,7 +351,7 @@ WRONG = [
     (["try", "mlp", "--data", "data", "--learning-rate", "no/a.svg"], "the chart no/a.svg cannot be written"),
     (["train", "mlp", "--data", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
     (["train", "mlp", "--data", "data", "--set", "bad=1"], "the recipe has no key 'bad'"),
-    (["train", "mlp", "--data", "data", "--devices", "bad"], "devices='bad' is none of auto, cpu"),
+    (["train", "mlp", "--data", "data", "--devices", "bad"], "devices must be one of auto, cpu"),
     (["train", "typo.toml", "--data", "data"], "the recipe has no key 'trainin'"),
     (["train", "nosuch.toml"], "there is no recipe nosuch.toml"),
     (["resume", "nosuch"], "to go on with"),

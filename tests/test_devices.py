@@ -262,7 +262,7 @@ def test_every_replica_has_a_row_of_every_batch_of_an_evaluation():
 
 @pytest.mark.parametrize("name", ["", "gpus", "mirrored:0", "mirrored:x", "mirrored:N", "CPU"])
 def test_unknown_names(name):
-    with pytest.raises(RecipeError, match="is none of auto, cpu, gpu, mirrored, mirrored:N, multiworker, tpu"):
+    with pytest.raises(RecipeError, match="must be one of auto, cpu, gpu, mirrored, mirrored:N, multiworker, tpu"):
         parse_devices(name)
 
 

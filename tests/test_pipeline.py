@@ -541,15 +541,15 @@ def test_a_loss_that_does_not_go_with_the_task_leaves_nothing(images, tmp_path):
 
 def test_bad_recipes_are_named(images):
     for name in ("num_classes", "input_shape", "weights"):
-        with pytest.raises(RecipeError, match=f"model.arguments: .*{name} is not set here: it comes from"):
+        with pytest.raises(RecipeError, match=f"model.arguments: .*{name} cannot be set here, because it comes from"):
             make_recipe({"model": {"name": "mlp", "arguments": {name: 5}}, "data": {"path": "x"}})
-    with pytest.raises(RecipeError, match="recipe key data.path: 'data' is 'x', which has no keys of its own"):
+    with pytest.raises(RecipeError, match="recipe key data.path: 'data' must be a table of keys, got 'x'"):
         make_recipe({"model": {"name": "mlp"}, "data": "x"}, ["data.path=y"])
     with pytest.raises(RecipeError, match="optimizer.name must be .*'adam' or 'adamw', got 'adamm'"):
         recipe(images, optimizer={"name": "adamm"})
     with pytest.raises(RecipeError, match=r"no key 'training.epoch'; known here: epochs, batch_size"):
         recipe(images, training={"epoch": 3})
-    with pytest.raises(RecipeError, match="--set 'epochs' is not key=value"):
+    with pytest.raises(RecipeError, match="--set must be key=value, .*, got 'epochs'"):
         make_recipe({"model": {"name": "mlp"}}, ["epochs"])
     with pytest.raises(RecipeError, match="data"):
         make_recipe({"model": {"name": "mlp"}})

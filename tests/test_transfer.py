@@ -492,7 +492,7 @@ def test_what_is_set_is_judged_beside_the_preset(preset, settings):
     assert make_recipe({**values, "training": {"epochs": 3}}).training.epochs == 3
     assert "epochs" not in made.training.model_fields_set  # the data has its say yet
     for bad in ("optimizer.milestones=[0.3]", "optimizer.factor=0.2"):
-        with pytest.raises(RecipeError, match="goes with schedule='step'"):
+        with pytest.raises(RecipeError, match="applies only to schedule='step'"):
             make_recipe({**values, "transfer": {"preset": "light"}, "optimizer": {}}, [bad])
 
 

@@ -1,12 +1,13 @@
-"""What is wrong with a recipe only beside its data or its devices: known before any work, later than the recipe."""
+"""Checks of a recipe that need its data, its devices or its preset. They run before any work is done."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from kerazoo.errors import RecipeError
 from kerazoo.recipes.recipe import Recipe, make_recipe
 
-# what only fine-tuning reads; None is every key of the part
+# the keys that only fine-tuning uses; None means every key of the part
 OF_TUNING: dict[str, tuple[str, ...] | None] = {
     "training": ("epochs", "early_stopping", "loss", "label_smoothing", "focal_gamma"),
     "optimizer": None,
@@ -16,21 +17,20 @@ OF_TUNING: dict[str, tuple[str, ...] | None] = {
 
 
 def check_against(recipe: Recipe, count: int) -> Recipe:
-    """The recipe for `count` training examples, its batch size a whole number of them.
+    """The recipe for `count` training examples, with the batch size as a number.
 
-    "all" becomes `count`. So does a batch size that nobody asked for and that the data cannot fill: the run keeps what
-    it trained by. Raises RecipeError where there is no data, where a batch that was asked for is larger than the data,
-    and where a schedule is longer than the run.
+    "all" becomes `count`. So does a default batch size that is larger than the data. Raises RecipeError if there is no
+    data, if the user's batch size is larger than the data, or if a schedule is longer than the run.
     """
     training = recipe.training
     if count < 1:
-        raise RecipeError(f"{recipe.data.path} has no training example; look at it by `kerazoo check`")
+        raise RecipeError(f"{recipe.data.path} has no training examples; inspect it with `kerazoo check`")
     size = count if training.batch_size == "all" else training.batch_size
     if size > count:
         if "batch_size" in training.model_fields_set:
             raise RecipeError(
-                f"training.batch_size={size} is larger than the data, {count} training examples; take at most {count}, "
-                'or "all"'
+                f"training.batch_size={size} is larger than the number of training examples, {count}; use at most "
+                f'{count}, or "all"'
             )
         size = count
     steps = steps_of(recipe, count, size)
@@ -40,12 +40,12 @@ def check_against(recipe: Recipe, count: int) -> Recipe:
 
 
 def with_defaults(recipe: Recipe, values: Mapping[str, Mapping[str, Any]]) -> Recipe:
-    """`recipe` with `values` where it says nothing, as if they were the defaults."""
+    """`recipe` with `values` as the defaults for the keys that the user did not set."""
     return make_recipe(recipe.model_dump(exclude_unset=True), defaults=values)
 
 
 def with_recorded_batch_size(recipe: Recipe, kept: Recipe) -> Recipe:
-    """`recipe` with the batch size that a run kept, where `recipe` leaves it to the data; to compare the two by."""
+    """`recipe` with the batch size of the run's recipe `kept`, if it has no number of its own; to compare the two."""
     training = recipe.training
     if training.batch_size != "all" and "batch_size" in training.model_fields_set:
         return recipe
@@ -54,56 +54,57 @@ def with_recorded_batch_size(recipe: Recipe, kept: Recipe) -> Recipe:
 
 
 def steps_of(recipe: Recipe, count: int, batch_size: int) -> int:
-    """The batches of the whole run: those of an epoch of `count` examples, times the epochs."""
-    per_epoch = count // batch_size if recipe.training.drop_last else -(-count // batch_size)
+    """The number of batches in the whole run: the batches of an epoch of `count` examples, times the epochs."""
+    per_epoch = count // batch_size if recipe.training.drop_last else math.ceil(count / batch_size)
     return per_epoch * recipe.training.epochs
 
 
 def _check_steps(recipe: Recipe, steps: int) -> None:
     part = recipe.optimizer
-    run = f"the run, {steps} steps in training.epochs={recipe.training.epochs}"
-    out = "take less, a share of the run in (0, 1), or more epochs"
+    run = f"the run, which has {steps} steps (training.epochs={recipe.training.epochs})"
+    advice = "use a smaller number, a share of the run in (0, 1), or more epochs"
     if isinstance(part.warmup, int) and part.warmup >= steps:
-        raise RecipeError(f"optimizer.warmup={part.warmup} is not shorter than {run}; {out}")
+        raise RecipeError(f"optimizer.warmup={part.warmup} must be shorter than {run}; {advice}")
     for milestone in part.milestones or ():
         if isinstance(milestone, int) and milestone >= steps:
-            raise RecipeError(f"optimizer.milestones: {milestone} is not within {run}; {out}")
+            raise RecipeError(f"optimizer.milestones: {milestone} must be within {run}; {advice}")
     if part.accumulate > steps:
         raise RecipeError(
-            f"optimizer.accumulate={part.accumulate} is more than {run}: no weight would ever move; "
-            f"take at most {steps}"
+            f"optimizer.accumulate={part.accumulate} is longer than {run}, so the weights would never change; use at "
+            f"most {steps}"
         )
 
 
 def check_replicas(recipe: Recipe, replicas: int) -> None:
-    """Refuse what Keras 3.15.1 gets wrong on more than one replica, with the way out. Raises RecipeError.
+    """Refuse settings that Keras 3.15.1 gets wrong on more than one replica. Raises RecipeError, which says what to do.
 
-    Each of these trains on and gives something else than one device does, but for accumulation, which fails late.
+    Gradient accumulation fails late. The other settings train without an error, but differ from training on one device.
     """
     if replicas < 2:
         return
-    part, where = recipe.optimizer, f"on {replicas} replicas (devices={recipe.devices!r})"
+    part = recipe.optimizer
+    where = f"on {replicas} replicas (devices={recipe.devices!r})"
     if recipe.training.precision == "mixed_float16":
         raise RecipeError(
-            f"training.precision='mixed_float16' does not go {where}: only the first one's gradients are looked at for "
-            "overflow; take 'mixed_bfloat16'"
+            f"training.precision='mixed_float16' does not work {where}: only the first replica's gradients are checked "
+            "for overflow; use 'mixed_bfloat16'"
         )
     if part.accumulate > 1:
-        raise RecipeError(f"optimizer.accumulate={part.accumulate} does not go {where}; take a larger batch instead")
+        raise RecipeError(f"optimizer.accumulate={part.accumulate} does not work {where}; use a larger batch instead")
     for key in ("clip_norm", "clip_value"):
         if getattr(part, key) is not None:
             raise RecipeError(
-                f"optimizer.{key}={getattr(part, key)} does not go {where}: each replica would clip its own gradient "
-                "before they are added; leave it out, or take one device"
+                f"optimizer.{key}={getattr(part, key)} does not work {where}: each replica would clip its own gradient "
+                "before they are added; remove it, or use one device"
             )
 
 
 def check_preset(recipe: "Recipe") -> None:
-    """Raise RecipeError where `recipe` asks for what its preset is not, or for another optimizer at the preset's rate.
+    """Raise RecipeError if `recipe` contradicts its preset, or uses another optimizer at the preset's learning rate.
 
-    Pretrained weights without a preset take a learning rate that was asked for.
+    Pretrained weights without a preset need a learning rate that the user sets.
 
-    A value that is the default one counts as not asked for: the resolved recipe of a run has all of them.
+    A value that equals the default counts as not set, because the resolved recipe of a run contains all defaults.
     """
     transfer, optimizer = recipe.transfer, recipe.optimizer
     if transfer is None:
@@ -114,12 +115,13 @@ def check_preset(recipe: "Recipe") -> None:
             raise RecipeError(
                 f"transfer.preset must be set, or optimizer.learning_rate: {optimizer.learning_rate}, the rate for "
                 "random weights, destroys pretrained ones; use the preset light, full or bit, or training.epochs=0 "
-                "to stop at the probe"
+                "to stop after the probe"
             )
         return
-    preset, asked = f"transfer.preset={transfer.preset!r}", _asked(recipe)
+    preset = f"transfer.preset={transfer.preset!r}"
+    user_settings = _user_settings(recipe)
     if transfer.preset == "linear":
-        for key, value in asked.items():
+        for key, value in user_settings.items():
             part, _, name = key.partition(".")
             names = OF_TUNING[part]
             if (names is None or name in names) and not (part == "augmentation" and transfer.views > 1):
@@ -145,16 +147,16 @@ def check_preset(recipe: "Recipe") -> None:
                     f"{where}.{key}={value!r} contradicts {preset}: the BiT-HyperRule has {wanted!r}; remove it, or "
                     "use the preset full"
                 )
-    elif asked.get("optimizer.name", "adamw") != "adamw" and "learning_rate" not in optimizer.model_fields_set:
+    elif user_settings.get("optimizer.name", "adamw") != "adamw" and "learning_rate" not in optimizer.model_fields_set:
         raise RecipeError(
             f"{preset} has a learning rate for adamw, not for optimizer.name={optimizer.name!r}; set "
             "optimizer.learning_rate, too"
         )
 
 
-def _asked(recipe: "Recipe") -> dict[str, Any]:
+def _user_settings(recipe: "Recipe") -> dict[str, Any]:
     """The settings of OF_TUNING's parts that are not the defaults, by their dotted keys."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for part in OF_TUNING:
         values = getattr(recipe, part)
         defaults = type(values)()
@@ -162,5 +164,5 @@ def _asked(recipe: "Recipe") -> dict[str, Any]:
             value = getattr(values, name)
             default = 0 if (part, name) == ("training", "epochs") else getattr(defaults, name)
             if value != default:
-                found[f"{part}.{name}"] = value
-    return found
+                settings[f"{part}.{name}"] = value
+    return settings

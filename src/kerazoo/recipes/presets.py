@@ -1,13 +1,13 @@
-"""Presets of fine-tuning: what `kerazoo finetune --preset` starts from; other keys can be set otherwise.
+"""Presets of fine-tuning: the defaults of `kerazoo finetune --preset`.
 
-- linear: the probe alone. Nothing of fine-tuning can be set.
+- linear: the probe alone. Keys of fine-tuning cannot be set.
 - light (the default): a few epochs of the last two stages, mild augmentation.
 - full: all stages, stronger augmentation.
 - bit: the BiT-HyperRule (Kolesnikov et al. 2019, arXiv:1912.11370, section 3.3, and their bit_hyperrule.py), which
-  plans by the number of images; all stages at one rate, plain crops and mirroring. Ours begins at the probe, where
-  theirs begins at a head of zeros, and keeps the backbone's own image size.
+  depends on the number of images. It trains all stages at one learning rate, with plain crops and mirroring. Ours
+  starts from the probe and keeps the backbone's own image size; theirs starts from a head of zeros.
 
-What a preset is cannot be set otherwise (`check_preset`). 0 epochs of any preset stop at the probe.
+Settings must not contradict their preset (`check_preset`). With 0 epochs, any preset stops after the probe.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 
 Values = dict[str, dict[str, Any]]
 
-LIGHT = 2  # stages that learn
+LIGHT = 2  # unfrozen stages
 
 PRESETS: dict[str, Values] = {
     "linear": {"training": {"epochs": 0, "batch_size": 32}},
@@ -31,7 +31,7 @@ PRESETS: dict[str, Values] = {
     },
 }
 
-# images to train on, fewer than; steps; where the rate is divided by 10; steps of warm-up; mixup
+# upper bound on training images; steps; steps at which the rate is divided by 10; steps of warmup; mixup
 BIT_RULE = (
     (20_000, 500, (200, 300, 400), 100, None),
     (500_000, 10_000, (3_000, 6_000, 9_000), 500, 0.1),
@@ -40,7 +40,7 @@ BIT_RULE = (
 
 
 def preset_values(preset: str, *, images: int, stages: int) -> Values:
-    """The recipe's parts for `preset`, `images` to train on, and a backbone of so many `stages` (0: not parted)."""
+    """The recipe's parts for `preset`, with `images` to train on and a backbone of `stages` stages (0: no stages)."""
     if preset == "light":
         return PRESETS[preset] | {"transfer": {"unfreeze": LIGHT if stages > LIGHT else 0}}
     if preset != "bit":
@@ -49,7 +49,7 @@ def preset_values(preset: str, *, images: int, stages: int) -> Values:
     batch = min(128, images)
     per_epoch = images // batch
     epochs = math.ceil(steps / per_epoch)
-    run = epochs * per_epoch  # steps; as shares of them, the rule's fall where they should, and fit fewer epochs, too
+    run = epochs * per_epoch  # the rule's steps become shares of the run, so that they also fit fewer epochs
     return {
         "training": {"epochs": epochs, "batch_size": batch},
         "optimizer": {

@@ -1,4 +1,4 @@
-"""The recipe: all that a run depends on. Read from TOML, changed by `--set`, written resolved into the run."""
+"""The recipe: all that a run depends on. It is read from TOML, changed by `--set`, and saved in the run's folder."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ from kerazoo.recipes.presets import PRESETS, preset_values
 from kerazoo.recipes.refusals import one_line, parts_of
 
 ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
-OWN = ("optimizer", "augmentation")  # of that recipe, what training NAME by name starts from, whatever the data
+OWN = ("optimizer", "augmentation")  # the parts of that recipe that also apply to other data
 OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
 
 __all__ = [
@@ -40,10 +40,10 @@ __all__ = [
 
 
 class Recipe(Part):
-    """Everything a run depends on beside the code and the data. `transfer` is None where a network is trained anew.
+    """Everything a run depends on except the code and the data. `transfer` is None when training from scratch.
 
-    Made by `for_training`, `for_finetuning` or `read`, all of which raise RecipeError that names the key, the value and
-    what is allowed. A recipe does not change: `override` gives another one.
+    `for_training`, `for_finetuning` and `read` make one. They raise RecipeError, which names the key, the value and
+    what is allowed. A recipe does not change: `override` returns a new one.
 
     Example:
     ```python
@@ -60,12 +60,14 @@ class Recipe(Part):
     checkpoint: CheckpointPart = CheckpointPart()
     transfer: TransferPart | None = None
     devices: str = Field(
-        "auto", description="auto, cpu, gpu, mirrored[:N], multiworker or tpu; auto: all GPUs, else the CPU"
+        "auto",
+        description="The devices to train on: auto, cpu, gpu, mirrored[:N], multiworker or tpu; auto uses all GPUs, "
+        "or the CPU if there are none",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers")
     log: list[Literal["gradients", "weights", "feature_maps"]] = Field(
         ["gradients", "weights", "feature_maps"],
-        description="What is looked at after each epoch, for `watch.jsonl` and TensorBoard; [] writes neither",
+        description="What to write to `watch.jsonl` and TensorBoard after each epoch; [] writes neither",
     )
 
     @field_validator("devices")
@@ -79,27 +81,27 @@ class Recipe(Part):
         patience, epochs = self.optimizer.patience, self.training.epochs
         if patience is not None and 0 < epochs <= patience:
             refuse(
-                f"optimizer.patience={patience} is as long as the whole run of training.epochs={epochs}: the rate "
-                "would never fall; take a smaller one, or more epochs"
+                f"optimizer.patience={patience} must be smaller than training.epochs={epochs}, or the learning rate "
+                "never falls; use a smaller patience or more epochs"
             )
         if self.transfer is not None and self.devices == "multiworker":
-            refuse("devices='multiworker' is for `kerazoo train`; fine-tune on one machine")
+            refuse("devices='multiworker' works only with `kerazoo train`; fine-tune on one machine")
         return self
 
     @classmethod
     def for_training(cls, model: str | Path, data: str | Path | None = None, **settings: Any) -> "Recipe":
         """The recipe of `kerazoo train MODEL --data DATA`, changed by `settings`.
 
-        By name it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`.
+        For a name, it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`.
 
         Args:
             model: A name of the registry, or a recipe file (.toml).
-            data: An image folder, a table, an `.npz` file or `tfds:NAME`; a recipe file may name it itself.
+            data: An image folder, a table, an `.npz` file or `tfds:NAME`; optional if the recipe file names the data.
             **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key
                 (`seed=1`, `**{"data.size": 64}`).
 
         Returns:
-            The recipe, checked whole.
+            The checked recipe.
 
         Raises:
             ModelError: No model is called `model`.
@@ -123,11 +125,11 @@ class Recipe(Part):
             backbone: A name of the registry.
             data: An image folder, a table, an `.npz` file or `tfds:NAME`.
             weights: "imagenet", the name of shipped weights, a file or a run, or "none".
-            preset: "linear", "light", "full" or "bit"; None is none of them.
+            preset: "linear", "light", "full" or "bit"; None uses no preset.
             **settings: Keys of the recipe, as in `for_training`.
 
         Returns:
-            The recipe, checked whole.
+            The checked recipe.
 
         Raises:
             ModelError: No model is called `backbone`.
@@ -145,15 +147,15 @@ class Recipe(Part):
         return make_recipe(values)
 
     def override(self, key: str, value: Any) -> "Recipe":
-        """The recipe with `key` (dotted) set to `value`, as if it had been asked for at first. Raises RecipeError."""
+        """The recipe with `key` (dotted) set to `value`, as if it had been set from the start. Raises RecipeError."""
         values = self.model_dump(exclude_unset=True)
-        # what was not asked for, and is not the default, is of the network's own recipe
-        begun_from_own = self.transfer is None and make_recipe(values) != self
+        # values that the user did not set, and that are not the defaults, come from the network's own recipe
+        starts_from_own = self.transfer is None and make_recipe(values) != self
         change(values, {key: value})
-        return make_recipe(values, defaults=own_recipe(values["model"]["name"]) if begun_from_own else None)
+        return make_recipe(values, defaults=own_recipe(values["model"]["name"]) if starts_from_own else None)
 
     def anchored(self) -> "Recipe":
-        """The same, with absolute paths, so that it can be run from anywhere."""
+        """The recipe with absolute paths, so that it can be run from any folder."""
         data = self.data
         if not data.path.startswith("tfds:"):
             data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
@@ -168,7 +170,7 @@ class Recipe(Part):
         return self.model_copy(update={"data": data, "transfer": transfer})
 
     def to_toml(self) -> str:
-        """The resolved recipe, as it can be read again."""
+        """The resolved recipe as TOML, which `read` can read again."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
@@ -180,11 +182,11 @@ def make_recipe(
 ) -> Recipe:
     """The recipe in `values` (nested), changed by `settings` such as "optimizer.learning_rate=0.1".
 
-    `defaults` are those of a network or a command: they stand where `values` and `settings` say nothing, and do not
-    count as asked for. Those of an optimizer are for that one: where another is asked for, they are left out; so are
-    those of a schedule. Without any, those of the preset that is named stand in, as far as they are known without data.
+    `defaults` come from a network or a command. They apply to keys that `values` and `settings` do not set, and do not
+    count as set by the user. Defaults of an optimizer apply only to that optimizer, and defaults of a schedule only to
+    that schedule. If `defaults` is None, the preset's values are used, as far as they are known without the data.
 
-    Raises RecipeError that names the key, the value and what is allowed.
+    Raises RecipeError, which names the key, the value and what is allowed.
     """
     values = copy.deepcopy(values)
     for setting in settings:
@@ -192,19 +194,17 @@ def make_recipe(
     defaults = _of_preset(values) if defaults is None else defaults
     if not defaults:
         return _validated(values)
-    merged, own = copy.deepcopy(values), {part: dict(keys) for part, keys in defaults.items()}
-    asked = values.get("optimizer", {})
-    if (
-        isinstance(asked, dict)
-        and asked.get("name", name := own.get("optimizer", {}).get("name", OptimizerPart().name)) != name
-    ):
-        own.pop("optimizer", None)
-    rate = own.get("optimizer", {})
-    if (
-        isinstance(asked, dict)
-        and asked.get("schedule", plan := rate.get("schedule", OptimizerPart().schedule)) != plan
-    ):
-        own["optimizer"] = {key: value for key, value in rate.items() if key not in OF_SCHEDULE}
+    merged = copy.deepcopy(values)
+    own = {part: dict(keys) for part, keys in defaults.items()}
+    user_optimizer = values.get("optimizer", {})
+    if isinstance(user_optimizer, dict):
+        name = own.get("optimizer", {}).get("name", OptimizerPart().name)
+        if user_optimizer.get("name", name) != name:
+            own.pop("optimizer", None)
+        own_optimizer = own.get("optimizer", {})
+        schedule = own_optimizer.get("schedule", OptimizerPart().schedule)
+        if user_optimizer.get("schedule", schedule) != schedule:
+            own["optimizer"] = {key: value for key, value in own_optimizer.items() if key not in OF_SCHEDULE}
     for part, keys in own.items():
         if isinstance(merged.setdefault(part, {}), dict):
             merged[part] = keys | merged[part]
@@ -218,12 +218,12 @@ def make_recipe(
 def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None:
     transfer = values.get("transfer")
     preset = transfer.get("preset") if isinstance(transfer, dict) else None
-    # of the fewest images, for which the BiT-HyperRule plans the most epochs
+    # the BiT-HyperRule trains longest on the fewest images
     return preset_values(preset, images=1, stages=0) if preset in (*PRESETS, "bit") else None
 
 
 def data_part(values: dict[str, Any]) -> DataPart:
-    """The data part of a recipe by itself. Raises RecipeError as `make_recipe` does."""
+    """The data part of a recipe alone. Raises RecipeError as `make_recipe` does."""
     return _validated({"model": {"name": NO_MODEL}, "data": values}).data
 
 
@@ -235,9 +235,9 @@ def _validated(values: dict[str, Any]) -> Recipe:
 
 
 def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:
-    """What training `model` by name starts from where nothing else is asked for; None where it has no recipe.
+    """The defaults for training `model` by name: its own optimizer and augmentation; None if it has no recipe.
 
-    How long its recipe trains and what it holds out are for the data that its file names, and are left out.
+    Its epochs and splits are for the data that its file names, so they are not defaults for other data.
     """
     path = ZOO / f"{model}.toml"
     if not path.is_file():
@@ -246,9 +246,9 @@ def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The values in a TOML recipe. Raises RecipeError where it cannot be read."""
+    """The values in a TOML recipe. Raises RecipeError if it cannot be read."""
     try:
-        with open_regular(path) as file:  # a pipe would be waited for
+        with open_regular(path) as file:  # reading a pipe would block
             return tomllib.load(file)
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}") from error
@@ -260,7 +260,7 @@ def read_setting(setting: str) -> tuple[str, Any]:
     """The key and the value of `KEY=VALUE`, whose value is TOML or a bare word. Raises RecipeError."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {setting!r} is not key=value, such as optimizer.learning_rate=0.1")
+        raise RecipeError(f"--set must be key=value, such as optimizer.learning_rate=0.1, got {setting!r}")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -268,7 +268,7 @@ def read_setting(setting: str) -> tuple[str, Any]:
 
 
 def change(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Set keys (dotted) in nested `values`; of a part that is a mapping, each of its keys. Raises RecipeError."""
+    """Set keys (dotted) in nested `values`. A mapping sets each of its keys in that part. Raises RecipeError."""
     for key, value in settings.items():
         if key in _PARTS and isinstance(value, Mapping):
             change(values, {f"{key}.{name}": one for name, one in value.items()})
@@ -277,12 +277,12 @@ def change(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set `key` (dotted) in nested `values`. Raises RecipeError where a part of it is a value itself."""
+    """Set `key` (dotted) in nested `values`. Raises RecipeError if `key` goes through a plain value."""
     *path, last = key.split(".")
     for part in path:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"recipe key {key}: {part!r} is {values!r}, which has no keys of its own")
+            raise RecipeError(f"recipe key {key}: {part!r} must be a table of keys, got {values!r}")
     values[last] = value
 
 

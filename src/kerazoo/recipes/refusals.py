@@ -1,4 +1,4 @@
-"""What a recipe is refused with: one line that names the key, the value, what it must be, and the nearest names."""
+"""Error messages for a recipe: one line with the key, its value, the allowed values, and the most similar names."""
 
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -8,28 +8,28 @@ from pydantic import BaseModel, ValidationError
 
 from kerazoo.errors import KerazooError, RecipeError
 
-# how pydantic's errors begin that tell less than `allowed` does
+# prefixes of pydantic's error types whose messages say less than `allowed` does
 OF_A_VALUE = (
     "bool_", "finite_", "float_", "greater_", "int_", "less_", "list_", "literal_error", "string_type", "too_short",
 )  # fmt: skip
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing that is wrong; an unknown key before others, as it is often why another is missing."""
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    """The message for the first error. Unknown keys come first, because a misspelled key also leaves one missing."""
+    first = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
     kind, location, received = first["type"], first["loc"], first["input"]
     message = first["msg"].removeprefix("Value error, ")
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
         return _unknown(location, model)
     if kind == "missing":
-        return f"recipe key {key} is missing; {'name it with --data' if key.startswith('data') else 'set it'}"
+        return f"recipe key {key} is missing; {'give it with --data' if key.startswith('data') else 'set it'}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"recipe key {key} is a table of keys of its own, not {received!r}"
+        return f"recipe key {key} must be a table of keys, got {received!r}"
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, KerazooError):
         return message if isinstance(raised, RecipeError) else f"recipe key {key}: {message}"
-    if kind == "value_error" and len(location) < 2:  # of a part as a whole: it names its keys and values itself
+    if kind == "value_error" and len(location) < 2:  # an error about a whole part already names the keys and values
         return f"recipe: {key}.{message}" if key else f"recipe: {message}"
     field = _field(location, model)
     if field is not None and kind.startswith(OF_A_VALUE):
@@ -40,12 +40,13 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def allowed(annotation: Any, rules: list[Any]) -> str:
-    """What a value must be, in words, by the annotation of its field and the rules beside it."""
+    """The allowed values in words, from the field's annotation and rules."""
     kind = _plain(annotation)
     if get_origin(kind) is Annotated:
         kind, *rules = get_args(kind)
-    if said := [rule for rule in rules if isinstance(rule, str)]:
-        return said[0]
+    texts = [rule for rule in rules if isinstance(rule, str)]
+    if texts:
+        return texts[0]
     if get_origin(kind) is Literal:
         *names, last = (repr(name) for name in get_args(kind))
         return f"{', '.join(names)} or {last}" if names else last
@@ -99,7 +100,7 @@ def _unknown(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
 
 
 def _nearest_keys(location: tuple[int | str, ...], known: list[str], model: type[BaseModel]) -> list[str]:
-    """The keys that were likely meant: of a name much like it in the same part, else in any other."""
+    """The keys that the user probably meant: similar names in the same part, or else in any part."""
     places: dict[str, list[str]] = {}
     for name, part in parts_of(model).items():
         for key in part.model_fields:
@@ -112,7 +113,7 @@ def _nearest_keys(location: tuple[int | str, ...], known: list[str], model: type
 
 
 def _nearest_value(field: tuple[Any, list[Any]] | None, received: Any) -> str:
-    """The names that were likely meant, where `field` takes names."""
+    """The names that the user probably meant, if `field` takes names."""
     kind = None if field is None else _plain(field[0])
     if get_origin(kind) is not Literal or not isinstance(received, str):
         return ""
@@ -122,7 +123,7 @@ def _nearest_value(field: tuple[Any, list[Any]] | None, received: Any) -> str:
 
 
 def nearest(text: str, names: list[str], *, number: int = 2, cutoff: float = 0.6) -> list[str]:
-    """Those of `names` that are spelled much like `text`."""
-    import difflib  # needed here only
+    """Those of `names` whose spelling is similar to `text`."""
+    import difflib  # needed only for error messages
 
     return difflib.get_close_matches(text, names, n=number, cutoff=cutoff)
