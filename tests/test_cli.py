@@ -278,20 +278,20 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (train, "run runs/one exists and is finished; choose another --name"),
         (["resume", "one"], "run .*runs/one is finished"),
-        (["resume", "three"], "there is no run .*runs/three to go on with"),
+        (["resume", "three"], "there is no run .*runs/three to resume"),
         (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
         (["try", "mlp", "--data", data], "takes either --learning-rate CHART.svg or --one-batch"),
         (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none: an export is"),
-        (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name, of 200 bytes at most"),
+        (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name of at most 200 bytes"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices must be one of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),
         (["export", "two"], "there is no run two"),
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
         (["predict", "saved_models/none", data], "there is no run saved_models/none"),
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
-        (["train", "mlp"], "recipe key data is missing; name it with --data"),
+        (["train", "mlp"], "recipe key data is missing; give it with --data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
-        (["train", broken, "--data", data], "recipe key data.path: 'data' is 'images'"),
+        (["train", broken, "--data", data], "recipe key data.path: 'data' must be a table of keys"),
     ):
         code, out, err = call(monkeypatch, capsys, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -354,7 +354,7 @@ WRONG = [
     (["train", "mlp", "--data", "data", "--devices", "bad"], "devices must be one of auto, cpu"),
     (["train", "typo.toml", "--data", "data"], "the recipe has no key 'trainin'"),
     (["train", "nosuch.toml"], "there is no recipe nosuch.toml"),
-    (["resume", "nosuch"], "to go on with"),
+    (["resume", "nosuch"], "nosuch to resume"),
     (["train", "mlp", "--data", "data", "--batch-size", "many"], "training.batch_size"),
     (
         ["train", "mlp", "--data", "data", "--lr", "0.1", "--set", "optimizer.learning_rate=0.2"],

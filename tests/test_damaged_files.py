@@ -418,5 +418,5 @@ def test_the_records_of_a_run_say_what_they_must(tmp_path):
         read_state(tmp_path)
     assert read_json(path)["results"] == 3
     (tmp_path / "data.json").write_text("{}")
-    with pytest.raises(RunError, match=r"data.json does not say 'digest'; restore it from a copy"):
+    with pytest.raises(RunError, match=r"data.json has no 'digest'; restore it from a copy"):
         read_data(tmp_path)

@@ -59,14 +59,14 @@ def test_what_moves_numbers_is_told_from_what_does_not():
     before = now | {"cpus": now["cpus"] + 1, "backend": "jax", "git": None, "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
     before["versions"] = {"numpy": "1.26.0"} | {name: v for name, v in now["versions"].items() if name != "numpy"}
     told = [
-        f"TF_ENABLE_ONEDNN_OPTS was 0, is {now['variables'].get('TF_ENABLE_ONEDNN_OPTS')}",
-        f"backend was jax, is {now['backend']}",
-        *([f"commit was None, is {now['git']['commit']}"] if now["git"] else []),
-        f"cpus was {now['cpus'] + 1}, is {now['cpus']}",
-        f"numpy was 1.26.0, is {np.__version__}",
+        f"TF_ENABLE_ONEDNN_OPTS: 0 -> {now['variables'].get('TF_ENABLE_ONEDNN_OPTS')}",
+        f"backend: jax -> {now['backend']}",
+        *([f"commit: None -> {now['git']['commit']}"] if now["git"] else []),
+        f"cpus: {now['cpus'] + 1} -> {now['cpus']}",
+        f"numpy: 1.26.0 -> {np.__version__}",
     ]
     assert changes(before, now) == told
-    assert "cpus was None" in ", ".join(changes({}, now))  # of an older version
+    assert "cpus: None ->" in ", ".join(changes({}, now))  # of an older version
 
 
 def test_the_gpus_are_named(monkeypatch):

@@ -188,10 +188,10 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_room(recipe, whole, small, m
         else:
             usual = getattr(*where[when])
             patch.setattr(*where[when], filled)
-        with pytest.raises(KerazooError, match="cannot be written: No space left on device; make room") as caught:
+        with pytest.raises(KerazooError, match="cannot be written: No space left on device; free some") as caught:
             training.train(recipe, name="one", root=small / "runs")
     assert caught.value.exit_code == 1
-    ends = {"begin": "begins from the start", "second epoch": "epoch 2, step 0"}
+    ends = {"begin": "starts again", "second epoch": "epoch 2, step 0"}
     assert str(caught.value).endswith(ends.get(when, "epoch 3, step 0"))
     goes_on(recipe, small / "runs", whole)
 
@@ -208,7 +208,7 @@ def test_whatever_room_there_was_the_same_command_goes_on(recipe, whole, small, 
     if ended is None:
         pytest.skip("it had room enough")
     assert ended.exit_code == 1
-    assert "No space left on device; make room and give the same command again" in str(ended)
+    assert "No space left on device; free some disk space and run the same command again" in str(ended)
     goes_on(recipe, small / "runs", whole)
 
 
@@ -222,7 +222,7 @@ def test_the_command_ends_with_one_line_and_exit_code_1(data, small):
     assert first.returncode == 1
     assert "Traceback" not in first.stderr
     assert first.stderr.splitlines()[-1].startswith("kerazoo: ")
-    assert "No space left on device; make room and give the same command again" in first.stderr
+    assert "No space left on device; free some disk space and run the same command again" in first.stderr
     (small / "ballast").unlink()
     again = subprocess.run(command, cwd=small, capture_output=True, text=True, check=True)
     assert again.stdout.startswith("runs/one is finished")

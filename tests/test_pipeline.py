@@ -429,7 +429,7 @@ def test_a_run_without_digests_is_refused(run, tmp_path):
 
     with (
         changed(run, "run.json", old, sealed=False),
-        pytest.raises(RunError, match="run.json holds no digests of the run's files.*train the run again"),
+        pytest.raises(RunError, match="run.json has no digests of the run's files.*train the run again"),
     ):
         export_run(run, root=tmp_path)
 

@@ -435,27 +435,27 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(images, tmp_path
     recipe = recipe_for(images, epochs=2)
     interrupted(recipe, tmp_path / "runs", monkeypatch, name="one")
     options = {"name": "one", "root": tmp_path / "runs"}
-    with pytest.raises(RunError, match=r"another recipe \(training.epochs was 2, is 3\)"):
+    with pytest.raises(RunError, match=r"another recipe \(training.epochs: 2 -> 3\)"):
         train(recipe_for(images, epochs=3), **options)
     with run_lock(tmp_path / "runs" / "one"), pytest.raises(RunError, match="is being trained by another process"):
         train(recipe, **options)
     first = next((images / "circle").iterdir())
     first.rename(first.with_name("renamed.png"))
     first.with_name("renamed.png").write_bytes(next((images / "square").iterdir()).read_bytes())
-    with pytest.raises(RunError, match="cannot go on: its data was"):
+    with pytest.raises(RunError, match="cannot be resumed: its data was"):
         train(recipe, **options)
     assert train(recipe, overwrite=True, **options).status == "finished"  # other data: a new run in its place
     run = Run(tmp_path / "runs" / "one")
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     (tmp_path / "runs" / "notes").mkdir()
-    with pytest.raises(RunError, match="is no run"):
+    with pytest.raises(RunError, match="exists but is not a run"):
         train(recipe, overwrite=True, **{**options, "name": "notes"})
     with pytest.raises(RunError, match="is finished"):
         unfinished(run.folder)
     # one that finished while another process was still reading its data
     with (
-        pytest.raises(RunError, match="cannot go on: it is finished"),
+        pytest.raises(RunError, match="cannot be resumed: it is finished"),
         started(run.folder, run.recipe, load_examples(images)),
     ):
         pytest.fail("it was opened again")
@@ -493,13 +493,11 @@ def test_a_run_that_goes_on_elsewhere_says_so(images, tmp_path, monkeypatch, sai
     assert not [line for line in lines["here"] if "environment has changed" in line]
     told = [line for line in lines["elsewhere"] if line.startswith("the environment has changed (")]
     assert len(told) == 1
-    assert (
-        f"(tensorflow was 2.20.0, is {metadata.version('tensorflow')}); results may differ in the last bits" in told[0]
-    )
+    assert f"(tensorflow: 2.20.0 -> {metadata.version('tensorflow')}); results may differ in the last bits" in told[0]
 
 
 def test_a_batch_size_is_not_changed_on_the_way(images, tmp_path, monkeypatch):
     interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name="one")
     values = {"model": {"name": "mlp"}, "data": {"path": str(images)}, "training": {"epochs": 2}}
-    with pytest.raises(RunError, match="training.batch_size was 8, is 22"):
+    with pytest.raises(RunError, match="training.batch_size: 8 -> 22"):
         train(make_recipe(values, ["log=[]"]), root=tmp_path, name="one")

@@ -71,7 +71,7 @@ def edit(folder, old, new):
 
 def test_an_edited_recipe_is_not_gone_on_with(data, cut):
     edit(cut, "batch_size = 8", "batch_size = 4")
-    said = r"recipe.toml was edited since the run began \(training.batch_size was 8, is 4\), .*; undo that, or begin"
+    said = r"recipe.toml was edited after the run started \(training.batch_size: 8 -> 4\), .*; undo the edit, or"
     with pytest.raises(RunError, match=said):
         unfinished(cut)
     for recipe in (recipe_for(data), Run(cut).recipe):
@@ -180,7 +180,7 @@ def test_a_run_that_was_not_reported_answers_the_same_command(data, tmp_path, mo
     made = tmp_path / "mlp-shapes-1"
     assert Run(made).status == "finished"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
-    with pytest.raises(RunError, match="is finished, with another recipe"):
+    with pytest.raises(RunError, match="is finished and has another recipe"):
         choose_folder(recipe_for(data), "mlp-shapes", name=made.name, root=tmp_path)
     cli_runs.report(api.train(recipe, reported=False, **where), False)
     assert f"{made} is finished after" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""Run folders: what is kept of a training, who works in it, and what it was made with."""
+"""Run folders: their files, their locks, and the environment that a run was made in."""

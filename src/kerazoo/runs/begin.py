@@ -1,4 +1,4 @@
-"""Beginning a run, or going on with one that did not finish."""
+"""Start a new run, or resume an unfinished one."""
 
 import glob
 import hashlib
@@ -32,22 +32,22 @@ def choose_folder(
     overwrite: bool = False,
     worker: int | None = None,
 ) -> Path:
-    """The folder that training by `recipe` belongs in: a new one, or that of a run it began and did not finish.
+    """The folder for training with `recipe`: a new one, or that of an unfinished run with the same recipe.
 
-    Without a `name`, the first unfinished run called `stem-N` with the very same recipe, else the next free number. A
-    run that finished and whose result was never reported is one of these: the caller answers by it.
-    `worker` is the number of this process where several train the run, which must have a name; all but 0 take what 0
-    claims. Raises RunError where `name` is no plain name, is finished (`overwrite` takes it away), has another recipe,
-    or is being trained at this moment.
+    Without a `name`, it is the first unfinished run called `stem-N` with exactly the same recipe, or the next free
+    number. A finished run whose result was not reported yet also counts as unfinished; the caller reports its result.
+    `worker` is the number of this process if several processes train the run, which then must have a name; worker 0
+    chooses the folder, and the others use the same one. Raises RunError if `name` is not a plain name, or if its run is
+    finished (unless `overwrite`), has another recipe, or is being trained now.
     """
     root = Path(root)
     if name is None:
         if worker is not None:
-            raise RunError("several workers train one run, which must have a name; give all of them the same --name")
+            raise RunError("a run trained by several workers must have a name; give all workers the same --name")
         return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
     check_name(name)
     folder = root / name
-    ways = "choose another --name, or take --overwrite to lose it"
+    ways = "choose another --name, or use --overwrite to delete this run"
     if not folder.exists():
         return folder
     if not overwrite and (folder / STATE).is_file() and Run(folder).is_reported:
@@ -57,7 +57,7 @@ def choose_folder(
     if is_locked(folder):
         raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
     if not (folder / STATE).is_file():
-        raise RunError(f"{folder} exists and is no run; choose another --name")
+        raise RunError(f"{folder} exists but is not a run; choose another --name")
     if overwrite:
         return folder
     run = Run(folder)
@@ -67,28 +67,29 @@ def choose_folder(
         raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
     run.check_recipe()
     recipe = with_recorded_batch_size(recipe, other)
-    if keys := ", ".join(differences(other.model_dump(), recipe.model_dump())):
+    keys = ", ".join(differences(other.model_dump(), recipe.model_dump()))
+    if keys:
         state = "finished" if run.status == "finished" else "unfinished"
-        raise RunError(f"run {folder} is {state}, with another recipe ({keys}); {ways}")
+        raise RunError(f"run {folder} is {state} and has another recipe ({keys}); {ways}")
     return folder
 
 
 def _unfinished(recipe: Recipe, stem: str, root: Path) -> Iterator[Path]:
-    found = [path.parent for path in root.glob(f"{glob.escape(stem)}-*/{STATE}")]
-    for folder in sorted(found, key=lambda folder: (len(folder.name), folder.name)):
+    folders = [path.parent for path in root.glob(f"{glob.escape(stem)}-*/{STATE}")]
+    for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
         run = Run(folder)
         try:
             run.check_recipe()
             kept = run.recipe
             same = not run.is_reported and kept.model_dump() == with_recorded_batch_size(recipe, kept).model_dump()
         except KerazooError:
-            continue  # of another version
+            continue  # a run of another version
         if same and not is_locked(run.folder):
             yield run.folder
 
 
 def free_name(stem: str, root: Path = RUNS) -> str:
-    """`stem-1`, or the first number after it that is free in `root`."""
+    """`stem-1`, or the name with the next number that is free in `root`."""
     number = 1
     while (root / f"{stem}-{number}").exists():
         number += 1
@@ -100,12 +101,12 @@ def started(
     folder: Path, recipe: Recipe, examples: Examples, *, writes: bool = True,
     overwrite: bool = False, numbered: bool = False, **known: Any,
 ) -> Iterator[Run]:  # fmt: skip
-    """The run in `folder`, held by this process within; as it is, where another process `writes` it.
+    """The run in `folder`, locked by this process. If not `writes`, another process writes it, and nothing is done.
 
-    A new one is made whole with all that is known before training; `known` goes into `run.json`. An unfinished one goes
-    on where recipe, data and what is `known` are the same; versions and hardware may have changed, which the
-    log says. `overwrite` puts a new one in the place of any other. With `numbered`, the next free number is taken if
-    another process was faster. Raises RunError; KerazooError where the disk is full.
+    A new run gets all files that are known before training; `known` is written to `run.json`. An unfinished run is
+    resumed if its recipe, its data and `known` are the same. Versions and hardware may have changed; the log then says
+    so. `overwrite` replaces any other run. With `numbered`, the next free number is used if another process takes the
+    folder first. Raises RunError, or KerazooError if the disk is full.
     """
     if not writes:
         yield Run(folder)
@@ -129,7 +130,7 @@ def _opened(
     folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any], stack: ExitStack, *,
     overwrite: bool,
 ) -> Run:  # fmt: skip
-    """The run in `folder`, held by `stack`: the one that is there, made ready to go on, or a new one."""
+    """The run in `folder`, locked until `stack` closes: the existing one, ready to resume, or a new one."""
     if not folder.exists():
         return _make(folder, recipe, examples, known, stack)
     stack.enter_context(run_lock(folder))
@@ -138,11 +139,13 @@ def _opened(
     if other and overwrite:
         return _make(folder, recipe, examples, known, stack, overwrite=True)
     if other:
-        kind = TakenError if run.status == "finished" else RunError
-        raise kind(f"run {folder} cannot go on: {other}; choose another --name, or take --overwrite")
+        error_type = TakenError if run.status == "finished" else RunError
+        raise error_type(f"run {folder} cannot be resumed: {other}; choose another --name, or use --overwrite")
     remove_temporary(folder)
-    before, now = read_state(folder).get("resumed", []), environment()
-    if changed := ", ".join(changes(recorded(folder / "environment.json"), now)):
+    before = read_state(folder).get("resumed", [])
+    now = environment()
+    changed = ", ".join(changes(recorded(folder / "environment.json"), now))
+    if changed:
         log.info(
             f"the environment has changed ({changed}); results may differ in the last bits from an uninterrupted run"
         )
@@ -152,7 +155,7 @@ def _opened(
 
 @contextmanager
 def _marked(run: Run) -> Iterator[None]:
-    """Says of a run that was stopped by a signal that it was."""
+    """Set the run's status to "interrupted" if a signal stops it."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -164,33 +167,34 @@ def _marked(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _full_disk_named(folder: Path) -> Iterator[None]:
-    """Turns the error of a full disk into one line that says what becomes of the run in `folder`."""
+    """Turn the error of a full disk into one line that says where the run in `folder` will resume."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        from kerazoo.callbacks.checkpoints import newest_place  # it brings TensorFlow, which the callers have
+        from kerazoo.callbacks.checkpoints import newest_place  # it imports TensorFlow, which the callers already have
 
         place = newest_place(folder / "checkpoints")
-        goes_on = "begins from the start" if place is None else f"goes on from epoch {place[0] + 1}, step {place[1]}"
+        next_step = "starts again" if place is None else f"resumes from epoch {place[0] + 1}, step {place[1]}"
         raise KerazooError(
-            f"{error.filename or folder} cannot be written: {error.strerror}; make room and give the same command "
-            f"again: it {goes_on}"
+            f"{error.filename or folder} cannot be written: {error.strerror}; free some disk space and run the same "
+            f"command again: it {next_step}"
         ) from error
 
 
 def _what_differs(run: Run, recipe: Recipe, examples: Examples, known: dict[str, Any]) -> str:
-    """Why `run` cannot go on with these, in words; "" where it can."""
+    """Why `run` cannot be resumed with these, in words; "" if it can."""
     state = read_state(run.folder)
     if state.get("status") == "finished":
         return "it is finished"
-    if keys := ", ".join(differences(run.recipe.model_dump(), recipe.model_dump())):
+    keys = ", ".join(differences(run.recipe.model_dump(), recipe.model_dump()))
+    if keys:
         return f"its {keys}"
     facts = {**state, "data": read_data(run.folder).get("digest")}
     now = {**known, "data": examples.digest()}
     return ", ".join(
-        f"its {what} was {facts.get(what)}, is {now[what]}" for what in now if facts.get(what) != now[what]
+        f"its {what} was {facts.get(what)} and is now {now[what]}" for what in now if facts.get(what) != now[what]
     )
 
 
@@ -198,15 +202,16 @@ def _make(
     folder: Path, recipe: Recipe, examples: Examples, known: dict[str, Any], stack: ExitStack, *,
     overwrite: bool = False,
 ) -> Run:  # fmt: skip
-    """A new run in `folder`, whole or not at all, held by `stack`; what was there goes after it has come."""
-    making, old = beside(folder, "new"), beside(folder, "old")
-    for left in (making, old):
-        shutil.rmtree(left, ignore_errors=True)  # of a killed process with this number
+    """A new run in `folder`, locked until `stack` closes. It is made beside `folder` and renamed when complete."""
+    making = beside(folder, "new")
+    old = beside(folder, "old")
+    for path in (making, old):
+        shutil.rmtree(path, ignore_errors=True)  # left by a killed process with the same number
     text = recipe.to_toml()
     recorded = {"recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "recipe": tomllib.loads(text)}
     try:
         making.mkdir(parents=True)
-        stack.enter_context(run_lock(making))  # so that no other process takes it for one that was killed
+        stack.enter_context(run_lock(making))  # or another process would remove it as the folder of a killed process
         write_json(making / STATE, {"status": "running", **known, **recorded})
         write_whole(making / "recipe.toml", text)
         write_json(making / "environment.json", environment())

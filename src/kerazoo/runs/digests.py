@@ -1,4 +1,4 @@
-"""What a finished run keeps of its own files: sha256, by which a file that was changed afterwards is found.
+"""The digests (sha256) of a finished run's files, which show whether a file was changed afterwards.
 
 `model.json` holds the digest of the weights, `data.json` that of the data, and `run.json` those of both files and of
 the evaluation.
@@ -15,28 +15,28 @@ RECORDED = ("npy", "csv", "json")  # the endings of a split's evaluation
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """The sha256 of the files of the run in `folder` that must not change, by their names below it."""
+    """The sha256 of each file of the run in `folder` that must not change, by its path in the folder."""
     return {name: sha256(folder / name) for name in _names(folder)}
 
 
 def check_digests(folder: Path) -> None:
-    """Raise RunError, naming the file, where one is not as it was when the run in `folder` finished."""
+    """Raise RunError, which names the file, if a file was changed after the run in `folder` finished."""
     recorded = read_state(folder).get("digests")
     if not isinstance(recorded, dict):
         raise RunError(
-            f"{folder / STATE} holds no digests of the run's files, so that a change would not be found: it was "
-            "made by an earlier version, or changed; train the run again"
+            f"{folder / STATE} has no digests of the run's files, so changes cannot be detected: an earlier "
+            "version made the run, or run.json was changed; train the run again"
         )
     for name in _names(folder):
         path = folder / name
         try:
-            found = sha256(path)
+            digest = sha256(path)
         except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}; put it back, or train the run again") from error
-        if recorded.get(name) != found:
+            raise RunError(f"{path} cannot be read: {error.strerror}; restore it, or train the run again") from error
+        if recorded.get(name) != digest:
             raise RunError(
-                f"{path} was changed after the run finished (its sha256 is {found[:16]}, run.json has "
-                f"{str(recorded.get(name))[:16]}); put it back as it was, or train the run again"
+                f"{path} was changed after the run finished (its sha256 is {digest[:16]}, run.json has "
+                f"{str(recorded.get(name))[:16]}); restore the original, or train the run again"
             )
 
 
@@ -44,5 +44,5 @@ def _names(folder: Path) -> list[str]:
     counts = read_data(folder).get("counts")
     splits = [split for split in ("val", "test") if split in counts] if isinstance(counts, dict) else []
     if not splits:
-        raise RunError(f"{folder / DATA} does not say which splits there are; put it back, or train the run again")
+        raise RunError(f"{folder / DATA} does not name the splits; restore it, or train the run again")
     return [DATA, DESCRIPTION, *(f"evaluation/{split}.{ending}" for split in splits for ending in RECORDED)]

@@ -1,4 +1,4 @@
-"""What numbers may depend on beside recipe and data: versions, hardware, the code's commit, the command."""
+"""What results may depend on besides recipe and data: versions, hardware, the code's commit, the command."""
 
 import os
 import platform
@@ -15,17 +15,17 @@ from kerazoo.errors import KerazooError
 from kerazoo.files import read_json, set_aside, write_json
 
 PACKAGES = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow", "jax", "jaxlib")
-PATIENCE = 1.0  # seconds for each question to git
-VARIABLE = re.compile(
-    r"CUDA_VISIBLE_DEVICES|KERAS_BACKEND|XLA_FLAGS|KERAZOO_.*|TF_(?!CLI_|TOKEN_|VAR_).*"
-)  # Terraform's
-MOVING = re.compile(r"XLA_FLAGS|TF_(ENABLE_ONEDNN_OPTS|NUM_INTRAOP_THREADS|DETERMINISTIC_OPS)")  # of those, the numbers
+PATIENCE = 1.0  # seconds for each call of git
+# TF_CLI_, TF_TOKEN_ and TF_VAR_ belong to Terraform
+VARIABLE = re.compile(r"CUDA_VISIBLE_DEVICES|KERAS_BACKEND|XLA_FLAGS|KERAZOO_.*|TF_(?!CLI_|TOKEN_|VAR_).*")
+# the variables that can change the last bits of results
+MOVING = re.compile(r"XLA_FLAGS|TF_(ENABLE_ONEDNN_OPTS|NUM_INTRAOP_THREADS|DETERMINISTIC_OPS)")
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY(_|$)", re.IGNORECASE)
 SOURCE = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware, backend, git state, command, variables and the time; None for what cannot be known."""
+    """Versions, hardware, backend, git state, command, variables and the time; None for unknown values."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -42,7 +42,10 @@ def environment() -> dict[str, Any]:
 
 
 def recorded(path: Path) -> dict[str, Any]:
-    """What `environment` gave as a run began. It informs only: if it is damaged, it is set aside, and this one kept."""
+    """The environment recorded when a run started. A damaged record is renamed and replaced by the present one.
+
+    The record only informs, so a damaged one must not stop a run.
+    """
     try:
         return read_json(path)
     except KerazooError as error:
@@ -55,40 +58,39 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What is not as it was and can move the last bits of every number: "cpus was 8, is 4".
+    """The changes that can alter the last bits of results, in words: "cpus: 8 -> 4".
 
-    The count of CPUs is one of them: sums are parted among their threads.
+    The number of CPUs is one of them, because sums are divided among their threads.
     """
-    old, new = _moving(before), _moving(now)
+    old = _moving(before)
+    new = _moving(now)
     return [
-        f"{what} was {old.get(what)}, is {new.get(what)}"
-        for what in sorted({*old, *new})
-        if old.get(what) != new.get(what)
+        f"{what}: {old.get(what)} -> {new.get(what)}" for what in sorted({*old, *new}) if old.get(what) != new.get(what)
     ]
 
 
 def _moving(environment: dict[str, Any]) -> dict[str, Any]:
-    found = {what: environment.get(what) for what in ("python", "backend", "cpus")}
-    found |= _object(environment, "versions")
-    found |= {what: value for what, value in _object(environment, "variables").items() if MOVING.fullmatch(what)}
-    return found | {"commit": _object(environment, "git").get("commit")}
+    facts = {what: environment.get(what) for what in ("python", "backend", "cpus")}
+    facts |= _object(environment, "versions")
+    facts |= {what: value for what, value in _object(environment, "variables").items() if MOVING.fullmatch(what)}
+    return facts | {"commit": _object(environment, "git").get("commit")}
 
 
 def _object(environment: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object under `key`; an empty one if it was edited to be something else."""
+    """The object under `key`; an empty one if the value is not an object, which happens if a user edited the file."""
     value = environment.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def cpus() -> int | None:
-    """How many CPUs this process may run on."""
+    """The number of CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
 def memory() -> int | None:
-    """Bytes of the machine's memory."""
+    """The machine's memory in bytes."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -96,15 +98,15 @@ def memory() -> int | None:
 
 
 def gpus() -> list[str] | None:
-    """The names of the GPUs that TensorFlow sees; None where it is not imported, for that takes seconds."""
+    """The names of TensorFlow's GPUs; None if TensorFlow is not imported, because importing it takes seconds."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return None
     try:
         config = tensorflow.config
-        found = config.list_physical_devices("GPU")
-        return [config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
-    except Exception:  # a driver that fails is training's to report
+        devices = config.list_physical_devices("GPU")
+        return [config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in devices]
+    except Exception:  # training reports a broken driver
         return None
 
 
@@ -114,33 +116,34 @@ def _backend() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on, as far as they are installed."""
-    found = {}
+    """The versions of the installed packages that results depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """{"commit": hash, "dirty": whether files below `folder` differ from it}; None where git does not keep `folder`.
+    """{"commit": hash, "dirty": whether files in `folder` differ from it}; None if git does not track `folder`.
 
-    An installed package that merely lies within someone's checkout is not kept by it.
+    A package that is installed inside another project's checkout is not tracked by that checkout.
     """
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", ".")
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ".")
     return None if commit is None else {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # a hook's GIT_DIR would answer for another repository; locks would disturb whoever works in this one
+    # a hook's GIT_DIR would select another repository; locks would disturb other git commands in this one
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments],  # it names a program to run
+            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments],  # fsmonitor would run a program
             capture_output=True, text=True, timeout=PATIENCE, check=True,
             stdin=subprocess.DEVNULL, env=surroundings | {"GIT_OPTIONAL_LOCKS": "0"}, errors="replace",
         )  # fmt: skip
@@ -150,6 +153,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def variables() -> dict[str, str]:
-    """The environment variables that change what is computed, or where; none whose name says it is a secret."""
+    """The environment variables that change results or devices, without those whose names suggest a secret."""
     known = {name: value for name, value in sorted(os.environ.items()) if VARIABLE.fullmatch(name)}
     return {name: value for name, value in known.items() if not SECRET.search(name)}

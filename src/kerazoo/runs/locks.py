@@ -1,4 +1,4 @@
-"""Who works in the folder of a run: locks that go with their process, and what killed processes left beside it."""
+"""The lock of a run folder, which ends with its process, and the removal of folders that killed processes left."""
 
 import os
 import re
@@ -20,7 +20,7 @@ class TakenError(RunError):
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the lock goes with the process, however it ends. Raises TakenError if held."""
+    """Lock `folder` for this process. The lock ends with the process, even if it is killed. Raises TakenError."""
     with ExitStack() as stack:
         with _problem_named(folder):
             ours = stack.enter_context(files.locked(folder / LOCK))
@@ -30,7 +30,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is training there. Raises RunError where the lock is a pipe or a device."""
+    """Whether a process is training in `folder`. Raises RunError if the lock file is a pipe or a device."""
     with _problem_named(folder):
         return files.is_locked(folder / LOCK)
 
@@ -44,7 +44,7 @@ def _problem_named(folder: Path) -> Iterator[None]:
 
 
 def beside(folder: Path, what: str) -> Path:
-    """Where this process keeps the "new" or the "old" folder until they change places."""
+    """The path of this process's temporary folder, "new" or "old", beside `folder`."""
     return folder.with_name(f".{folder.name}-{what}-{os.getpid()}")
 
 
@@ -53,14 +53,14 @@ def remove_left(root: Path) -> None:
     for path in root.glob(".*"):
         left = LEFT.fullmatch(path.name)
         if left and path.is_dir() and not _is_alive(int(left[1])):
-            with suppress(RunError):  # a folder with such a lock is none of ours
+            with suppress(RunError):  # kerazoo did not make a folder with such a lock
                 if not is_locked(path):
                     shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process has this number; of other machines, which may share the folder, the lock knows."""
-    if os.name == "nt":  # os.kill would end it
+    """Whether a process on this machine has this number. The lock covers other machines that share the folder."""
+    if os.name == "nt":  # on Windows, os.kill would end the process
         return True
     try:
         os.kill(process, 0)

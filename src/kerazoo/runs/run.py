@@ -1,15 +1,15 @@
 """A run folder: recipe, environment, data, metrics, model, evaluation. `run.json` says whether it finished.
 
 runs/NAME/run.json             status (running, interrupted, finished), results, whether they were reported; the recipe
-                               it was begun with and its digest; digest of the weights it started from, and of the
-                               files that must not change once it is finished (see digests.py)
+                               at the start and its digest; digests of the initial weights, and of the files that must
+                               not change once the run is finished (see digests.py)
           recipe.toml          everything the run depended on; `kerazoo train recipe.toml` runs it again
           environment.json     versions, hardware, command, commit
           data.json            source, digest, classes, counts
           model.json, model.weights.h5
-          phases.json          of a fine-tuning: what each phase cost and gained; the penalties that the probe tried
+          phases.json          for fine-tuning: the cost and gain of each phase, and the penalties tried by the probe
           history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
-          checkpoints/         the newest state of training; see callbacks/checkpoints.py
+          checkpoints/         the newest checkpoints; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
 """
 
@@ -28,12 +28,12 @@ from kerazoo.recipes.recipe import Recipe, make_recipe, read_recipe
 from kerazoo.runs.records import STATE, read_state
 
 RUNS = Path("runs")
-LONGEST = 200  # bytes of a run's name, which gets endings, too; file systems take 255
+LONGEST = 200  # bytes of a run's name; file systems allow 255, and temporary names add to it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk. `is_chief` is False in the processes of a cluster that only compute: another one writes it."""
+    """A run on disk. `is_chief` is False in the processes of a cluster that only compute: another process writes it."""
 
     folder: Path
     is_chief: bool = True
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe it was made by."""
+        """The resolved recipe of the run."""
         path = self.folder / "recipe.toml"
         values = read_recipe(path)
         try:
@@ -55,27 +55,27 @@ class Run:
 
     @property
     def status(self) -> str:
-        """running (or killed), interrupted, or finished."""
+        """The status: "running" (also after a kill), "interrupted" or "finished"."""
         return str(read_state(self.folder).get("status"))
 
     @property
     def results(self) -> dict[str, Any]:
-        """The metrics of its evaluation, such as {"val_accuracy": 0.9}; empty until it is finished."""
+        """The metrics of the evaluation, such as {"val_accuracy": 0.9}; empty until the run is finished."""
         return dict(read_state(self.folder).get("results", {}))
 
     @property
     def seconds(self) -> float:
-        """How long it took in all; 0 until it is finished."""
+        """The total time in seconds; 0 until the run is finished."""
         return float(read_state(self.folder).get("seconds", 0.0))
 
     @property
     def phases(self) -> list[dict[str, Any]]:
-        """What each phase of a fine-tuning cost and gained; empty where the network was trained anew."""
+        """The cost and the gain of each phase of fine-tuning; empty for training from scratch."""
         return list(read_state(self.folder).get("phases", []))
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The losses and metrics of each epoch, by name, as in `keras.callbacks.History.history`. Raises RunError."""
+        """The losses and metrics of each epoch by name, as in `keras.callbacks.History.history`. Raises RunError."""
         path = self.folder / "history.csv"
         if not path.is_file():
             return {}
@@ -94,88 +94,90 @@ class Run:
 
     @property
     def is_reported(self) -> bool:
-        """Whether it is finished and its result was shown; until then, the same command is answered by it."""
+        """Whether the run is finished and its result was shown. Until then, the same command returns this run."""
         state = read_state(self.folder)
         return state.get("status") == "finished" and state.get("reported") is not False
 
     def check_recipe(self) -> None:
-        """Raise RunError if `recipe.toml` has other values than the run was begun with."""
+        """Raise RunError if `recipe.toml` was edited after the run started."""
         state = read_state(self.folder)
         path = self.folder / "recipe.toml"
         recorded = state.get("recipe_sha256")
         if recorded is None or not path.is_file() or sha256(path) == recorded:  # older versions recorded nothing
             return
-        if keys := ", ".join(differences(state.get("recipe") or {}, read_recipe(path))):
+        keys = ", ".join(differences(state.get("recipe") or {}, read_recipe(path)))
+        if keys:
             raise RunError(
-                f"{path} was edited since the run began ({keys}), which would give other results; undo that, or begin "
-                f"another run by it: kerazoo train {path} --name NAME"
+                f"{path} was edited after the run started ({keys}), which would change the results; undo the edit, or "
+                f"start a new run: kerazoo train {path} --name NAME"
             )
 
     @property
     def checkpoints(self) -> Path:
-        """Where its checkpoints lie."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def recipe_sha256(self) -> str | None:
-        """The digest of the recipe it was begun with; None in runs of older versions."""
+        """The digest of the recipe at the start of the run; None in runs of older versions."""
         return read_state(self.folder).get("recipe_sha256")
 
     def set_reported(self) -> None:
-        """Its result was shown: the same command begins another run."""
+        """Record that the result was shown. The same command then starts a new run."""
         self.set_status(self.status, reported=True)
 
     def set_status(self, status: str, **values: Any) -> None:
-        """Change its status, with `values` beside."""
+        """Set the status and `values` in `run.json`."""
         write_json(self.folder / STATE, {**read_state(self.folder), "status": status, **values})
 
 
 def check_name(name: str, what: str = "run") -> None:
     """Raise RunError if `name` cannot be the folder of a run, or of another `what`."""
     if not name or name != Path(name).name or name.startswith(".") or "\0" in name or len(os.fsencode(name)) > LONGEST:
-        raise RunError(f"{what} name {name!r:.60} must be a plain folder name, of {LONGEST} bytes at most")
+        raise RunError(f"{what} name {name!r:.60} must be a plain folder name of at most {LONGEST} bytes")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The keys of two nested recipes whose values differ, in words: "seed was 0, is 1"."""
-    found = []
+    """The keys of two nested recipes whose values differ, in words: "seed: 0 -> 1"."""
+    changed = []
     for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
+        before = old.get(key)
+        after = new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
+            changed += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key} was {before!r}, is {after!r}")
-    return found
+            changed.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return changed
 
 
 def folder_of(path: str | Path) -> Path:
-    """`path` where a run lies there, else runs/`path`."""
+    """`path` if it is a run, else runs/`path`."""
     return Path(path) if (Path(path) / STATE).is_file() else RUNS / path
 
 
 def unfinished(folder: str | Path) -> Run:
-    """The run at `folder`, which did not finish. Raises RunError."""
+    """The unfinished run at `folder`. Raises RunError if there is none."""
     folder = Path(folder)
     if not (folder / STATE).is_file():
-        raise RunError(f"there is no run {folder} to go on with")
+        raise RunError(f"there is no run {folder} to resume")
     run = Run(folder)
     if run.is_reported:
-        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows what it gave")
+        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows its results")
     run.check_recipe()
     return run
 
 
 def finished(folder: Path) -> bool:
-    """Whether a finished run is there."""
+    """Whether `folder` is a finished run."""
     return (folder / STATE).is_file() and Run(folder).status == "finished"
 
 
 def open_run(path: str | Path) -> Run:
-    """The finished run at `path`, or at `runs/path`. Raises RunError where there is none."""
+    """The finished run at `path` or `runs/path`. Raises RunError if there is none."""
     for folder in (Path(path), RUNS / path):
         if (folder / STATE).is_file():
             status = read_state(folder).get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
-                raise RunError(f"run {folder} did not finish (status {status!r}); go on by `kerazoo resume {folder}`")
+                raise RunError(f"run {folder} did not finish (status {status!r}); resume it: kerazoo resume {folder}")
             return Run(folder)
-    raise RunError(f"there is no run {path}: a run is a folder that `kerazoo train` or `kerazoo finetune` made")
+    raise RunError(f"there is no run {path}; give a folder that `kerazoo train` or `kerazoo finetune` made")
