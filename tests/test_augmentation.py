@@ -537,7 +537,7 @@ def test_a_grid_shows_what_training_sees(tmp_path, channels):
         if epoch >= 3:  # the last two of five
             expected = np.round(strong.mix(expected, tf.zeros((3, 1)), tf.stack(seeds))[0])
         np.testing.assert_array_equal(grid[:, epoch + 1], expected)
-    with pytest.raises(RecipeError, match="at least 2 columns, not 1"):
+    with pytest.raises(RecipeError, match="columns must be at least 2, got 1"):
         draw_grid(path, images, strong, columns=1)
 
 

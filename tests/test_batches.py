@@ -229,7 +229,7 @@ def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash
     """A manifest takes a file for the one it hashed by its size and time."""
     known = replace(train, known_hashes=train.hashes)
     change_in_silence(Path(train.paths[1]))
-    with pytest.raises(DataError, match=f"{train.keys[1]} in .* is not the image that it was"):
+    with pytest.raises(DataError, match=f"{train.keys[1]} in .* has changed since its hash was computed"):
         cache_of(known)
     assert not cache_path(known, SMALL).exists()
 

@@ -95,7 +95,11 @@ def test_an_image_that_changed_is_named_with_what_is_wrong(images, hashed):
     examples = load_examples(images)
     assert not hashed or examples.hashes
     (images / "square" / "03.png").write_bytes(b"no image")
-    said = "is not the image that it was" if hashed else "cannot be read or decoded: .*; look at it by `kerazoo check"
+    said = (
+        "has changed since its hash was computed"
+        if hashed
+        else "cannot be read or decoded: .*; look at it by `kerazoo check"
+    )
     with pytest.raises(DataError, match=f"^square/03.png in .*{said}"), true_causes(None, examples, FITTED):
         failing_op()
 
@@ -114,7 +118,7 @@ def test_an_image_that_is_damaged_while_it_is_trained_on_is_named(images, tmp_pa
         }, [],
     )  # fmt: skip
     monkeypatch.setattr(StopOnNaN, "on_epoch_begin", lambda self, epoch, logs=None: epoch and damage(images))
-    with pytest.raises(DataError, match=r"^square/\d\d.png in .* is not the image that it was"):
+    with pytest.raises(DataError, match=r"^square/\d\d.png in .* has changed since its hash was computed"):
         train(recipe, root=tmp_path / "runs")
 
 

@@ -195,10 +195,10 @@ def test_arrays_of_any_channels_are_read_and_channels_first_are_named(tmp_path):
     np.savez(path, x_train=np.zeros((6, 32, 32, 5), np.uint8), y_train=y)
     assert read(path).pixels.shape == (6, 32, 32, 5)
     np.savez(path, x_train=np.zeros((6, 5, 32, 32), np.uint8), y_train=y)
-    with pytest.raises(DataError, match=r"looks like channels first; .* makes \(6, 32, 32, 5\) of it"):
+    with pytest.raises(DataError, match=r"looks like channels first; .* changes it to \(6, 32, 32, 5\)"):
         read(path)
     np.savez(path, x_train=np.zeros((6, 32, 32, 0), np.uint8), y_train=y)
-    with pytest.raises(DataError, match="it must hold images as"):
+    with pytest.raises(DataError, match="must be uint8 images of shape"):
         read(path)
 
 

@@ -70,8 +70,8 @@ SMALL = ["--set", "data.size=24"]
     ("make", "options", "message"),
     [
         (lambda f: f, [], r"there is no folder or file .*data"),
-        (empty_folder, [], r"data is empty; name one"),
-        (one_class, [], r"data has one class only \('alone'\)"),
+        (empty_folder, [], r"data is empty; use one"),
+        (one_class, [], r"data has only one class \('alone'\)"),
         (lonely_image, [], r"class 'third' in .*data has one image to train on"),
         (corrupt_image, SMALL, r"1 image cannot be decoded: .*circle/03.png"),
         (make_images, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* is 32 px"),
@@ -346,7 +346,7 @@ print(json.dumps(found))
 WRONG = [
     (["train", "nosuch", "--data", "data"], "no model is called 'nosuch'"),
     (["train", "mlp", "--data", "nosuch"], "there is no folder or file nosuch"),
-    (["train", "mlp", "--data", "typo.toml"], "typo.toml is not an image folder, an .npz file or a table"),
+    (["train", "mlp", "--data", "typo.toml"], "typo.toml must be an image folder, an .npz file or a table"),
     (["try", "mlp", "--data", "nosuch", "--one-batch"], "there is no folder or file nosuch"),
     (["try", "mlp", "--data", "data", "--learning-rate", "no/a.svg"], "the chart no/a.svg cannot be written"),
     (["train", "mlp", "--data", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
@@ -384,7 +384,7 @@ WRONG = [
     (["finetune", "data", "--probe-only"], "kerazoo finetune DATA --preset linear"),
     (["probe", "data"], "`probe` has another name: kerazoo rank DATA"),
     (["check", "nosuch"], "there is no folder or file nosuch"),
-    (["check", "empty"], "the folder empty is empty; name one that holds a folder of images for each class"),
+    (["check", "empty"], "the folder empty is empty; use one that contains a folder of images for each class"),
     (["check", "data", "--policy", "wild"], "recipe key augmentation.policy"),
     (["train", "mlp", "--data", "data", "--set", "augmentation.policy=wild"], "recipe key augmentation.policy"),
     (["finetune", "empty"], "the folder empty is empty"),
@@ -471,7 +471,7 @@ def test_check_says_what_would_spoil_a_result_and_leaves_it_out(here, monkeypatc
     code, out, _ = call(monkeypatch, capsys, "check", bad)
     assert code == 1
     assert re.search(r"not an image +1 +circle/page \[1\].jpg: it is not a JPEG, PNG, GIF, BMP or WebP", out)
-    assert re.search(r"wrong ending +1 +circle/12.webp: it is PNG, named .webp", out)
+    assert re.search(r"wrong ending +1 +circle/12.webp: the format is PNG, but the extension is .webp", out)
     assert re.search(r"copy +1 +circle/12.webp: the same pixels as circle/00.png", out)
     assert "1 findings in 26 images would spoil a result" in out
     code, out, _ = call(monkeypatch, capsys, "check", bad, "--json")

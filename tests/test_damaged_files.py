@@ -312,7 +312,7 @@ def test_npz_that_announce_too_much(tmp_path):
     for shape in ("(99999999999, 8, 8)", "(-4, 8, 8)", "(4, 8", "(" * 500, "(10**9, 9)", "(4, True, 8)", "(0, 8, 8)"):
         with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
             file.writestr("x_train.npy", header(shape))
-        with pytest.raises(DataError, match=r"a.npz cannot be read as .npz: .*; write it anew"):
+        with pytest.raises(DataError, match=r"a.npz cannot be read as .npz: .*; write it again"):
             load_examples(tmp_path / "a.npz")
     contents = bytearray((tmp_path / "a.npz").read_bytes())
     at = contents.rindex(b"PK\x01\x02") + 24  # the size in the central directory

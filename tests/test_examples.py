@@ -34,7 +34,9 @@ def test_a_folder_with_its_own_parts(tmp_path):
     (tmp_path / "train" / "circle" / ".hidden.png").write_text("not seen")
     examples = load_examples(tmp_path)
     assert [sum(examples.splits == split) for split in ("train", "val", "test")] == [10, 4, 6]
-    assert examples.left_out == {str(Path("train", "circle", "notes.txt")): "its name does not end as an image's does"}
+    assert examples.left_out == {
+        str(Path("train", "circle", "notes.txt")): "its name does not have the extension of an image"
+    }
     assert len(examples.split("test")) == 6
 
 
@@ -63,13 +65,13 @@ def test_bad_folders_are_named(tmp_path, images):
         load_examples(tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="empty is empty; name one"):
+    with pytest.raises(DataError, match="empty is empty; use one"):
         load_examples(empty)
     (empty / "only").mkdir()
     with pytest.raises(DataError, match="empty has no images"):
         load_examples(empty)
     one = make_images(tmp_path / "one", classes=("alone",))
-    with pytest.raises(DataError, match="one class only .'alone'."):
+    with pytest.raises(DataError, match="only one class .'alone'."):
         load_examples(one)
     (one / "vacant").mkdir()
     with pytest.raises(DataError, match="class 'vacant' in .* has no images"):
@@ -83,16 +85,17 @@ def test_bad_folders_are_named(tmp_path, images):
         load_examples(tmp_path / "parts")
     (tmp_path / "parts" / "extra").mkdir()
     with pytest.raises(
-        DataError, match="has train, val, which look like splits, and beside them extra; remove what is not a split"
+        DataError,
+        match="has train, val, which look like splits, but also extra; remove the folders that are not splits",
     ):
         load_examples(tmp_path / "parts")
     flat = make_images(tmp_path / "flat" / "train").parent
     (flat / "val").mkdir()
     Image.new("RGB", (4, 4)).save(flat / "val" / "loose.png")
-    with pytest.raises(DataError, match="flat/val has no images in folders of classes"):
+    with pytest.raises(DataError, match="flat/val has no images in class folders"):
         load_examples(flat)
     (tmp_path / "page.html").write_text("x")
-    with pytest.raises(DataError, match=r"page.html is not an image folder, an .npz file or a table"):
+    with pytest.raises(DataError, match=r"page.html must be an image folder, an .npz file or a table"):
         load_examples(tmp_path / "page.html")
 
 
@@ -100,8 +103,8 @@ def test_bad_folders_are_named(tmp_path, images):
     ("arrays", "message"),
     [
         ({"x_test": np.zeros((2, 3, 3), np.uint8)}, "has no x_train; it has x_test"),
-        ({"x_train": np.zeros((2, 3, 3), np.float32)}, r"x_train is \(2, 3, 3\) float32"),
-        ({"x_train": np.zeros((2, 3, 3), np.uint8)}, "y_train must hold 2 class numbers"),
+        ({"x_train": np.zeros((2, 3, 3), np.float32)}, r"x_train must be .*, got \(2, 3, 3\) float32"),
+        ({"x_train": np.zeros((2, 3, 3), np.uint8)}, "y_train must be 2 class numbers"),
         ({"x_train": np.zeros((2, 3, 3), np.uint8), "y_train": np.array([0, -1])}, "class numbers from 0"),
         (
             {"x_train": np.zeros((2, 3, 3), np.uint8), "y_train": np.array([0, 2]), "class_names": ["a", "b"]},
@@ -136,6 +139,6 @@ def test_preflight_names_every_bad_image(images):
     assert all(name in str(error.value) for name in bad)
     assert "empty.png (empty: it has no bytes)" in str(error.value)
     assert "page.jpg (not an image: it is not a JPEG, PNG, GIF, BMP or WebP image)" in str(error.value)
-    assert f"leave them out by `kerazoo check {images} --write`" in str(error.value)
+    assert f"exclude them with `kerazoo check {images} --write`" in str(error.value)
     assert "00.png" not in str(error.value)
     assert "\n" not in str(error.value)

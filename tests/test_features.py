@@ -86,7 +86,7 @@ def test_only_what_changed_is_computed_again(cache, examples, model):
     pixels = np.asarray(Image.open(examples.paths[5])).copy()
     pixels[:4] = 255
     Image.fromarray(pixels).save(examples.paths[5])
-    with pytest.raises(DataError, match=r"05.png in .* is not the image that it was"):
+    with pytest.raises(DataError, match=r"05.png in .* has changed since its hash was computed"):
         FeaturePass(model, spec(filters=16))(examples)  # these are of the file as it was
     examples = replace(examples)
     changed = FeaturePass(model, spec())(examples)
@@ -202,7 +202,7 @@ def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash
     """A manifest takes a file for the one it hashed by its size and time."""
     known = replace(examples, known_hashes=examples.hashes)
     change_in_silence(Path(examples.paths[5]))
-    with pytest.raises(DataError, match=f"{examples.keys[5]} in .* is not the image that it was"):
+    with pytest.raises(DataError, match=f"{examples.keys[5]} in .* has changed since its hash was computed"):
         FeaturePass(model, spec())(known)
     assert not list(cache.glob("*/*.npy"))
 

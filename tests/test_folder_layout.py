@@ -48,9 +48,9 @@ def test_usual_names_of_splits_are_splits_in_any_case(tmp_path, train, val, test
 
 REFUSED = {
     "two names": (["Train/a", "Train/b", "training/a", "training/b"], "two folders for train: Train and training"),
-    "splits and classes": (["test/a", "test/b", "a", "b"], "has test, which look like splits, and beside them a, b"),
-    "splits and another": (["train/a", "train/b", "more/a", "more/b"], "has train, .* and beside them more"),
-    "no train": (["val/a", "val/b", "Test/a", "Test/b"], "has Test, val but no train; .* to evaluate, name .*/Test"),
+    "splits and classes": (["test/a", "test/b", "a", "b"], "has test, which look like splits, but also a, b"),
+    "splits and another": (["train/a", "train/b", "more/a", "more/b"], "has train, .* but also more"),
+    "no train": (["val/a", "val/b", "Test/a", "Test/b"], "has Test, val but no train; .* to evaluate, use .*/Test"),
     "names of nobody": (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "folders fold1 and fold2 look like splits"),
     "names with a year": (
         ["train2017/a", "train2017/b", "val2017/a", "val2017/b"],
@@ -60,19 +60,22 @@ REFUSED = {
         ["training_set/training_set/a", "training_set/training_set/b", "test_set/test_set/a", "test_set/test_set/b"],
         "test_set and training_set look like splits",
     ),
-    "classes first": (["a/train", "a/test", "b/train", "b/test"], r"classes with splits in them.* \(test/a\)"),
-    "classes in a class": (["a", "b", "more/a", "more/b"], "the folder more holds a, b, which are classes beside it"),
+    "classes first": (["a/train", "a/test", "b/train", "b/test"], r"classes that contain splits.* \(test/a\)"),
+    "classes in a class": (
+        ["a", "b", "more/a", "more/b"],
+        "the folder more looks like a split, .* a, b, which are also classes beside it",
+    ),
     "one wrapping folder": (
         ["flowers/daisy", "flowers/rose"],
-        "not a class: it contains the classes daisy, rose; name .*/flowers instead",
+        "not a class: it contains the classes daisy, rose; use .*/flowers instead",
     ),
-    "wrapped twice": (["x/y/daisy", "x/y/rose"], "contains the classes daisy, rose; name .*/x/y instead"),
+    "wrapped twice": (["x/y/daisy", "x/y/rose"], "contains the classes daisy, rose; use .*/x/y instead"),
     "wrapped split": (
         ["train/train/a", "train/train/b", "test/a"],
-        "contains the classes a, b; put them straight into .*/train",
+        "contains the classes a, b; move them directly into .*/train",
     ),
     "wrapped test": (["train/a", "train/b", "test/test/a", "test/test/b"], "class 'test' is in .*test but not in"),
-    "one class": (["daisy"], "has one class only .'daisy'."),
+    "one class": (["daisy"], "has only one class .'daisy'."),
     "images straight in train": (["train", "test1"], "train has images but no folders; put the images of each class"),
     "named like splits, without classes": (
         ["train_images", "Test-images"],
@@ -116,7 +119,7 @@ def test_images_without_labels_are_a_test_set_that_predict_takes(tmp_path, test)
     examples = load_examples(tmp_path)
     assert examples.split_names == ["train", "val"]
     folder = tmp_path / test.split("/")[0]
-    why = f"a test set without labels, 5 images; `kerazoo predict RUN {folder}` takes them"
+    why = f"a test set of 5 images without labels; use `kerazoo predict RUN {folder}` for them"
     assert examples.left_out == {folder.name: why}
     assert summary(examples).endswith(f"; 1 left out: {folder.name} ({why})")
     assert len(find_files([folder])) == 5
@@ -131,7 +134,7 @@ def test_images_in_test_beside_classes_are_a_test_set_without_labels(tmp_path, t
     examples = load_examples(tmp_path)
     assert examples.class_names == ("cat", "dog")
     assert examples.left_out.keys() == {test}
-    assert "a test set without labels, 4 images" in summary(examples)
+    assert "a test set of 4 images without labels" in summary(examples)
     report = check(data_part({"path": str(tmp_path)}))
     assert not report.spoiled
     assert [(f.kind, f.key) for f in report.findings] == [("left out", test)]
@@ -163,13 +166,11 @@ def test_formats_that_tensorflow_does_not_decode_are_named(tmp_path):
     images(tmp_path, "a", "b", count=2)
     for path in sorted(tmp_path.rglob("*.png")):
         Image.open(path).save(path.with_suffix(".tif"))
-    assert load_examples(tmp_path).left_out["a/00.tif"] == "TensorFlow does not decode .tif; convert it to PNG or JPEG"
+    assert load_examples(tmp_path).left_out["a/00.tif"] == "TensorFlow cannot decode .tif; convert it to PNG or JPEG"
     for path in (tmp_path / "b").glob("*.png"):
         path.unlink()
     shutil.copy(tmp_path / "b" / "00.tif", tmp_path / "b" / "00.HEIC")
-    message = (
-        r"b has no images that can be used; it has 2 .tif files and 1 .heic file, which TensorFlow does not decode"
-    )
+    message = r"b has no images that can be used; it has 2 .tif files and 1 .heic file, which TensorFlow cannot decode"
     with pytest.raises(DataError, match=message):
         load_examples(tmp_path)
     with pytest.raises(DataError, match=message.replace("b has no images that can be used", "no images in .*b")):
@@ -185,7 +186,7 @@ def test_splits_in_tables_go_by_the_same_names(tmp_path):
     assert sizes(load_examples(table)) == {"train": 2, "val": 2, "test": 2}
     names = ["train", "dev", "val"]
     table.write_text("\n".join(["path,label,split", *(f"{row},{names[n % 3]}" for n, row in enumerate(rows))]))
-    with pytest.raises(DataError, match="row 3: split 'val', and 'dev' in rows before; use one name for val"):
+    with pytest.raises(DataError, match="row 3: split is 'val', but 'dev' in earlier rows; use one name for val"):
         load_examples(table)
 
 
@@ -195,7 +196,7 @@ def test_splits_in_arrays_go_by_the_same_names(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_valid=x, y_valid=y, x_testing=x, y_testing=y)
     assert sizes(load_examples(tmp_path / "a.npz")) == {"train": 8, "val": 8, "test": 8}
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_val=x, y_val=y, x_dev=x, y_dev=y)
-    with pytest.raises(DataError, match="two arrays for x_val; keep one"):
+    with pytest.raises(DataError, match="two arrays for x_val; remove one"):
         load_examples(tmp_path / "b.npz")
 
 
@@ -224,7 +225,7 @@ def test_a_pattern_that_never_ends_is_given_up_and_named(tmp_path, monkeypatch):
     (tmp_path / "a" / "00.png").rename(tmp_path / "a" / f"{'a' * 40}.png")
     monkeypatch.setattr(splits, "SECONDS", 1)
     start = time.monotonic()
-    with pytest.raises(DataError, match=r"data.group='\(a\+\)\+\$' took over 1 s .* write it without"):
+    with pytest.raises(DataError, match=r"data.group='\(a\+\)\+\$' took over 1 s .* rewrite the pattern without"):
         load_examples(tmp_path, group="(a+)+$")
     assert time.monotonic() - start < 10
     assert set(load_examples(tmp_path, group=r"(\d)\d").groups) == {"0", f"a/{'a' * 40}.png"}

@@ -141,7 +141,7 @@ def test_evaluate_gives_what_training_recorded(run, images, tmp_path):
     assert (result.split, len(result.keys)) == ("test", 5)
     assert len(list((run.folder / "evaluation").glob("other-*/test.csv"))) == 1
     strange = make_images(tmp_path / "strange", classes=("circle", "star"), count=4)
-    with pytest.raises(DataError, match=r"not the model's: missing \['square'\], unknown \['star'\]"):
+    with pytest.raises(DataError, match=r"differ from the model's: missing \['square'\], unknown \['star'\]"):
         evaluate(run, str(strange))
     with (
         changed(run, "evaluation/val.npy", lambda answers: answers * 0.99, sealed=True),
@@ -406,7 +406,7 @@ def test_a_file_that_was_changed_is_named(run, images, tmp_path, name, change):
 def test_names_are_those_of_the_data_even_where_the_digest_was_changed_too(run, tmp_path, names):
     with (
         changed(run, "model.json", put(class_names=names), sealed=True),
-        pytest.raises((RunError, DataError), match=r"are not the model's|class_names"),
+        pytest.raises((RunError, DataError), match=r"differ from the model's|class_names"),
     ):
         export_run(run, root=tmp_path)
     assert not list(tmp_path.iterdir())

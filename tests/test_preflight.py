@@ -183,7 +183,7 @@ def test_training_uses_exactly_the_good_files(faulty, report, tmp_path, said):
     from kerazoo.training.train import train
 
     root, expected, cut = faulty
-    with pytest.raises(DataError, match=r"\d+ images cannot be decoded: .*; mend or remove them, or leave them out"):
+    with pytest.raises(DataError, match=r"\d+ images cannot be decoded: .*; repair or remove them, or exclude them"):
         check_images(
             load_examples(data_part({"path": str(root), "manifest": "none", "validation": 0.2}), hold_out=False)
         )
@@ -348,13 +348,13 @@ def test_the_manifest_says_what_was_found(written):
 def test_a_folder_that_changed_since_is_noticed(written):
     extra = written / "circle" / "later.png"
     shutil.copy(written / "circle" / "00.png", extra)
-    with pytest.raises(DataError, match=rf"has changed since {NAME} was written: 1 came \(circle/later.png\); check"):
+    with pytest.raises(DataError, match=rf"has changed since {NAME} was written: 1 added \(circle/later.png\); check"):
         load_examples(written)
     extra.unlink()
     load_examples(written)
     kept = (written / "circle" / "01.png").read_bytes()
     (written / "circle" / "01.png").unlink()
-    with pytest.raises(DataError, match=r"1 went \(circle/01.png\)"):
+    with pytest.raises(DataError, match=r"1 removed \(circle/01.png\)"):
         load_examples(written)
     (written / "circle" / "01.png").write_bytes(kept[:-1] + b"x")
     with pytest.raises(DataError, match=r"1 changed \(circle/01.png\)"):
@@ -376,7 +376,7 @@ def test_a_manifest_can_be_edited_and_a_broken_one_is_named(written, tmp_path):
     (written / NAME).write_text("{")
     with pytest.raises(DataError, match=rf"{NAME} is not a manifest: .*; write it again with `kerazoo check --write`"):
         load_examples(written)
-    with pytest.raises(DataError, match=r"there is no manifest .*elsewhere.json; write it by `kerazoo check"):
+    with pytest.raises(DataError, match=r"there is no manifest .*elsewhere.json; write it with `kerazoo check"):
         load_examples(written, manifest=str(tmp_path / "elsewhere.json"))
 
 
@@ -612,7 +612,7 @@ def test_the_splits_that_were_checked_are_the_splits_of_training(tmp_path):
     assert {split: sum(counts.values()) for split, counts in report.counts.items()} == {
         split: int((examples.splits == split).sum()) for split in ("train", "val")
     }
-    with pytest.raises(DataError, match=r"data.validation is 0.1, but .* was written for 0.3, and what leaks depends"):
+    with pytest.raises(DataError, match=r"data.validation is 0.1, but .* was written for 0.3, and the leaks depend"):
         load_examples(root)
     assert [f.kind for f in check(data_part({"path": str(root)})).spoiled if f.kind == "stale manifest"]
 
@@ -625,7 +625,7 @@ def test_a_table_that_changed_since_its_manifest_is_noticed(tmp_path):
     check(data_part({"path": str(table)}), write=True)
     load_examples(table)
     table.write_text("\n".join(["path,label", rows[0].replace(",circle", ",square"), *rows[1:]]))
-    with pytest.raises(DataError, match="labels, splits or groups in .*list.csv are not those in"):
+    with pytest.raises(DataError, match="labels, splits or groups in .*list.csv differ from those in"):
         load_examples(table)
 
 
@@ -671,9 +671,9 @@ def test_exif_turns_as_it_is_reported():
     for contents in (plain, filled):
         right = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
         np.testing.assert_array_equal(Preprocessing(1, 1).decode(tf.constant(contents)).numpy(), np.array(right))
-        assert inspect_contents(contents, ".jpg").odd == (("EXIF-turned", "orientation 6, turned upright"),)
+        assert inspect_contents(contents, ".jpg").odd == (("EXIF-turned", "orientation 6, rotated upright"),)
     png = encode(photo(1), "PNG", exif=exif)
-    assert inspect_contents(png, ".png").odd == (("EXIF-turned", "orientation 6, not turned"),)
+    assert inspect_contents(png, ".png").odd == (("EXIF-turned", "orientation 6, not rotated"),)
 
 
 def test_headers_that_never_end_are_given_up():

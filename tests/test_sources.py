@@ -88,15 +88,15 @@ def test_numbers(tmp_path):
         ("path,kind\n0.png,a\n", {}, "must have one column of label, labels, target"),
         ("path,label,target\n0.png,a,1\n", {}, "it has label and target"),
         ("path,label\n0.png,a\n", {"label": "clas"}, "has no column 'clas'; it has path, label"),
-        ("path,label\n0.png,a,b\n", {}, "row 1: 3 values for 2 columns"),
+        ("path,label\n0.png,a,b\n", {}, "row 1 must have 2 values, one for each column, got 3"),
         ("path,label\n0.png,a\n1.png,\n", {}, "row 2: column label is empty"),
         ("path,label\n,a\n", {}, "row 1: column path is empty"),
-        ("path,label,split\n0.png,a,held\n", {}, "row 1: split 'held' is not one of train, training, val"),
+        ("path,label,split\n0.png,a,held\n", {}, "row 1: split must be one of train, training, val"),
         ("path,target\n0.png,1\n1.png,tall\n", {}, "row 2: column target is 'tall'; it must be a finite number"),
         ("path,target\n0.png,inf\n", {}, "column target is 'inf'"),
         ("path,a,b\n0.png,1,2\n", {"label": "a,b"}, "row 1: column b is 2; a label is 0 or 1"),
         ('path,label\n"0.png,a\n', {}, "cannot be read"),
-        ("path,label\n0.png,a\n1.png,a\n", {}, "one class only"),
+        ("path,label\n0.png,a\n1.png,a\n", {}, "only one class"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, text, options, message):
@@ -121,7 +121,7 @@ def test_arrays_of_several_labels_and_of_numbers(tmp_path):
     examples = load_examples(tmp_path / "numbers.npz")
     assert (examples.task, examples.labels.shape, examples.labels[3, 0]) == ("regression", (30, 1), 1.5)
     np.savez(tmp_path / "nan.npz", x_train=x, y_train=np.full(30, np.nan))
-    with pytest.raises(DataError, match="y_train must hold 30 class numbers from 0, or .* or finite floats"):
+    with pytest.raises(DataError, match="y_train must be 30 class numbers from 0, or .* or finite floats"):
         load_examples(tmp_path / "nan.npz")
 
 
@@ -192,7 +192,7 @@ def test_arrays_give_each_class_its_share(tmp_path):
 
 
 def test_shares_that_leave_nothing_are_refused(images):
-    with pytest.raises(DataError, match="leave nothing to train on"):
+    with pytest.raises(DataError, match="leave no images to train on"):
         load_examples(images, validation=0.6, test=0.4)
     with pytest.raises(RecipeError, match=r"data.validation must be a number in \(0, 1\), got 1.5"):
         data_part({"path": str(images), "validation": 1.5})
@@ -246,10 +246,10 @@ def test_mnist_in_the_tfds_layout_is_read_by_name(tmp_path, shared):
 
 
 def test_a_tfds_name_that_is_not_at_hand_is_one_line(tmp_path):
-    with pytest.raises(DataError, match=r"tfds:mnist is not in .*; prepare it there, name its folder") as error:
+    with pytest.raises(DataError, match=r"tfds:mnist is not in .*; prepare it there, set its folder") as error:
         load_examples("tfds:mnist", data_dir=str(tmp_path), download=False)
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="tfds:no_such_set cannot be had from") as error:
+    with pytest.raises(DataError, match="tfds:no_such_set cannot be loaded from") as error:
         load_examples("tfds:no_such_set", data_dir=str(tmp_path), download=False)
     assert "\n" not in str(error.value)
 

@@ -1,1 +1,1 @@
-"""What is wrong with data, found before a run."""
+"""Checks that report problems of the data before a run."""

@@ -1,8 +1,8 @@
-"""Duplicates: images whose pixels are the same, and images that look the same, also turned, mirrored or cropped.
+"""Duplicates: images with the same pixels, and images that look the same, even if rotated, mirrored or cropped.
 
-Every pair is looked at, in 8 orientations, and each image beside 4 crops of every other: 64-bit perceptual hashes are
-compared by their Hamming distance, and what is near is compared by thumbnails, in colors and in grey. The cost is that
-of 8 N^2 operations on whole numbers, whatever the images look like (`benchmarks/near_duplicates.py`).
+Every pair is compared in 8 orientations, and each image with 4 crops of every other. First the Hamming distance of
+64-bit perceptual hashes is compared, then the thumbnails of pairs with a small distance, in color and in gray. The cost
+is 8 N^2 integer operations, whatever the images look like (`benchmarks/near_duplicates.py`).
 """
 
 from collections.abc import Sequence
@@ -25,23 +25,24 @@ from kerazoo.pipelines.checks.frequencies import (
 from kerazoo.pipelines.checks.inspection import THUMB, Inspection, chunks
 
 DISTANCE = 10  # bits of 63
-LIKENESS = 0.945  # correlation of thumbnails: of what may be cropped and recolored
-TURNED = 0.98  # the same, of what is turned or mirrored besides: chance has seven tries at each pair
-CROPPED = 0.983  # correlation of the lowest frequencies of a crop: chance has 18 tries
-# the same of ranks: crops of photos have 0.977 and more, equal shapes that lie elsewhere on noise up to 0.945
+LIKENESS = 0.945  # least correlation of thumbnails, which allows cropping and recoloring
+TURNED = 0.98  # least correlation of rotated or mirrored thumbnails: chance has seven tries at each pair
+CROPPED = 0.983  # least correlation of the lowest frequencies of a crop: chance has 18 tries
+# least correlation of ranks: crops of photos have at least 0.977; the same shape elsewhere on noise has up to 0.945
 RANKED = 0.95
-# An image whose hash is near to those of more than CROWD others that do not look like it is one of many that are alike
-# by nature, such as the digit 1: what looks like it is named only where it is not turned and as like as SAME.
+# Some images resemble many others by nature, such as the digit 1. An image counts as one of them if its hash is near
+# those of more than CROWD others that do not look like it. Its pairs are listed only if they are not rotated and have a
+# correlation of at least SAME.
 CROWD = 3
 SAME = 0.99
-FLAT = 2  # standard deviation of a thumbnail that is too flat to be told from others
-ROWS, COLUMNS = 64, 4096  # hashes compared at once: 2 MB of whole numbers, which stay in a processor's cache
-MAX_PAIRS = 200_000  # pairs with near hashes that are compared by thumbnails
+FLAT = 2  # a thumbnail with a smaller standard deviation has too little detail to compare
+ROWS, COLUMNS = 64, 4096  # hashes compared at once: 2 MB of integers, which fit in a processor's cache
+MAX_PAIRS = 200_000  # limit on pairs with near hashes whose thumbnails are compared
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images, by index, a < b, that look the same: as they are, or when b is `turned` (see TURNS)."""
+    """Two images that look the same, by index, a < b. `turned` says how b is rotated or mirrored (see TURNS)."""
 
     a: int
     b: int
@@ -51,11 +52,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Pairs that look the same, and what is known of those that are not named.
+    """Pairs that look the same, and facts about pairs that are not listed.
 
-    `crowded` counts the images that are one of many which are alike. Where over MAX_PAIRS have near hashes (the frames
-    of a film), only those that differ in at most `reach` bits were compared; -1: over MAX_PAIRS have one hash, and
-    each image was compared with the next that has its hash. `crops_reach` is the same of crops; -1: none was compared.
+    `crowded` counts the images that resemble many others (see CROWD). If over MAX_PAIRS pairs have near hashes, as in
+    the frames of a film, only pairs that differ in at most `reach` bits were compared. A `reach` of -1 means that over
+    MAX_PAIRS pairs have the same hash, and each image was compared only with the next one. `crops_reach` is the same
+    for crops; -1 means that none was compared.
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -64,19 +66,19 @@ class LookAlikes:
     crops_reach: int = DISTANCE
 
 
-def same_pixels(found: Sequence[Inspection]) -> list[list[int]]:
+def same_pixels(inspections: Sequence[Inspection]) -> list[list[int]]:
     """Groups of two or more images with the same decoded pixels."""
     groups: dict[str, list[int]] = {}
-    for index, row in enumerate(found):
+    for index, row in enumerate(inspections):
         if row.pixels:
             groups.setdefault(row.pixels, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
+def look_alikes(inspections: Sequence[Inspection]) -> LookAlikes:
     """Pairs that look the same but do not have the same pixels."""
-    index = np.array([i for i, row in enumerate(found) if row.thumb], np.int64)
-    thumbs = np.frombuffer(b"".join(found[i].thumb for i in index), np.uint8).reshape(-1, THUMB, THUMB, 3)
+    index = np.array([i for i, row in enumerate(inspections) if row.thumb], np.int64)
+    thumbs = np.frombuffer(b"".join(inspections[i].thumb for i in index), np.uint8).reshape(-1, THUMB, THUMB, 3)
     uneven = np.flatnonzero([bool(thumb.std((0, 1)).max() >= FLAT) for thumb in thumbs])
     index, thumbs = index[uneven], thumbs[uneven]
     if len(index) < 2:
@@ -89,7 +91,7 @@ def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
     def keep(rows: np.ndarray, columns: np.ndarray, likeness: np.ndarray, words: str = "") -> None:
         for n in range(len(rows)):
             a, b = sorted((int(index[rows[n]]), int(index[columns[n]])))
-            if (a, b) not in best and found[a].pixels != found[b].pixels:
+            if (a, b) not in best and inspections[a].pixels != inspections[b].pixels:
                 best[a, b] = Pair(a, b, float(likeness[n]), words)
 
     for turn, words in enumerate(TURNS.values()):
@@ -117,10 +119,11 @@ def look_alikes(found: Sequence[Inspection]) -> LookAlikes:
 
 
 class _Search:
-    """All pairs (i, j), i < j, of which hashes[i] and others[turn, j] differ in at most `reach` bits.
+    """All pairs (i, j), i < j, for which hashes[i] and others[turn, j] differ in at most `reach` bits.
 
-    `others` are the hashes of the same images turned or cropped; `both_ways` finds pairs of i > j, too. `reach` is
-    DISTANCE, or less where that is over MAX_PAIRS. degrees[i] counts what is near to i by the first of `others`.
+    `others` are the hashes of the same images, rotated or cropped; with `both_ways`, pairs with i > j are included.
+    `reach` is DISTANCE, or less if that gives over MAX_PAIRS pairs. degrees[i] counts the images whose hashes in
+    others[0] are near to i.
     """
 
     def __init__(self, hashes: np.ndarray, others: np.ndarray, *, both_ways: bool = False) -> None:
@@ -129,7 +132,7 @@ class _Search:
         self.turns = len(others)
         self._hashes = hashes
         self._both_ways = both_ways
-        self._found: list[np.ndarray] = []  # (4, P): turns, rows, columns, distances
+        self._near: list[np.ndarray] = []  # (4, P): turns, rows, columns, distances
         self._count = 0
         self._lock = Lock()
         with ThreadPoolExecutor() as pool:
@@ -139,14 +142,14 @@ class _Search:
             order = np.argsort(hashes, kind="stable")
             same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
             none = np.zeros(len(same), np.int64)
-            self._found = [np.stack([none, order[same], order[same + 1], none])]
+            self._near = [np.stack([none, order[same], order[same + 1], none])]
 
     def pairs(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """(P,) rows and (P,) columns of the pairs that are near by that turn, in order."""
-        found = np.concatenate([np.empty((4, 0), np.int64), *self._found], axis=1)
-        found = found[:, found[0] == turn]
-        order = np.lexsort((found[2], found[1]))
-        return found[1, order], found[2, order]
+        """(P,) rows and (P,) columns of the pairs that are near in that orientation, in order."""
+        near = np.concatenate([np.empty((4, 0), np.int64), *self._near], axis=1)
+        near = near[:, near[0] == turn]
+        order = np.lexsort((near[2], near[1]))
+        return near[1, order], near[2, order]
 
     def _compare(self, turn: int, others: np.ndarray, part: slice) -> None:
         for start in range(0 if self._both_ways else part.start, len(others), COLUMNS):
@@ -158,30 +161,30 @@ class _Search:
                 after = columns + start - rows - part.start
                 other = after != 0 if self._both_ways else after > 0
                 rows, columns = rows[other], columns[other]
-                found = np.stack(
+                near = np.stack(
                     [np.full(len(rows), turn), rows + part.start, columns + start, distances[rows, columns]]
                 )
-                self._keep(found, slice(part.start, part.start + ROWS), slice(start, start + COLUMNS))
+                self._keep(near, slice(part.start, part.start + ROWS), slice(start, start + COLUMNS))
 
-    def _keep(self, found: np.ndarray, rows: slice, columns: slice) -> None:
-        """Count and store pairs (4, P) that were found in these rows and columns."""
+    def _keep(self, near: np.ndarray, rows: slice, columns: slice) -> None:
+        """Count and store the pairs (4, P) of these rows and columns."""
         with self._lock:
-            if len(found[0]) and found[0, 0] == 0:
+            if len(near[0]) and near[0, 0] == 0:
                 for axis, part in ((1, rows), (2, columns)):
-                    counted = self.degrees[part]
-                    counted += np.bincount(found[axis] - part.start, minlength=len(counted))
-            within = found[3] <= self.reach
-            self._found.append(found[:, within])
+                    degrees = self.degrees[part]
+                    degrees += np.bincount(near[axis] - part.start, minlength=len(degrees))
+            within = near[3] <= self.reach
+            self._near.append(near[:, within])
             self._count += int(within.sum())
             while self._count > MAX_PAIRS and self.reach >= 0:
                 self.reach -= 1
-                stored = np.concatenate(self._found, axis=1)
-                self._found = [stored[:, stored[3] <= self.reach]]
-                self._count = self._found[0].shape[1]
+                stored = np.concatenate(self._near, axis=1)
+                self._near = [stored[:, stored[3] <= self.reach]]
+                self._count = self._near[0].shape[1]
 
 
 def _likeness(thumbs: np.ndarray, rows: np.ndarray, columns: np.ndarray, turn: int) -> np.ndarray:
-    """(P,) the larger correlation of the pairs' thumbnails, the second turned: in colors and in grey; in [-1, 1]."""
+    """(P,) the larger of the thumbnails' correlations in color and in gray, with the second one turned; in [-1, 1]."""
     exchanged, reversed_rows, reversed_columns = list(TURNS)[turn]
     values = np.empty(len(rows), np.float32)
     for part in chunks(len(rows), AT_ONCE):
@@ -194,7 +197,7 @@ def _likeness(thumbs: np.ndarray, rows: np.ndarray, columns: np.ndarray, turn: i
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(P,) of two arrays (P, ...)."""
+    """(P,) correlations of two arrays (P, ...)."""
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

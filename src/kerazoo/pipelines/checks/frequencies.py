@@ -1,9 +1,9 @@
-"""The 8 x 8 lowest frequencies of thumbnails: perceptual hashes, of turned images and of crops, and crops' likeness.
+"""The 8 x 8 lowest frequencies of thumbnails: perceptual hashes of rotated images and of crops, and likeness of crops.
 
-A hash is the sign, against their median, of the 63 lowest frequencies of the cosine transform of a thumbnail's luma
-(pHash: Zauner 2010, section 3.2.1). Turning an image exchanges its rows' and columns' frequencies, or changes their
-signs, so that the hashes of all orientations come from one transform. Those of a part of an image come from the
-thumbnail, too: it is interpolated, which blurs it, but hardly at these frequencies.
+A hash is the sign, relative to their median, of the 63 lowest frequencies of the cosine transform of a thumbnail's luma
+(pHash: Zauner 2010, section 3.2.1). Rotating an image exchanges its rows' and columns' frequencies, or changes their
+signs, so the hashes of all orientations come from one transform. The hashes of a part of an image also come from the
+thumbnail: interpolation blurs it, but hardly at these frequencies.
 
 Shape letters: N images, P pairs, W = THUMB.
 """
@@ -18,10 +18,10 @@ AT_ONCE = 4096  # thumbnails
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # rows of the discrete cosine transform (II) of 16 samples, frequencies 0 to 7
 _COSINES = np.cos(np.pi / THUMB * (np.arange(THUMB) + 0.5) * np.arange(8)[:, None]).astype(np.float32)
-# what makes their lengths 1, of rows and columns together
+# factors that make their lengths 1, for rows and columns together
 _LENGTHS = np.kron(*[1 / np.linalg.norm(_COSINES, axis=1)] * 2).astype(np.float32)
-_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # what a mirror does to frequencies
-# (rows and columns exchanged, rows reversed, columns reversed): what it makes of an image
+_FLIP = (-1.0) ** np.arange(8, dtype=np.float32)  # the effect of mirroring on the frequencies
+# (rows and columns exchanged, rows reversed, columns reversed): the orientation in words
 TURNS = {
     (False, False, False): "",
     (False, False, True): "mirrored",
@@ -32,13 +32,13 @@ TURNS = {
     (True, False, False): "mirrored and turned by 270 degrees",
     (True, True, True): "mirrored and turned by 90 degrees",
 }
-CORNER = 0.05  # cut off an image's width and height by the crops that are searched for by their hashes
-CUTS = (0.05, 0.1)  # by those that pairs are compared by
-PLACES = (0.0, 0.5, 1.0)  # of a crop: how much of what is cut off is cut at the top, or at the left
+CORNER = 0.05  # share of width and height that is cut off for the hashes of crops
+CUTS = (0.05, 0.1)  # shares that are cut off to compare pairs
+PLACES = (0.0, 0.5, 1.0)  # positions of a crop: the part of the cut that is at the top, or at the left
 
 
 def hashes_of_turns(thumbs: np.ndarray) -> np.ndarray:
-    """(N, W, W, 3) -> (8, N) uint64: for each of TURNS the hashes of the thumbnails turned so."""
+    """(N, W, W, 3) -> (8, N) uint64: the hashes of the thumbnails in each orientation of TURNS."""
     hashes = np.empty((len(TURNS), len(thumbs)), np.uint64)
     for part in chunks(len(thumbs), AT_ONCE):
         waves = _COSINES @ (thumbs[part] @ LUMA) @ _COSINES.T
@@ -49,7 +49,7 @@ def hashes_of_turns(thumbs: np.ndarray) -> np.ndarray:
 
 
 def hashes_of_corners(thumbs: np.ndarray) -> np.ndarray:
-    """(N, W, W, 3) -> (4, N) uint64: for each corner the hashes of the crops that keep it."""
+    """(N, W, W, 3) -> (4, N) uint64: the hashes of the crops that keep each corner."""
     windows = [_window(CORNER, top, left) for top, left in product((0.0, 1.0), repeat=2)]
     hashes = np.empty((len(windows), len(thumbs)), np.uint64)
     for part in chunks(len(thumbs), AT_ONCE):
@@ -60,10 +60,10 @@ def hashes_of_corners(thumbs: np.ndarray) -> np.ndarray:
 
 
 def likeness_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(P,) how like the best crop of thumbs[wholes] is to thumbs[parts], in [-1, 1].
+    """(P,) the likeness of the best crop of thumbs[wholes] to thumbs[parts], in [-1, 1].
 
-    It is the larger correlation of their lowest frequencies, in colors and in grey. Both thumbnails lose what
-    interpolation takes from one of them.
+    It is the larger correlation of their lowest frequencies, in color and in gray. Both thumbnails are interpolated, so
+    that they lose the same detail.
     """
     windows = [_window(cut, top, left) for cut in CUTS for top, left in product(PLACES, repeat=2)]
     values = np.full(len(wholes), -1, np.float32)
@@ -76,10 +76,10 @@ def likeness_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray)
 
 
 def ranks_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(P,) how well the best crop of thumbs[wholes] and thumbs[parts] agree in which parts are brighter, in [-1, 1].
+    """(P,) the rank correlation of the best crop of thumbs[wholes] with thumbs[parts], in [-1, 1].
 
-    It is Spearman's correlation of the grey pixels that the lowest frequencies make. A bright shape on
-    noise makes likeness high wherever the same shape lies in another image; its background has other ranks there.
+    It is Spearman's correlation of the gray pixels that the lowest frequencies give. The same bright shape on different
+    noise gives a high likeness, but the ranks of the background differ.
     """
     grey = (thumbs @ LUMA).reshape(-1, THUMB**2)
     b = _ranks(grey[parts] @ _window(0, 0, 0))
@@ -90,7 +90,7 @@ def ranks_of_crops(thumbs: np.ndarray, wholes: np.ndarray, parts: np.ndarray) ->
 
 
 def _ranks(waves: np.ndarray) -> np.ndarray:
-    """(P, 64) frequencies -> (P, W * W) ranks of the pixels that they make, with mean 0."""
+    """(P, 64) frequencies -> (P, W * W) ranks of the pixels that they give, with mean 0."""
     from scipy.stats import rankdata
 
     pixels = _COSINES.T @ (waves * _LENGTHS**2).reshape(-1, 8, 8) @ _COSINES
@@ -99,7 +99,7 @@ def _ranks(waves: np.ndarray) -> np.ndarray:
 
 
 def _hashed(waves: np.ndarray) -> np.ndarray:
-    """(N, 64) or (N, 8, 8) frequencies -> (N,) uint64."""
+    """(N, 64) or (N, 8, 8) frequencies -> (N,) uint64 hashes."""
     values = waves.reshape(len(waves), 64)[:, 1:]  # without the mean
     bits = np.zeros((len(waves), 64), bool)
     bits[:, :63] = values > np.median(values, axis=1, keepdims=True)
@@ -107,9 +107,10 @@ def _hashed(waves: np.ndarray) -> np.ndarray:
 
 
 def _window(cut: float, top: float, left: float) -> np.ndarray:
-    """(W * W, 64): what makes the frequencies of a crop of an image's pixels.
+    """(W * W, 64): the matrix that maps an image's pixels to the frequencies of a crop.
 
-    The crop lacks the share `cut` of the width and of the height, the shares `left` and `top` of it at these sides.
+    The crop removes the share `cut` of the width and of the height; `left` and `top` are the parts of it that are
+    removed at these sides.
     """
     centers = (1 - cut) * (np.arange(THUMB) + 0.5)
     sides = []
@@ -127,14 +128,14 @@ def _channels(thumbs: np.ndarray) -> np.ndarray:
 
 
 def _leveled(waves: np.ndarray) -> np.ndarray:
-    """(P, 3, 64) frequencies in the scale that keeps lengths, without the mean of all pixels and channels."""
+    """(P, 3, 64) frequencies in the scale that preserves lengths, without the mean of all pixels and channels."""
     waves = waves * _LENGTHS
     waves[:, :, 0] -= waves[:, :, 0].mean(axis=1, keepdims=True)
     return waves
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(P,) of leveled frequencies (P, 3, 64): a sum over them is one over pixels (Parseval)."""
+    """(P,) likeness of leveled frequencies (P, 3, 64): a sum over them is a sum over pixels (Parseval)."""
     grey_a, grey_b = (np.einsum("pck,c->pk", waves, LUMA)[:, 1:] for waves in (a, b))
     colors: np.ndarray = np.maximum(_cosine(a.reshape(-1, 192), b.reshape(-1, 192)), _cosine(grey_a, grey_b))
     return colors

@@ -1,7 +1,7 @@
-"""Inspection of one image file: what it is, whether the decoder of training reads it, and what it looks like.
+"""Inspection of one image file: its format, whether the decoder of training can read it, and its thumbnail.
 
-A file is read and decoded once; what was found is kept by path, size and time of change, so that a second look at an
-unchanged folder takes a fraction of the first.
+A file is read and decoded once. The result is cached by path, size and time of change, so a second check of an
+unchanged folder takes a fraction of the time.
 """
 
 import contextlib
@@ -27,18 +27,19 @@ from kerazoo.preprocessing.image_files import TooLargeError, read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 TINY = 16  # px of the shorter side
-DECODER = f"4-{tf.__version__}"  # changes with what the decoder gives or an inspection finds; older ones are made anew
+# change the number when the decoder's output or the inspection changes; older results are then computed again
+DECODER = f"4-{tf.__version__}"
 THUMB = 16  # px
-PILLOW_SEES = 1_000_000  # bytes; a header is walked at 3 microseconds a segment
+PILLOW_SEES = 1_000_000  # bytes; reading a header takes 3 microseconds for each segment
 
 _RGB = Preprocessing(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in one file. `bad` says why it cannot be trained on; `odd` names what is worth knowing.
+    """The inspection of one file. `bad` says why it cannot be trained on; `odd` has other facts to report.
 
-    `pixels` is a digest of shape and decoded pixels; `thumb` is (16, 16, 3) uint8, what look-alikes are known by.
+    `pixels` is a digest of shape and decoded pixels; `thumb` is (16, 16, 3) uint8, for the search for look-alikes.
     """
 
     sha256: str = ""
@@ -51,7 +52,7 @@ class Inspection:
 
 
 def inspect_file(path: str) -> Inspection:
-    """Read, decode and describe one file; whatever is wrong with it is found, never raised."""
+    """Read, decode and describe one file. Its problems are reported in the result; nothing is raised."""
     seen: dict[str, Any] = {}
     try:
         status = Path(path).stat()
@@ -72,15 +73,17 @@ def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
         return Inspection(**values, bad=("empty", "it has no bytes"))
     try:
         size = announced_bytes(contents)
-        form, odd = _header(contents, suffix)
+        _, odd = _header(contents, suffix)
         with _ONE_LARGE if size > LARGE else contextlib.nullcontext():
             pixels = _decode(contents)
             looks = _looks(pixels)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         reason = reason_of(error)
         kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
-        if kind == "not an image" and (form := _by_signature(contents)):
-            kind, reason = "unsupported", f"{form} is not read; save it as JPEG or PNG"
+        known_format = _by_signature(contents)
+        if kind == "not an image" and known_format:
+            kind = "unsupported"
+            reason = f"{known_format} is not supported; save it as JPEG or PNG"
         return Inspection(**values, bad=(kind, reason))
     if min(pixels.shape[:2]) < TINY:
         odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
@@ -92,7 +95,7 @@ KINDS_OF_FAILURE = (
     ("header announces", "enormous"),
     ("it is not a ", "not an image"),
 )
-_ONE_LARGE = threading.Lock()  # what a large image takes must not be taken once for each thread
+_ONE_LARGE = threading.Lock()  # only one thread at a time may use the memory for a large image
 
 
 def _decode(contents: bytes) -> np.ndarray:
@@ -101,36 +104,37 @@ def _decode(contents: bytes) -> np.ndarray:
 
 
 def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """(format or "", oddities), read by Pillow from the header alone."""
+    """(format or "", oddities), which Pillow reads from the header alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(contents[:PILLOW_SEES]), formats=FORMATS)
-    except Exception:  # Pillow raises what its readers raise; the decoder has the word
+    except Exception:  # Pillow's readers may raise any error; the decoder decides
         return "", ()
     form, mode = str(image.format), image.mode
     odd: list[tuple[str, str]] = []
     if form not in ENDINGS.get(suffix.lower(), ()):
-        odd.append(("wrong ending", f"it is {form}, named {suffix}"))
+        odd.append(("wrong ending", f"the format is {form}, but the extension is {suffix}"))
     if mode == "CMYK":
-        odd.append(("CMYK", "turned into RGB"))
+        odd.append(("CMYK", "converted to RGB"))
     if mode.startswith("I") or (form == "PNG" and contents[24:25] == b"\x10"):
-        odd.append(("16-bit", "the upper 8 bits are kept"))
+        odd.append(("16-bit", "the upper 8 bits are used"))
     if mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
         keyed = form == "PNG" and mode not in ("LA", "RGBA", "PA", "P")
-        odd.append(("alpha", "taken for opaque" if form == "GIF" or keyed else "laid over white"))
+        odd.append(("alpha", "the transparency is ignored" if form == "GIF" or keyed else "blended with white"))
     if form == "PNG" and getattr(image, "is_animated", False):
-        odd.append(("animated", "the first image is taken"))
+        odd.append(("animated", "the first image is used"))
     try:
-        if form == "PNG" and "exif" not in image.info and (at := contents.rfind(b"eXIf")) > 0:
+        at = contents.rfind(b"eXIf")
+        if form == "PNG" and "exif" not in image.info and at > 0:
             length = int.from_bytes(contents[at - 4 : at], "big")
             image.info["exif"] = contents[at + 4 : at + 4 + length]
-        orientation = Image.Image.getexif(image).get(0x0112, 1)  # PNG's own would decode the image to find it
-    except Exception:  # broken EXIF is none
+        orientation = Image.Image.getexif(image).get(0x0112, 1)  # PngImageFile.getexif would decode the image
+    except Exception:  # broken EXIF counts as no EXIF
         orientation = 1
     if orientation in range(2, 9):
         turned = form in ("JPEG", "MPO") and orientation_of(contents) == orientation
-        odd.append(("EXIF-turned", f"orientation {orientation}, {'turned upright' if turned else 'not turned'}"))
+        odd.append(("EXIF-turned", f"orientation {orientation}, {'rotated upright' if turned else 'not rotated'}"))
     return form, tuple(odd)
 
 
@@ -142,7 +146,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP")  # JPEG opens MPO, too
 
 
 def _by_signature(contents: bytes) -> str:
-    """The name of a known format that is not read, else ""."""
+    """The name of a known format that is not supported, else ""."""
     kinds = (
         (4, b"ftypavif", "AVIF"), (4, b"ftypheic", "HEIC"), (4, b"ftypmif1", "HEIF"), (0, b"II*\0", "TIFF"),
         (0, b"MM\0*", "TIFF"), (0, b"8BPS", "PSD"), (0, b"\0\0\1\0", "ICO"), (0, b"%PDF", "PDF"), (0, b"<svg", "SVG"),
@@ -152,7 +156,7 @@ def _by_signature(contents: bytes) -> str:
 
 
 def _looks(pixels: np.ndarray) -> dict[str, Any]:
-    """Digest and thumbnail of (H, W, C) uint8 pixels; the thumbnail is of three channels only."""
+    """Digest and thumbnail of (H, W, C) uint8 pixels; the thumbnail has three channels."""
     digest = hashlib.blake2b(struct.pack("<2I", *pixels.shape[:2]), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     if pixels.shape[-1] != 3:
@@ -162,19 +166,19 @@ def _looks(pixels: np.ndarray) -> dict[str, Any]:
 
 
 def inspect_array(pixels: np.ndarray, content: str) -> Inspection:
-    """What is found of one image of an array, (H, W, C) uint8, whose sha256 is `content`."""
+    """The inspection of one image of an array, (H, W, C) uint8, whose sha256 is `content`."""
     return Inspection(sha256=content, **_looks(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels))
 
 
 def read_known(text: str, thumb: bytes) -> Inspection:
-    """The opposite of `_row`. Raises ValueError, KeyError or TypeError for what `_row` did not make."""
+    """The inspection that `Inspections.keep` stored. Raises ValueError, KeyError or TypeError if it is damaged."""
     values = json.loads(text)
     bad = None if values["bad"] is None else tuple(values["bad"])
     odd = tuple((str(kind), str(detail)) for kind, detail in values["odd"])
-    found = Inspection(**{**values, "bad": bad, "odd": odd}, thumb=thumb)
-    if len(thumb) != (0 if found.bad else 3 * THUMB**2) or len(bad or ("", "")) != 2:
+    inspection = Inspection(**{**values, "bad": bad, "odd": odd}, thumb=thumb)
+    if len(thumb) != (0 if inspection.bad else 3 * THUMB**2) or len(bad or ("", "")) != 2:
         raise ValueError("it is damaged")
-    return found
+    return inspection
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

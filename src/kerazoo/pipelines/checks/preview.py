@@ -1,4 +1,4 @@
-"""An image of training images as augmentation shows them."""
+"""Draw training images with and without augmentation."""
 
 import io
 from pathlib import Path
@@ -22,13 +22,13 @@ SIDE = 160  # px of a drawn image
 
 
 def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, seed: int = 0, columns: int = 8) -> None:
-    """Write a PNG: (N, H, W, C) uint8 fitted images down, and across what training makes of each, epoch by epoch.
+    """Write a PNG grid: a row for each of (N, H, W, C) uint8 resized images, a column for each epoch of training.
 
-    The first column is the image as it is. Where `augmentation` mixes, the last (columns - 1) // 2 show it mixed
-    with the next one down. The draws are those of a run with this `seed` that has image i at position i.
+    The first column is the original image. If `augmentation` mixes images, the last (columns - 1) // 2 columns show it
+    mixed with the next row's. The random numbers are those of a run with this `seed` and image i at position i.
     """
     if columns < 2:
-        raise RecipeError(f"a grid has at least 2 columns, not {columns}")
+        raise RecipeError(f"columns must be at least 2, got {columns}")
     count, height, width, channels = images.shape
     grid = np.empty((count, height, columns, width, channels), np.uint8)
     grid[:, :, 0] = images
@@ -45,7 +45,7 @@ def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, see
             grid[:, :, epoch + 1] = drawn.numpy()
     pixels = grid.reshape(count * height, columns * width, channels)
     png = io.BytesIO()
-    # of many channels the first three are shown for colours
+    # with more than three channels, the first three are drawn as RGB
     Image.fromarray(pixels[..., 0] if channels < 3 else pixels[..., :3]).save(png, format="PNG")
     write_whole(path, png.getvalue())
 
@@ -53,7 +53,7 @@ def draw_grid(path: Path, images: np.ndarray, augmentation: Augmentation, *, see
 def show_augmented_images(
     data: DataPart, augmentation: Augmentation, report: CheckReport, path: Path, *, seed: int = 0
 ) -> None:
-    """Draw some training images of `data` that can be used, as they are and as `augmentation` shows them."""
+    """Draw some usable training images of `data`, with and without `augmentation`."""
     examples = read_examples(data).split("train")
     examples = examples.take(i for i, key in enumerate(examples.keys) if key not in report.excluded)
     step = max(1, len(examples) // DRAWN)

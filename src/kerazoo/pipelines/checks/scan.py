@@ -1,4 +1,4 @@
-"""All images of a data set, inspected at once by several threads, from a cache where that was done before."""
+"""Inspect all images of a data set in several threads, with a cache of earlier inspections."""
 
 import contextlib
 import json
@@ -19,33 +19,33 @@ AT_ONCE = 256  # files between two writes of the cache
 def inspect_all(
     examples: Examples, *, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Inspection]:
-    """The inspection of every example, in order; `progress` is told (done, of). Files that did not change since an
-    earlier inspection are not read again."""
-    found: list[Inspection] = []
+    """The inspection of every example, in order. Files that have not changed since an earlier inspection are not read.
+
+    `progress` is called with (done, total).
+    """
+    inspections: list[Inspection] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if examples.paths is None:
             assert examples.pixels is not None
             images = zip(examples.pixels, examples.hashes, strict=True)
             for done, row in enumerate(pool.map(lambda row: inspect_array(*row), images), start=1):
-                found.append(row)
+                inspections.append(row)
                 if done % AT_ONCE == 0:
                     progress(done, len(examples))
-            return found
+            return inspections
         with Inspections() as known:
             for start in range(0, len(examples), AT_ONCE):
                 paths = examples.paths[start : start + AT_ONCE]
-                cached_backbones = known.find(paths)
-                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, cached_backbones))
-                known.keep(
-                    [(p, row) for p, row, kept in zip(paths, rows, cached_backbones, strict=True) if kept is None]
-                )
-                found += rows
-                progress(len(found), len(examples))
-    return found
+                cached = known.find(paths)
+                rows = list(pool.map(lambda path, kept: kept or inspect_file(path), paths, cached))
+                known.keep([(p, row) for p, row, kept in zip(paths, rows, cached, strict=True) if kept is None])
+                inspections += rows
+                progress(len(inspections), len(examples))
+    return inspections
 
 
 class Inspections:
-    """The inspections kept on disk: a SQLite file, which two processes may use at once."""
+    """The cache of inspections: a SQLite file, which several processes may use at once."""
 
     def __init__(self) -> None:
         self._path = cache_folder("checks") / f"{DECODER}.sqlite"
@@ -53,9 +53,9 @@ class Inspections:
     def __enter__(self) -> "Inspections":
         try:
             self._base: sqlite3.Connection | None = self._open()
-        except sqlite3.OperationalError:  # locked, or a disk that cannot be written: it goes without
+        except sqlite3.OperationalError:  # locked, or a disk that cannot be written: continue without a cache
             self._base = None
-        except sqlite3.DatabaseError:  # damaged: it can be made again
+        except sqlite3.DatabaseError:  # damaged: make a new one
             self._path.unlink(missing_ok=True)
             self._base = self._open()
         return self
@@ -70,7 +70,7 @@ class Inspections:
             self._base.close()
 
     def find(self, paths: Sequence[str]) -> list[Inspection | None]:
-        """For each path what is known of it, if the file has still the size and time of change that it had."""
+        """The cached inspection of each path; None if there is none, or if the file's size or time has changed."""
         return [self._find(path) for path in paths]
 
     def _find(self, path: str) -> Inspection | None:
@@ -85,21 +85,21 @@ class Inspections:
         try:
             known = read_known(*row)
             status = Path(path).stat()
-        except (OSError, ValueError, KeyError, TypeError):  # the file is gone, or what is known of it is damaged
+        except (OSError, ValueError, KeyError, TypeError):  # the file is gone, or the cached inspection is damaged
             return None
         return known if (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns) else None
 
     def keep(self, rows: Sequence[tuple[str, Inspection]]) -> None:
-        """Keep what was found, but for what a second look may find otherwise: files that could not be read."""
+        """Store inspections, except of files that could not be read, which may be readable next time."""
         if self._base is None:
             return
         with contextlib.suppress(sqlite3.Error), self._base:
             self._base.executemany(
-                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(p, found) for p, found in rows if found.sha256)
+                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (_row(path, row) for path, row in rows if row.sha256)
             )
 
 
-def _row(path: str, found: Inspection) -> tuple[bytes, str, bytes]:
-    values = asdict(found)
+def _row(path: str, inspection: Inspection) -> tuple[bytes, str, bytes]:
+    values = asdict(inspection)
     thumb = values.pop("thumb")
     return os.fsencode(path), json.dumps(values), thumb

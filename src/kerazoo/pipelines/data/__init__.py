@@ -1,1 +1,1 @@
-"""One table of examples, whatever the data lies in."""
+"""One table of examples, whatever format the data has."""

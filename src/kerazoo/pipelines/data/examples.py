@@ -1,6 +1,6 @@
-"""Examples: one immutable table of what there is to learn from, whatever it was read from.
+"""Examples: one immutable table of images and labels, whatever its source.
 
-Sources: an image folder (`folder.py`), a CSV, TSV or Parquet table (`table.py`), an `.npz` file
+Sources are an image folder (`folder.py`), a CSV, TSV or Parquet table (`table.py`), an `.npz` file
 (`arrays.py`), or a data set of TensorFlow Datasets by name (`tfds.py`).
 """
 
@@ -17,7 +17,7 @@ from kerazoo.errors import DataError
 from kerazoo.files import sha256
 from kerazoo.tasks.task import find_task
 
-SPLITS = {  # names of splits, in any case
+SPLITS = {  # allowed names of splits, in lower case -> the split
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "test1": "test", "eval": "test",
@@ -27,12 +27,12 @@ TFDS = "tfds:"
 
 @dataclass(frozen=True)
 class Examples:
-    """N examples. `keys` name them (a path below the root, or `x_train[17]`); `splits` says "train", "val" or "test".
+    """N examples. `keys` name them (a path below the root, or `x_train[17]`); `splits` has "train", "val" or "test".
 
-    `labels` follow `task`: "multiclass", (N,) int64 class numbers; "multilabel", (N, K) float32 of 0 and 1;
-    "regression", (N, K) float32 numbers. `class_names` name the classes, labels or numbers. The images are either
-    encoded files (`paths`, N of them) or an array `pixels` of (N, H, W, C) uint8. `groups`, where there are any, say
-    what belongs together and must not be parted by a split.
+    `labels` depend on `task`: for "multiclass", (N,) int64 class numbers; for "multilabel", (N, K) float32 of 0 and 1;
+    for "regression", (N, K) float32 numbers. `class_names` name the classes, labels or numbers. The images are either N
+    encoded files (`paths`) or an array `pixels` of (N, H, W, C) uint8. Examples with the same `groups` entry must stay
+    in one split.
     """
 
     source: str
@@ -44,19 +44,19 @@ class Examples:
     paths: tuple[str, ...] | None = None
     pixels: np.ndarray | None = None
     groups: tuple[str, ...] | None = None
-    left_out: Mapping[str, str] = field(default_factory=dict)  # what is no example: key -> why
-    manifest: str | None = None  # sha256 of the manifest that was followed
+    left_out: Mapping[str, str] = field(default_factory=dict)  # files that are not examples: key -> reason
+    manifest: str | None = None  # sha256 of the manifest that was applied
     known_hashes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def split(self, name: str) -> "Examples":
-        """The examples of one split, in order. Raises DataError where it is empty."""
-        found = self.take(np.flatnonzero(self.splits == name))
-        if not len(found):
+        """The examples of one split, in order. Raises DataError if it is empty."""
+        examples = self.take(np.flatnonzero(self.splits == name))
+        if not len(examples):
             raise DataError(f"{self.source} has no {name} split; it has {', '.join(self.split_names)}")
-        return found
+        return examples
 
     def take(self, indices: Iterable[int]) -> "Examples":
         """The examples at `indices`, in that order."""
@@ -82,12 +82,12 @@ class Examples:
         return [name for name in ("train", "val", "test") if np.any(self.splits == name)]
 
     def counts(self, split: str) -> dict[str, int]:
-        """How many examples of each class (or with each label) are in `split`; of a regression, all under one name."""
+        """The number of examples of each class or label in `split`; for regression, the total under one name."""
         return find_task(self.task).counts(self.labels[self.splits == split], self.class_names)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """The sha256 of each example's content: the file's bytes, or the pixels'."""
+        """The sha256 of each example's content: of the file's bytes, or of the pixels."""
         if self.known_hashes is not None:
             return self.known_hashes
         if self.paths is not None:
@@ -103,7 +103,7 @@ class Examples:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What a run stores of its data: source, digest, classes, counts, and what was left out and why."""
+        """What a run stores about its data: source, digest, classes, counts, and files left out with reasons."""
         counts = {split: self.counts(split) for split in self.split_names}
         return {
             "source": self.source, "digest": self.digest(), "manifest": self.manifest, "task": self.task,
@@ -112,23 +112,23 @@ class Examples:
 
 
 def split_like_classes(examples: Examples) -> list[str]:
-    """The classes of an image folder that are named like splits, and may be splits that were put beside classes."""
+    """The classes of an image folder that are named like splits, and may be misplaced splits."""
     if not find_task(examples.task).exclusive or not Path(examples.source).is_dir():
         return []
     return [name for name in examples.class_names if name.lower() in SPLITS]
 
 
 def check_contents(examples: Examples, hashes: Sequence[str]) -> None:
-    """Raise DataError, which names the image, where the contents of `examples`, read now, do not have `hashes`.
+    """Raise DataError, which names the image, if the contents of `examples`, read now, do not have `hashes`.
 
-    What is computed from images is kept by the hash of their contents. A manifest knows hashes from an earlier day, and
-    takes a file for the same by its size and time.
+    Results computed from images are cached by the hash of their contents. A manifest has hashes from an earlier time,
+    and assumes that a file with the same size and time is unchanged.
     """
-    for key, found, known in zip(examples.keys, replace(examples, known_hashes=None).hashes, hashes, strict=True):
-        if found != known:
+    for key, actual, known in zip(examples.keys, replace(examples, known_hashes=None).hashes, hashes, strict=True):
+        if actual != known:
             raise DataError(
-                f"{key} in {examples.source} is not the image that it was when its hash was taken; check the data "
-                f"again by `kerazoo check {examples.source} --write`"
+                f"{key} in {examples.source} has changed since its hash was computed; check the data again: "
+                f"kerazoo check {examples.source} --write"
             )
 
 
@@ -136,4 +136,6 @@ def _file_hash(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; remove it, or `kerazoo check --write`") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; remove it, or run `kerazoo check --write`"
+        ) from error

@@ -1,4 +1,4 @@
-"""Reading data: chooses the reader, holds a share out, and refuses what cannot be trained on."""
+"""Read data: choose the reader, hold out a share, and refuse data that cannot be trained on."""
 
 import os
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ TABLES = (".csv", ".tsv", ".parquet")
 def load_examples(data: str | Path | DataPart, *, hold_out: bool = True, **options: Any) -> Examples:
     """The examples in `data`: a path, a `tfds:NAME`, or the data part of a recipe; `options` are keys of that part.
 
-    Where the data has no validation split of its own, a share of train is held out (`splits.py`), unless `hold_out` is
-    False: then what has no splits is all "test", to evaluate on. Raises DataError, naming the folder, class or file,
-    for anything that cannot be trained on.
+    If the data has no validation split of its own, a share of train is held out (`splits.py`). If `hold_out` is False,
+    data without splits becomes "test" as a whole, for evaluation. Raises DataError, which names the folder, class or
+    file, if the data cannot be trained on.
     """
     from kerazoo.pipelines.data import manifest
 
@@ -36,9 +36,9 @@ def load_examples(data: str | Path | DataPart, *, hold_out: bool = True, **optio
 
 
 def trainable(examples: Examples, part: DataPart) -> Examples:
-    """`examples` with a share held out as `part` says. Raises DataError where they cannot be trained on.
+    """`examples` with the shares held out that `part` sets. Raises DataError if they cannot be trained on.
 
-    Training and `kerazoo check` both go through here, so that a check refuses what training would refuse.
+    Training and `kerazoo check` both call this, so that a check refuses the same data as training.
     """
     from kerazoo.pipelines.data import splits
 
@@ -49,11 +49,11 @@ def trainable(examples: Examples, part: DataPart) -> Examples:
 
 
 def read_examples(part: DataPart) -> Examples:
-    """All examples of the source that `part` names, as they are there: nothing held out, no manifest followed.
+    """All examples of the source that `part` names, without held-out splits and without a manifest.
 
-    Raises DataError where it cannot be read.
+    Raises DataError if the source cannot be read.
     """
-    # the readers make Examples, hence they are imported here
+    # imported here because the readers import Examples
     from kerazoo.pipelines.data import arrays as image_arrays
     from kerazoo.pipelines.data import folder as image_folder
     from kerazoo.pipelines.data import splits
@@ -74,25 +74,25 @@ def read_examples(part: DataPart) -> Examples:
 
 
 def check_source(part: DataPart) -> None:
-    """Raise DataError where `part` names nothing that could be read; nothing is read yet."""
+    """Raise DataError if `part` does not name data that could be read. It reads nothing."""
     path = Path(part.path).expanduser()
     if part.path.startswith(TFDS):
         return
     if path.is_dir():
-        with suppress(PermissionError), os.scandir(path) as entries:  # what cannot be listed is said by who reads it
+        with suppress(PermissionError), os.scandir(path) as entries:  # the reader reports a folder without permission
             if next(entries, None) is None:
                 raise DataError(
-                    f"the folder {part.path} is empty; name one that holds a folder of images for each class"
+                    f"the folder {part.path} is empty; use one that contains a folder of images for each class"
                 )
         return
     if not path.exists():
         raise DataError(f"there is no folder or file {part.path}")
     if not path.is_file() or (path.suffix != ".npz" and path.suffix.lower() not in TABLES):
-        raise DataError(f"{part.path} is not an image folder, an .npz file or a table ({', '.join(TABLES)})")
+        raise DataError(f"{part.path} must be an image folder, an .npz file or a table ({', '.join(TABLES)})")
 
 
 def check_classes(examples: Examples) -> None:
-    """Raise DataError where there is nothing to tell apart, or a class is without images to train on."""
+    """Raise DataError if there is only one class, or if a class has no images to train on."""
     check_choice(examples)
     if not find_task(examples.task).probabilities:
         return
@@ -100,18 +100,19 @@ def check_classes(examples: Examples) -> None:
         if count == 0:
             raise DataError(f"class {name!r} in {examples.source} has no images to train on")
         if count == 1 and "val" not in examples.split_names:
-            raise DataError(f"class {name!r} in {examples.source} has one image to train on; it takes at least two")
+            raise DataError(f"class {name!r} in {examples.source} has one image to train on; it needs at least two")
 
 
 def check_choice(examples: Examples) -> None:
-    """Raise DataError where there is one class only, and so nothing to tell apart."""
+    """Raise DataError if there is only one class."""
     if find_task(examples.task).exclusive and len(examples.class_names) < 2:
-        raise DataError(f"{examples.source} has one class only ({examples.class_names[0]!r}); it takes at least two")
+        raise DataError(f"{examples.source} has only one class ({examples.class_names[0]!r}); it needs at least two")
 
 
-def check_class_names(found: Sequence[str], expected: Sequence[str], source: str) -> None:
-    """Raise DataError where the classes of `source` are not those a model was trained on."""
-    if tuple(found) != tuple(expected):
-        missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        detail = f"missing {missing}, unknown {extra}" if missing or extra else "in another order"
-        raise DataError(f"the classes in {source} are not the model's: {detail}")
+def check_class_names(names: Sequence[str], expected: Sequence[str], source: str) -> None:
+    """Raise DataError if the classes of `source` differ from the classes that a model was trained on."""
+    if tuple(names) != tuple(expected):
+        missing = sorted(set(expected) - set(names))
+        unknown = sorted(set(names) - set(expected))
+        detail = f"missing {missing}, unknown {unknown}" if missing or unknown else "their order differs"
+        raise DataError(f"the classes in {source} differ from the model's: {detail}")

@@ -1,9 +1,9 @@
-"""The manifest: what a check found, kept beside the data. Training reads it and leaves out what is named there.
+"""The manifest: the result of a check, saved beside the data. Training reads it and leaves out the excluded images.
 
 `kerazoo-manifest.json` in an image folder, `FILE.kerazoo-manifest.json` beside a file: {"files": {key: [sha256, bytes,
 time of change in ns]}, "splits": {key: split}, "split_by": {...}, "labels": digest, "excluded": {key: why}, "findings":
-[...], "decoder": ..., "source": ...}. It is made to be read and edited: taking a line out of "excluded" keeps that
-image. Leaks are leaks between splits, so that training takes the splits that were checked.
+[...], "decoder": ..., "source": ...}. Users may read and edit it: remove a line from "excluded" to keep that image.
+Leaks depend on the splits, so training uses the splits that were checked.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ KEPT_SPLITS = ("train", "val", "test")
 
 
 def manifest_path(source: str, setting: str | None = None) -> Path:
-    """Where the manifest of `source` is, or would be; `setting` names another place."""
+    """The path of the manifest of `source`, which may not exist; `setting` is another path."""
     if setting is not None:
         return Path(setting).expanduser()
     if source.startswith(TFDS):
@@ -43,9 +43,9 @@ def write_manifest(
     path: Path, examples: Examples, stamps: Sequence[tuple[str, int, int]], excluded: Mapping[str, str],
     findings: Iterable[Mapping[str, Any]], decoder: str, splits: Mapping[str, str], part: DataPart,
 ) -> None:  # fmt: skip
-    """Write what a check found of `examples`, all of them; `stamps` are (sha256, bytes, time of change) of each.
+    """Write the result of a check of all `examples`; `stamps` has (sha256, bytes, time of change) of each.
 
-    `splits` are those that the check went by, for each key that can be used.
+    `splits` has the split that the check used, for each key that can be used.
     """
     if examples.paths is None:
         stamps = [_stamp_of(Path(examples.source))]
@@ -59,16 +59,16 @@ def write_manifest(
         write_json(path, values)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror}; name another place by --manifest PATH, "
-            "and the same place in training by --set data.manifest=PATH"
+            f"{path} cannot be written: {error.strerror}; set another path with --manifest PATH, and the same path for "
+            "training with --set data.manifest=PATH"
         ) from error
 
 
 def follow(examples: Examples, part: DataPart, *, hold_out: bool = True) -> Examples:
-    """`examples` without what their manifest excludes; as they are where there is no manifest, or it is ignored.
+    """`examples` without those that their manifest excludes; all of them if there is no manifest, or it is ignored.
 
-    By `hold_out` their splits are those that were checked. Raises DataError where files or labels came, went or changed
-    since the manifest was written, or where `part` asks for other splits.
+    With `hold_out`, the splits are those that were checked. Raises DataError if files or labels were added, removed or
+    changed after the manifest was written, or if `part` sets other splits.
     """
     setting = part.manifest
     if setting == IGNORED:
@@ -77,7 +77,7 @@ def follow(examples: Examples, part: DataPart, *, hold_out: bool = True) -> Exam
     if not path.is_file():
         if setting is None:
             return examples
-        raise DataError(f"there is no manifest {path}; write it by `kerazoo check {examples.source} --write`")
+        raise DataError(f"there is no manifest {path}; write it with `kerazoo check {examples.source} --write`")
     values = _read(path)
     files, excluded = values["files"], values["excluded"]
     _check_unchanged(examples, files, path)
@@ -112,8 +112,8 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(split_by, dict):
             raise TypeError("split_by must be an object")
         for key, (digest, _, _) in files.items():
-            if not HASH.fullmatch(digest) and (digest or key not in excluded):  # what could not be read has none
-                raise TypeError(f"files must hold [sha256, bytes, time], and sha256 64 digits, got {digest[:70]!r}")
+            if not HASH.fullmatch(digest) and (digest or key not in excluded):  # unreadable files have no hash
+                raise TypeError(f"files must have [sha256, bytes, time], sha256 with 64 digits, got {digest[:70]!r}")
         if not isinstance(excluded, dict) or not set(splits.values()) <= set(KEPT_SPLITS):
             raise TypeError(f"excluded must be an object, splits must be {', '.join(KEPT_SPLITS)}")
     except (RunError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -122,15 +122,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(examples: Examples, part: DataPart, values: Mapping[str, Any], path: Path) -> None:
-    again = f"check it again by `kerazoo check {examples.source} --write`"
+    again = f"check it again with `kerazoo check {examples.source} --write`"
     if values["labels"] != _labels_digest(examples):
-        raise DataError(f"labels, splits or groups in {examples.source} are not those in {path.name}; {again}")
+        raise DataError(f"labels, splits or groups in {examples.source} differ from those in {path.name}; {again}")
     for name, value in _split_by(part).items():
         given = {"validation": "val", "test": "test"}.get(name) in examples.split_names
         if value != values["split_by"].get(name) and not given:
             raise DataError(
-                f"data.{name} is {value!r}, but {path.name} was written for {values['split_by'].get(name)!r}, and what "
-                f"leaks depends on the splits; {again} --set data.{name}={value}"
+                f"data.{name} is {value!r}, but {path.name} was written for {values['split_by'].get(name)!r}, and the "
+                f"leaks depend on the splits; {again} --set data.{name}={value}"
             )
 
 
@@ -139,7 +139,7 @@ def _split_by(part: DataPart) -> dict[str, Any]:
 
 
 def _labels_digest(examples: Examples) -> str:
-    """sha256 of what is said of each key: label, split and group."""
+    """The sha256 of the label, split and group of all keys."""
     rows = [examples.labels.tolist(), examples.splits.tolist(), examples.groups, examples.class_names, examples.keys]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -153,15 +153,15 @@ def _check_unchanged(examples: Examples, files: Mapping[str, Sequence[Any]], man
     paths = examples.paths if examples.paths is not None else (examples.source,)
     here = set(keys)
     changed = {
-        "came": [key for key in keys if key not in files],
-        "went": [key for key in files if key not in here],
+        "added": [key for key in keys if key not in files],
+        "removed": [key for key in files if key not in here],
         "changed": [k for k, p in zip(keys, paths, strict=True) if k in files and _differs(Path(p), files[k])],
     }
     if any(changed.values()):
         words = "; ".join(f"{len(keys)} {what} ({one_line(keys[0])})" for what, keys in changed.items() if keys)
         raise DataError(
             f"{examples.source} has changed since {manifest.name} was written: {words}; "
-            f"check it again by `kerazoo check {examples.source} --write`"
+            f"check it again with `kerazoo check {examples.source} --write`"
         )
 
 
@@ -171,11 +171,11 @@ def _stamp_of(path: Path) -> tuple[str, int, int]:
 
 
 def _differs(path: Path, stamp: Sequence[Any]) -> bool:
-    """Whether a file is not the one that `stamp` was taken of: by size and time, and where these differ by content."""
+    """Whether a file has changed since `stamp`. The content is compared only if size or time differ."""
     try:
         status = path.stat()
         if [status.st_size, status.st_mtime_ns] == list(stamp[1:]):
             return False
         return bool(status.st_size != stamp[1] or sha256(path) != stamp[0])
     except OSError:
-        return bool(stamp[0])  # what could not be read then need not be readable now
+        return bool(stamp[0])  # a file that was unreadable at the check may still be unreadable

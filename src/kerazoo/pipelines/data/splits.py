@@ -1,9 +1,9 @@
-"""Splits: which of the examples are held out, as a function of nothing but content.
+"""Splits: choose the held-out examples. The choice depends only on their content.
 
-A file is held out when the number its content hash begins with, in [0, 1), is below the share: adding files moves none
-that is there. So that chance does not leave a class with none or with far too many, its count is kept from 1 to within
-two standard deviations (of a Poisson count) of its share; files move only where it would leave that. Arrays, which
-nothing is added to, give each class its exact share.
+The first digits of a file's content hash give a number in [0, 1). The file is held out if this number is below the
+share, so adding files does not move existing ones. By chance a class could have no or too many held-out files. Its
+count is therefore at least 1 and within two standard deviations (of a Poisson count) of its share; files move only to
+keep this bound. In arrays, to which nothing is added, each class has its exact share.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.tasks.task import find_task
 
-SECONDS = 20  # to search all names for groups; a plain pattern takes 0.1 s for 100,000
+SECONDS = 20  # time limit for searching all names for groups; a simple pattern takes 0.1 s for 100,000 names
 SEARCH = """
 import json, re, sys
 pattern, keys = json.load(sys.stdin)
@@ -29,46 +29,46 @@ json.dump([(m is not None, m and m[1 if m.re.groups else 0]) for m in found], sy
 
 
 def with_groups(examples: Examples, pattern: str | None) -> Examples:
-    """The same with `groups` by a regular expression on the keys: its first group, or all it matches.
+    """`examples` with `groups`: the text in each key that the regular expression's first group, or all of it, matches.
 
-    A key without a match is a group by itself. Raises DataError where nothing matches.
+    A key without a match is a group by itself. Raises DataError if no key matches.
     """
     if pattern is None:
         return examples
-    found = _searched(pattern, examples.keys)
-    if found is None:
+    matches = _searched(pattern, examples.keys)
+    if matches is None:
         raise DataError(
             f"data.group={pattern!r} took over {SECONDS} s to search {len(examples):,} names, such as "
-            f"{examples.keys[0]!r}; nested repeats like (a+)+ can take for ever: write it without them"
+            f"{examples.keys[0]!r}; nested repeats like (a+)+ can take forever: rewrite the pattern without them"
         )
-    if not any(matched for matched, _ in found):
+    if not any(matched for matched, _ in matches):
         raise DataError(f"data.group={pattern!r} matches no name in {examples.source}, such as {examples.keys[0]!r}")
-    named = zip((group for _, group in found), examples.keys, strict=True)
+    named = zip((group for _, group in matches), examples.keys, strict=True)
     return replace(examples, groups=tuple(key if group is None else group for group, key in named))
 
 
 def _searched(pattern: str, keys: Sequence[str]) -> list[tuple[bool, str | None]] | None:
-    """(whether it matches, its first group or all of the match) for each key; None where it takes over SECONDS.
+    """(whether it matches, its first group or the whole match) for each key; None if it takes over SECONDS.
 
-    A search cannot be broken off from within its process, and some never end: it runs in one of its own.
+    Some searches never end, and a search cannot be stopped from inside its process. It runs in a process of its own.
     """
     command = [sys.executable, "-I", "-S", "-c", SEARCH]
-    asked = json.dumps([pattern, list(keys)])
+    request = json.dumps([pattern, list(keys)])
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=SECONDS, check=True)
+        search = subprocess.run(command, input=request, capture_output=True, text=True, timeout=SECONDS, check=True)
     except subprocess.TimeoutExpired:
         return None
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        raise DataError(f"data.group={pattern!r} could not be searched for: {reason}") from error
-    answer: list[tuple[bool, str | None]] = json.loads(done.stdout)
+        raise DataError(f"the search for data.group={pattern!r} failed: {reason}") from error
+    answer: list[tuple[bool, str | None]] = json.loads(search.stdout)
     return answer
 
 
 def hold_out(examples: Examples, validation: float, test: float) -> Examples:
-    """Move shares of train to val and test, each only where the data has no such split; within each class.
+    """`examples` with shares of train moved to val and test, in each class, if the data does not have these splits.
 
-    What belongs to one group goes one way, and so do identical files.
+    Examples of one group go to the same split, and so do identical files.
     """
     shares = {}
     if "val" not in examples.split_names:
@@ -78,17 +78,17 @@ def hold_out(examples: Examples, validation: float, test: float) -> Examples:
     if not shares:
         return examples
     if sum(shares.values()) >= 1:
-        raise DataError(f"data.validation={validation} and data.test={test} leave nothing to train on")
+        raise DataError(f"data.validation={validation} and data.test={test} leave no images to train on; lower them")
     splits = examples.splits.astype("<U5")
     positions = np.flatnonzero(splits == "train")
     splits[positions] = _drawn(examples.take(positions), shares)
     if not np.any(splits == "val"):
-        raise DataError(f"{examples.source} has too few groups to hold any out for validation; give it a val split")
+        raise DataError(f"{examples.source} has too few groups to hold out one for validation; add a val split")
     return replace(examples, splits=splits)
 
 
 def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
-    """(N,) the split of each example. What has one name (a group, or a content) is one unit, of its first class."""
+    """(N,) the split of each example. Examples with the same group or content form one unit, with its first class."""
     names = train.hashes
     if train.groups is not None:
         names = tuple(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest() for group in train.groups)
@@ -104,7 +104,7 @@ def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
             drawn = wanted if train.pixels is not None else np.sum(numbers[members] < below + share)
             slack = 2 * np.sqrt(wanted)
             count = round(float(np.clip(drawn, wanted - slack, wanted + slack)))
-            most = left - 1 - later  # one is left for train, and one for each split to come
+            most = left - 1 - later  # keep one for train, and one for each later split
             count = max(1, min(most, count)) if most > 0 else 0
             chosen[members[:count]], members = split, members[count:]
             below, left = below + share, left - count

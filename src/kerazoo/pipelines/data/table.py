@@ -1,16 +1,16 @@
-"""A table of images: CSV, TSV or Parquet, one row an image.
+"""Read a table of images: CSV, TSV or Parquet, with one row for each image.
 
-| column                              | holds                                                                        |
+| column                              | contains                                                                     |
 |-------------------------------------|------------------------------------------------------------------------------|
-| `path` (or file, filename, image)   | the image's file, from the table's folder                                  |
-| `label`                             | its class                                                                    |
-| `labels`, instead                   | its labels, any number, with `|` between them                                |
+| `path` (or file, filename, image)   | the path of the image file, relative to the table's folder                   |
+| `label`                             | the class                                                                    |
+| `labels`, instead                   | any number of labels, separated by `|`                                       |
 | `target`, instead                   | the number to predict                                                        |
-| `split`, by choice                  | train, val or test, or another usual name of one; empty is train             |
-| `group`, by choice                  | what belongs together and must not be parted by a split                      |
+| `split`, optional                   | train, val or test, or another usual name of one; empty means train          |
+| `group`, optional                   | a name; images with the same group stay in one split                         |
 
-`data.label` names other columns: one with classes, one with numbers (`data.task = "regression"`), one with `|` between
-labels (`data.task = "multilabel"`), or several, separated by commas, of 0 and 1 or of numbers.
+`data.label` names other columns: one with classes, one with numbers (`data.task = "regression"`), one with labels
+separated by `|` (`data.task = "multilabel"`), or several, separated by commas, with 0 and 1 or with numbers.
 """
 
 import csv
@@ -33,7 +33,7 @@ LISTED = 300  # characters
 
 
 def read(path: Path, part: DataPart) -> Examples:
-    """The images in the table at `path`. Raises DataError that names the table, the row and the column."""
+    """The images in the table at `path`. Raises DataError, which names the table, the row and the column."""
     columns = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
     where = next((name for name in PATHS if name in columns), None)
     if where is None:
@@ -48,9 +48,10 @@ def read(path: Path, part: DataPart) -> Examples:
         if not file:
             raise DataError(f"{path}, row {row}: column {where} is empty")
         if "\0" in file:
-            raise DataError(f"{path}, row {row}: column {where} holds a NUL byte, which no path has; mend the row")
-        if (first := rows.setdefault(file, row)) != row:
-            raise DataError(f"{path}, row {row}: {one_line(file)} stands in row {first} already; an image has one row")
+            raise DataError(f"{path}, row {row}: column {where} contains a NUL byte; correct the path")
+        first = rows.setdefault(file, row)
+        if first != row:
+            raise DataError(f"{path}, row {row}: {one_line(file)} is already in row {first}; remove one of the rows")
     splits = _splits(path, columns.get("split", [""] * len(files)))
     groups = columns.get("group")
     return Examples(
@@ -70,9 +71,9 @@ def _text(path: Path) -> dict[str, list[Any]]:
     header = [name.strip() for name in rows[0]] if rows else []
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} values for {len(header)} columns")
+            raise DataError(f"{path}, row {number} must have {len(header)} values, one for each column, got {len(row)}")
     if len(set(header)) < len(header):
-        raise DataError(f"{path} has two columns of one name: {_listed(header)}")
+        raise DataError(f"{path} has two columns with the same name: {_listed(header)}")
     return {name: [row[at] for row in rows[1:]] for at, name in enumerate(header)}
 
 
@@ -82,20 +83,20 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
     try:
         table = pyarrow.parquet.read_table(path)
         if len(set(table.column_names)) < len(table.column_names):
-            raise ValueError(f"two columns have one name: {_listed(table.column_names)}")
+            raise ValueError(f"two columns have the same name: {_listed(table.column_names)}")
         return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
-    except Exception as error:  # damaged text, dates out of range and more are found as the values are taken
+    except Exception as error:  # reading the values can fail in many ways: damaged text, dates out of range and more
         raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
 
 
 def _listed(columns: Iterable[str]) -> str:
-    """The names of columns for a message, which a damaged file would make very long."""
+    """The names of columns for a message, cut because a damaged file can have very long ones."""
     names = ", ".join(columns)
     return names if len(names) <= LISTED else f"{names[:LISTED]}..."
 
 
 def _plain(value: Any) -> Any:
-    """A value of Parquet as a text file would have it: nothing for what is missing, names for bytes."""
+    """A Parquet value as in a text file: "" for missing values, and text for bytes."""
     if isinstance(value, list):
         return [_plain(item) for item in value if item is not None]
     if value is None or (isinstance(value, float) and np.isnan(value)):
@@ -104,12 +105,12 @@ def _plain(value: Any) -> Any:
 
 
 def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) -> tuple[list[str], str]:
-    """The columns that hold the labels, and the task."""
+    """The label columns and the task."""
     if part.label is None:
         known = [name for name in LABELS if name in columns]
         if len(known) != 1:
             has = f"it has {_listed(columns)}" if not known else f"it has {' and '.join(known)}"
-            raise DataError(f"{path} must have one column of {', '.join(LABELS)}, or data.label names another; {has}")
+            raise DataError(f"{path} must have one column of {', '.join(LABELS)}, or set data.label; {has}")
         return known, part.task or LABELS[known[0]]
     names = [name.strip() for name in part.label.split(",")]
     for name in names:
@@ -119,17 +120,18 @@ def _label_columns(path: Path, part: DataPart, columns: dict[str, list[Any]]) ->
 
 
 def _splits(path: Path, column: list[Any]) -> list[str]:
-    """The split of each row. Raises DataError for a name that is none, and for two names of one split."""
+    """The split of each row. Raises DataError for an unknown name, and for two names of the same split."""
     splits: list[str] = []
     names: dict[str, str] = {}
     for row, value in enumerate(column, start=1):
         name = str(value).strip().lower() or "train"
         if name not in SPLITS:
-            raise DataError(f"{path}, row {row}: split {value!r} is not one of {', '.join(SPLITS)}")
+            raise DataError(f"{path}, row {row}: split must be one of {', '.join(SPLITS)}, got {value!r}")
         split = SPLITS[name]
-        if (other := names.setdefault(split, name)) != name and str(value).strip():
+        other = names.setdefault(split, name)
+        if other != name and str(value).strip():
             raise DataError(
-                f"{path}, row {row}: split {value!r}, and {other!r} in rows before; use one name for {split}"
+                f"{path}, row {row}: split is {value!r}, but {other!r} in earlier rows; use one name for {split}"
             )
         splits.append(split)
     return splits

@@ -1,7 +1,7 @@
-"""A data set of TensorFlow Datasets by name: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME:VERSION`.
+"""Read a data set of TensorFlow Datasets by name: `tfds:NAME`, `tfds:NAME/CONFIG`, `tfds:NAME:VERSION`.
 
-Its encoded images are written out once, as files, below the cache folder: from there on they are checked, decoded and
-split like any other images, by the decoder of training. Splits train, validation and test are taken, others named.
+Its encoded images are written once, as files, to the cache folder. They are then checked, decoded and split like any
+other images, with the decoder of training. It uses the splits train, validation and test, and lists the others.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ OWN_FEATURES = "tensorflow_datasets.core.features."
 
 
 def read(part: DataPart) -> Examples:
-    """The examples of a TFDS data set, with the class names it declares. Raises DataError where it is not at hand."""
+    """The examples of a TFDS data set, with its class names. Raises DataError if it is not available."""
     name = part.path.removeprefix(TFDS)
     builder = _builder(name, part)
     image, label, task, class_names = _features(name, builder.info)
-    # one name may be prepared in two places, with other contents
+    # the same name may be prepared in two places, with different contents
     splits = {split: [info.num_examples, info.num_bytes] for split, info in builder.info.splits.items()}
     mark = hashlib.sha256(json.dumps([str(builder.data_dir), splits], sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_folder("tfds") / f"{builder.info.full_name.replace('/', '-')}-{mark}"
@@ -60,28 +60,27 @@ def _builder(name: str, part: DataPart) -> Any:
     try:
         with _own_features(f"{TFDS}{name} in {where}"):
             builder = tfds.builder(name, try_gcs=False, **place)
-        # a folder on disk without its builder's version is not prepared
+        # a folder on disk is not prepared if it lacks the builder's version
         if not builder.is_prepared():
             if not part.download:
                 raise DataError(
-                    f"{TFDS}{name} is not in {where}; prepare it there, name its folder by data.data_dir, "
-                    "or allow the download by data.download=true"
+                    f"{TFDS}{name} is not in {where}; prepare it there, set its folder with data.data_dir, or allow "
+                    "the download with data.download=true"
                 )
             builder.download_and_prepare()
     except DataError:
         raise
-    except Exception as error:  # TFDS raises what its builders raise
+    except Exception as error:  # the builders of TFDS may raise any error
         words = " ".join(str(error).split())[:300]
-        raise DataError(f"{TFDS}{name} cannot be had from {where}: {type(error).__name__}: {words}") from error
+        raise DataError(f"{TFDS}{name} cannot be loaded from {where}: {type(error).__name__}: {words}") from error
     return builder
 
 
 @contextmanager
 def _own_features(what: str) -> Iterator[None]:
-    """Inside, TFDS takes feature classes of its own only.
+    """Inside, TFDS accepts only its own feature classes. Raises DataError for others.
 
-    It would import any module that a `features.json` names, and so run code from wherever data was copied. Raises
-    DataError.
+    Otherwise TFDS imports any module that a `features.json` names, and so runs code that came with copied data.
     """
     from tensorflow_datasets.core.features.feature import FeatureConnector
 
@@ -103,7 +102,7 @@ def _own_features(what: str) -> Iterator[None]:
 
 
 def _features(name: str, info: Any) -> tuple[str, str, Task, tuple[str, ...]]:
-    """The names of the image and of what is learned, the task, and the class names."""
+    """The names of the image feature and the label feature, the task, and the class names."""
     import tensorflow_datasets as tfds
 
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
@@ -111,7 +110,7 @@ def _features(name: str, info: Any) -> tuple[str, str, Task, tuple[str, ...]]:
     keys: tuple[Any, ...] = info.supervised_keys or ()
     image = keys[0] if keys and keys[0] in images else (images[0] if len(images) == 1 else None)
     if image is None:
-        raise DataError(f"{TFDS}{name} has no image to learn from; its features are {', '.join(features) or 'none'}")
+        raise DataError(f"{TFDS}{name} has no image feature; its features are {', '.join(features) or 'none'}")
     wanted = [keys[1]] if len(keys) > 1 and isinstance(keys[1], str) else []
     for key in [*wanted, "label", "labels", *features]:
         feature: Any = features.get(key)
@@ -122,11 +121,11 @@ def _features(name: str, info: Any) -> tuple[str, str, Task, tuple[str, ...]]:
             return image, key, MULTILABEL, tuple(inner.names)
         if key in wanted and getattr(feature, "dtype", None) is not None and np.issubdtype(feature.np_dtype, np.number):
             return image, key, REGRESSION, (key,)
-    raise DataError(f"{TFDS}{name} declares no labels; its features are {', '.join(features)}")
+    raise DataError(f"{TFDS}{name} has no labels; its features are {', '.join(features)}")
 
 
 def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
-    """Every encoded image to `folder/SPLIT/N.ending`, and the index: whole or not at all."""
+    """Write every encoded image to `folder/SPLIT/N.ending`, and the index. If it fails, nothing is left."""
     import tensorflow_datasets as tfds
 
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -137,7 +136,7 @@ def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
     for split in builder.info.splits:
         if split in SPLITS and SPLITS[split] not in taken.values():
             taken[split] = SPLITS[split]
-    others = {f"split {split}": "it is none of train, validation, test" for split in builder.info.splits}
+    others = {f"split {split}": "it is not train, validation or test" for split in builder.info.splits}
     left_out = {key: why for key, why in others.items() if key.removeprefix("split ") not in taken}
     if "train" not in taken.values():
         has = ", ".join(builder.info.splits)
@@ -156,7 +155,7 @@ def _write_out(builder: Any, image: str, label: str, folder: Path) -> None:
         try:
             temporary.rename(folder)
         except OSError:
-            if not (folder / INDEX).is_file():  # another process wrote the same meanwhile
+            if not (folder / INDEX).is_file():  # otherwise another process has just written the same images
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
