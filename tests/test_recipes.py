@@ -341,6 +341,70 @@ def test_the_library_fine_tunes_by_the_recipe_of_the_command_line(monkeypatch, p
     assert made.transfer.preset == preset or made.transfer.preset == "light"
 
 
+NESTED = {
+    "data": {"validation": 0.2, "size": 16},
+    "model": {"arguments": {"dropout": 0.2}},
+    "transfer": {"unfreeze": 3},
+    "augmentation.flip": True,
+}
+DOTTED = {
+    "data.validation": 0.2,
+    "data.size": 16,
+    "model.arguments.dropout": 0.2,
+    "transfer.unfreeze": 3,
+    "augmentation.flip": True,
+}
+
+
+def of_call(monkeypatch, call, *words, **more):
+    """The recipe that `kerazoo.CALL(*words)` would run by."""
+    from kerazoo.api import training
+
+    made = []
+    monkeypatch.setattr(training, "_train", lambda recipe, **where: made.append(recipe))
+    getattr(training, call)(*words, **more)
+    return made[0]
+
+
+@pytest.mark.parametrize(("call", "words"), [("train", ["mlp", "x"]), ("finetune", ["x", "mobilenet_025"])])
+def test_nested_settings_mean_what_dotted_ones_do(monkeypatch, tmp_path, call, words):
+    keys = {key: value for key, value in DOTTED.items() if call == "finetune" or not key.startswith("transfer")}
+    nested = {name: value for name, value in NESTED.items() if call == "finetune" or name != "transfer"}
+    dotted = of_call(monkeypatch, call, *words, settings=keys)
+    assert (dotted.data.validation, dotted.data.size, dotted.data.path) == (0.2, 16, "x")
+    assert dotted.model.arguments == {"dropout": 0.2}
+    assert same(of_call(monkeypatch, call, *words, settings=nested), dotted)
+    lines = [f"{name}={str(value).lower()}" for name, value in keys.items()]
+    assert same(of_call(monkeypatch, call, *words, settings=lines), dotted)
+    tables = ["data={validation=0.2, size=16}", "model={arguments={dropout=0.2}}", "augmentation.flip=true"]
+    tables += ["transfer={unfreeze=3}"] if call == "finetune" else []
+    assert same(of_call(monkeypatch, call, *words, settings=tables), dotted)
+    if call == "finetune":
+        assert (dotted.transfer.preset, dotted.transfer.unfreeze, dotted.training.epochs) == ("light", 3, 8)
+        assert same(Recipe.for_finetuning("mobilenet_025", "x", **{k: v for k, v in NESTED.items() if k != "data"},
+                                          **{"data.validation": 0.2, "data.size": 16}), dotted)  # fmt: skip
+    else:
+        data = {"path": "x", "validation": 0.2, "size": 16}
+        made = Recipe.for_training("mlp", data=data, model={"arguments": {"dropout": 0.2}}, augmentation={"flip": True})
+        assert same(made, dotted)
+        plain = Recipe.for_training("mlp", "x")
+        assert same(of_call(monkeypatch, call, plain, settings=nested), dotted)
+        (tmp_path / "mine.toml").write_text('[model]\nname = "mlp"\n[data]\npath = "x"\n')
+        read = of_call(monkeypatch, call, tmp_path / "mine.toml", settings=nested)
+        assert (read.data.validation, read.model.arguments) == (0.2, {"dropout": 0.2})
+
+
+def test_a_key_that_is_set_twice_is_refused(monkeypatch):
+    both = {"data": {"validation": 0.2}, "data.validation": 0.3}
+    assert refusal(of_call, monkeypatch, "train", "mlp", "x", settings=both) == (
+        "data.validation is set twice, to 0.2 and to 0.3; remove one of them"
+    )
+    other = {"data": {"path": "y"}}
+    assert "data.path is set twice" in refusal(of_call, monkeypatch, "train", "mlp", "x", settings=other)
+    assert "data.path is set twice" in refusal(of_call, monkeypatch, "finetune", "x", settings=other)
+    assert of_call(monkeypatch, "train", "mlp", "x", settings="seed=7").seed == 7  # not an argument list of letters
+
+
 def test_a_recipe_starts_from_the_networks_own():
     made = Recipe.for_training("resnet20", "x")
     part = made.optimizer

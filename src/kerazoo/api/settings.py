@@ -31,12 +31,15 @@ KEYS = {  # of the recipe, by the arguments that set them
 
 def merged(settings: Settings, **values: Any) -> dict[str, Any]:
     """The keys of the recipe that `settings` and the named `values` set. Raises RecipeError where they differ."""
-    if isinstance(settings, Mapping):
-        found = dict(settings)
-    else:
-        from kerazoo.recipes.recipe import read_setting
+    from kerazoo.recipes.recipe import flattened, read_setting
 
-        found = dict(read_setting(setting) for setting in settings)
+    if isinstance(settings, Mapping):
+        found = flattened(settings)
+    else:
+        found = {}
+        for setting in [settings] if isinstance(settings, str) else settings:
+            key, value = read_setting(setting)
+            found |= flattened({key: value})  # the last of two settings of a key is used, as on the command line
     for name, value in values.items():
         key = KEYS[name]
         if value is None:

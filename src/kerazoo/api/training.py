@@ -1,5 +1,6 @@
 """Making runs: train, fine-tune, and go on with what was stopped."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,8 @@ def finetune(
     from kerazoo.recipes.recipe import Recipe
 
     values = merged(
-        settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size, seed=seed,
-        devices=devices,
+        settings, data=os.fspath(data), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size,
+        seed=seed, devices=devices,
     )  # fmt: skip
     recipe = Recipe.for_finetuning(backbone, data, weights=weights, preset=preset, **values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)

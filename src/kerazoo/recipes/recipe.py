@@ -27,7 +27,7 @@ from kerazoo.recipes.parts import (
     refuse,
 )
 from kerazoo.recipes.presets import PRESETS, preset_values
-from kerazoo.recipes.refusals import one_line, parts_of
+from kerazoo.recipes.refusals import one_line
 
 ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
 OWN = ("optimizer", "augmentation")  # the parts of that recipe that also apply to other data
@@ -89,7 +89,9 @@ class Recipe(Part):
         return self
 
     @classmethod
-    def for_training(cls, model: str | Path, data: str | Path | None = None, **settings: Any) -> "Recipe":
+    def for_training(
+        cls, model: str | Path, /, data: str | Path | Mapping[str, Any] | None = None, **settings: Any
+    ) -> "Recipe":
         """The recipe of `kerazoo train MODEL --data DATA`, changed by `settings`.
 
         For a name, it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`.
@@ -97,6 +99,7 @@ class Recipe(Part):
         Args:
             model: A name of the registry, or a recipe file (.toml).
             data: An image folder, a table, an `.npz` file or `tfds:NAME`; optional if the recipe file names the data.
+                Or the keys of the recipe's `data`, as a mapping.
             **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key
                 (`seed=1`, `**{"data.size": 64}`).
 
@@ -107,23 +110,24 @@ class Recipe(Part):
             ModelError: No model is called `model`.
             RecipeError: A key or a value is unknown or not allowed.
         """
-        where = {} if data is None else {"data.path": data}
+        where = flattened(_data_keys(data))
         if str(model).endswith(".toml"):
-            return cls.read(model, **where, **settings)
+            return cls.read(model, **{**where, **flattened(settings)})
         values: dict[str, Any] = {"model": {"name": find(str(model)).name}}
-        change(values, {**where, **settings})
+        change(values, where)
+        change(values, settings)
         return make_recipe(values, defaults=own_recipe(str(model)))
 
     @classmethod
     def for_finetuning(
-        cls, backbone: str, data: str | Path, *, weights: str | Path = "imagenet", preset: str | None = "light",
-        **settings: Any,
+        cls, backbone: str, data: str | Path | Mapping[str, Any], *, weights: str | Path = "imagenet",
+        preset: str | None = "light", **settings: Any,
     ) -> "Recipe":  # fmt: skip
         """The recipe of `kerazoo finetune DATA --backbone BACKBONE`: the preset, changed by `settings`.
 
         Args:
             backbone: A name of the registry.
-            data: An image folder, a table, an `.npz` file or `tfds:NAME`.
+            data: As in `for_training`.
             weights: "imagenet", the name of shipped weights, a file or a run, or "none".
             preset: "linear", "light", "full" or "bit"; None uses no preset.
             **settings: Keys of the recipe, as in `for_training`.
@@ -136,7 +140,8 @@ class Recipe(Part):
             RecipeError: A key or a value is unknown or not allowed.
         """
         values: dict[str, Any] = {"model": {"name": find(backbone).name}}
-        change(values, {"data.path": data, "transfer": {"weights": weights, "preset": preset}, **settings})
+        change(values, {**_data_keys(data), "transfer": {"weights": weights, "preset": preset}})
+        change(values, settings)
         return make_recipe(values)
 
     @classmethod
@@ -190,7 +195,7 @@ def make_recipe(
     """
     values = copy.deepcopy(values)
     for setting in settings:
-        override(values, *read_setting(setting))
+        change(values, dict([read_setting(setting)]))
     defaults = _of_preset(values) if defaults is None else defaults
     if not defaults:
         return _validated(values)
@@ -260,20 +265,35 @@ def read_setting(setting: str) -> tuple[str, Any]:
     """The key and the value of `KEY=VALUE`, whose value is TOML or a bare word. Raises RecipeError."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set must be key=value, such as optimizer.learning_rate=0.1, got {setting!r}")
+        raise RecipeError(f"a setting must be key=value, such as optimizer.learning_rate=0.1, got {setting!r}")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), text.strip()  # a bare word is a string
 
 
-def change(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Set keys (dotted) in nested `values`. A mapping sets each of its keys in that part. Raises RecipeError."""
-    for key, value in settings.items():
-        if key in _PARTS and isinstance(value, Mapping):
-            change(values, {f"{key}.{name}": one for name, one in value.items()})
+def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with one entry per dotted key: {"data": {"size": 64}} becomes {"data.size": 64}.
+
+    An empty table stays as it is. Raises RecipeError if a key has two values.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found = {f"{name}.{key}": inner for key, inner in flattened(value).items()}
         else:
-            override(values, key, os.fspath(value) if isinstance(value, os.PathLike) else value)
+            found = {str(name): os.fspath(value) if isinstance(value, os.PathLike) else value}
+        for key, inner in found.items():
+            if key in flat and flat[key] != inner:
+                raise RecipeError(f"{key} is set twice, to {flat[key]!r} and to {inner!r}; remove one of them")
+            flat[key] = inner
+    return flat
+
+
+def change(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Set keys in nested `values`; `settings` are nested, dotted, or both. Raises RecipeError."""
+    for key, value in flattened(settings).items():
+        override(values, key, value)
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:
@@ -283,7 +303,12 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise RecipeError(f"recipe key {key}: {part!r} must be a table of keys, got {values!r}")
+    if isinstance(value, Mapping) and not value and isinstance(values.get(last), dict):
+        return  # an empty table sets nothing
     values[last] = value
 
 
-_PARTS = parts_of(Recipe)
+def _data_keys(data: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    return {"data": data} if isinstance(data, Mapping) else {"data.path": data}
