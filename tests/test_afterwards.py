@@ -43,7 +43,7 @@ def test_where_all_are_right_no_temperature_is_kept():
         assert best.value == RANGE[0]
         assert not best.helps
         assert not stage.kept
-        assert "dropped: the best value is at the end of the searched range, 0.05" in line
+        assert "dropped: the best value is at the end of the search range, 0.05" in line
     alike, _, _ = judged(np.zeros((30, 3)), np.arange(30) % 3)  # any temperature does as well
     assert not alike.helps
 
@@ -133,7 +133,7 @@ def test_what_is_kept_stays_where_no_average_beats_it(said):
     phases = Phases()
     phases.best = Measured(np.ones(20), np.ones(20))
     assert not phases.average(best, 0.1)
-    assert said == ["average: dropped: none is better on validation than what is kept; 0.1 s"]
+    assert said == ["average: dropped: no average is better on validation; 0.1 s"]
 
 
 def test_what_did_not_move_is_bit_equal_in_every_average():

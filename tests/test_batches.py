@@ -222,7 +222,7 @@ def test_a_cache_with_other_bytes_is_written_anew(train, where, said):
     path.write_bytes(contents)
     said.clear()
     np.testing.assert_array_equal(cache_of(train), whole)
-    assert said[0] == f"{path} is damaged, or of an older version; it is written anew"
+    assert said[0] == f"{path} is damaged or has an older format; writing it again"
 
 
 def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash(train):
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_is_one_clear_line_and_nothing_is_left(tmp_path):
     said = process.communicate(timeout=120)[0].splitlines()
     assert process.returncode == 0
     assert "2.2 MB)" in said[0]
-    assert "cannot be written: File too large; make room, name another folder by KERAZOO_CACHE" in said[-1]
+    assert "cannot be written: File too large; free some disk space, set KERAZOO_CACHE" in said[-1]
     assert set(cache_folder("images").iterdir()) == before
 
 

@@ -74,7 +74,7 @@ def failing_op():
 def test_a_full_disk_is_no_memory(images):
     """TensorFlow has one error for both."""
     examples = load_examples(images)
-    said = "^the disk failed: .*No space left on device; make room"
+    said = "^the disk failed: .*No space left on device; free some space"
     with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED):
         tf.io.write_file("/dev/full", b"x" * 1_000_000)
     assert isinstance(caught.value.__cause__, tf.errors.ResourceExhaustedError)
@@ -83,7 +83,7 @@ def test_a_full_disk_is_no_memory(images):
 
 def test_a_device_that_fails_is_no_image(images):
     examples = load_examples(images)
-    said = r"^TensorFlow failed: InvalidArgumentError: .*device.*; all images are as they were when they were checked$"
+    said = r"^TensorFlow failed: InvalidArgumentError: .*device.*; the images have not changed since they were checked$"
     nowhere = tf.device("/job:localhost/task:7/device:GPU:9")
     with pytest.raises(KerazooError, match=said) as caught, true_causes(None, examples, FITTED), nowhere:
         tf.raw_ops.Placeholder(dtype=tf.float32)
@@ -98,7 +98,7 @@ def test_an_image_that_changed_is_named_with_what_is_wrong(images, hashed):
     said = (
         "has changed since its hash was computed"
         if hashed
-        else "cannot be read or decoded: .*; look at it by `kerazoo check"
+        else "cannot be read or decoded: .*; check the data: kerazoo check"
     )
     with pytest.raises(DataError, match=f"^square/03.png in .*{said}"), true_causes(None, examples, FITTED):
         failing_op()

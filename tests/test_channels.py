@@ -267,8 +267,10 @@ def test_grey_arrays_are_copied_unless_one_channel_is_asked_for(shared, many, tm
 def test_a_network_and_images_of_other_channels_are_one_clear_line(many, images):
     recipes = (make_recipe({"model": {"name": "cnn"}, "data": {"path": str(path)}}) for path in (many, images))
     four, folder = (load_examples(recipe.data) for recipe in recipes)
-    with pytest.raises(DataError, match=r"many.npz holds arrays of 4 channels, and the network takes 3; build it for"):
+    with pytest.raises(
+        DataError, match=r"many.npz has arrays with 4 channels, but the network needs 3; build the network for"
+    ):
         evaluation_batches(four, Preprocessing(40, 40))
-    with pytest.raises(DataError, match=r"images holds encoded images, of 1 or 3 channels, and the network takes 4"):
+    with pytest.raises(DataError, match=r"images has encoded images with 1 or 3 channels, but the network needs 4"):
         evaluation_batches(folder, Preprocessing(40, 40, 4))
     assert evaluation_batches(folder, Preprocessing(40, 40, 1)).element_spec[0].shape[1:] == (40, 40, 1)

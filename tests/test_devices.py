@@ -231,8 +231,8 @@ def test_unsynchronized_batch_norm_is_refused_where_it_would_be_trained():
             {"batch_size": 19, "drop_last": False},
             "gives a batch of 1, fewer than the 2 replicas; set training.drop_last",
         ),
-        (PROCESSES, {"batch_size": 5}, "every batch must divide evenly, .*training.batch_size=5"),
-        (PROCESSES, {"batch_size": 11, "drop_last": False}, "every batch must divide evenly"),
+        (PROCESSES, {"batch_size": 5}, "every batch size must be a multiple of .*training.batch_size=5"),
+        (PROCESSES, {"batch_size": 11, "drop_last": False}, "every batch size must be a multiple of"),
     ],
 )
 def test_settings_that_go_wrong(devices, settings, message):
@@ -269,9 +269,9 @@ def test_unknown_names(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tpu", "does not train on TPUs by TensorFlow; set KERAS_BACKEND=jax, which is untried"),
+        ("tpu", "does not train on TPUs with TensorFlow; set KERAS_BACKEND=jax"),
         ("gpu", "TensorFlow finds no GPU here; use devices=cpu"),
-        ("mirrored", "there is no GPU here; devices=mirrored:2 tries it on 2 logical CPUs"),
+        ("mirrored", "there are no GPUs here; devices=mirrored:2 uses 2 logical CPUs"),
         ("mirrored:2", "devices=mirrored:2 must be opened before anything is computed"),
         ("multiworker", "finds no cluster: set TF_CONFIG"),
     ],

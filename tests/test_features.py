@@ -57,7 +57,7 @@ def test_features_that_are_not_finite_name_the_image_and_are_not_kept(cache, exa
     large = kerazoo.build("vgg_small", **ARGUMENTS)
     norm = [layer for layer in large.layers if hasattr(layer, "beta")][-1]
     norm.beta.assign(np.full(norm.beta.shape, np.inf))
-    with pytest.raises(KerazooError, match=rf"vgg_small\S* of {examples.keys[0]} are not finite; take other weights"):
+    with pytest.raises(KerazooError, match=rf"vgg_small\S* of {examples.keys[0]} are not finite; use other weights"):
         FeaturePass(large, spec())(examples)
     assert not list(cache.rglob("*.npy"))
 
@@ -152,7 +152,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, examples, mo
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(
-        KerazooError, match=r"cannot be written: No space left on device; make room, .*data.cache=never"
+        KerazooError, match=r"cannot be written: No space left on device; free some disk space, .*data.cache=never"
     ):
         FeaturePass(model, spec())(examples)
     assert not list(cache.glob("*/*.tmp"))

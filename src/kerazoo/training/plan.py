@@ -1,4 +1,4 @@
-"""What a recipe and its data come to, resolved once: preprocessing, augmentation, loss and network."""
+"""The plan of a run: preprocessing, augmentation, loss and network, resolved once from a recipe and its data."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -1,1 +1,1 @@
-"""Fine-tuning: features, a probe on them, the network from there on, each phase judged."""
+"""Transfer learning in phases: features, a probe on them, and fine-tuning; each phase is kept only if it helps."""

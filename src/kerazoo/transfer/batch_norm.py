@@ -1,4 +1,4 @@
-"""The moving statistics of batch norm, taken anew from data."""
+"""Re-estimate the moving statistics of batch normalization from data."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,14 +14,13 @@ from kerazoo.pipelines.input.batches import training_batches
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.transfer.features import BATCH
 
-REESTIMATED = 100  # batches that batch norm's statistics are taken from, at most
+REESTIMATED = 100  # largest number of batches for the statistics
 
 
 def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
     """Set the moving statistics of every trainable batch norm to the mean over `batches` of (pixels, ...).
 
-    Weights stay as they are, and so does every seed. Source: "precise batch norm", Wu & Johnson 2021, arXiv:2105.07576,
-    section 3.
+    Weights and seeds do not change. Source: "precise batch norm", Wu & Johnson 2021, arXiv:2105.07576, section 3.
     """
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
     momenta = [norm.momentum for norm in norms]
@@ -31,7 +30,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
     try:
         for number, batch in enumerate(batches):
             for norm in norms:
-                norm.momentum = number / (number + 1)  # a plain mean: the n-th batch counts 1 / n
+                norm.momentum = number / (number + 1)  # a plain mean: the n-th batch has the weight 1 / n
             model(np.asarray(batch[0]), training=True)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -41,10 +40,10 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
 
 
 def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: int) -> None:
-    """Give the batch norms of random weights the statistics of the training images, as they are.
+    """Set the batch norm statistics of a network with random weights to those of the training images.
 
-    Those of a new network are 0 and 1, far from what training, which uses each batch's own, would make of the features
-    under the probe's head.
+    A new network has the statistics 0 and 1. Training uses the statistics of each batch, so the features would differ
+    from those that the probe was trained on.
     """
     if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
         return

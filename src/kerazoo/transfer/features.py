@@ -1,9 +1,9 @@
-"""Features: one pass of a frozen network over images, in inference mode, kept on disk image by image.
+"""Features: one pass of a frozen network over images, in inference mode, cached on disk for each image.
 
-What is kept is found again by the content of the image and by all that its features depend on: a changed image is
-computed again by itself, another preprocessing, weight, network, view or engine makes another folder. A pass that was
-cut off goes on behind the last chunk that it wrote. Every batch has the same shape, so that an image's features are
-the same whatever images are beside it.
+The cache key is the content of the image and everything else that its features depend on. Only changed images are
+computed again. Another preprocessing, weight, network, view or engine uses another folder. An interrupted pass
+continues after the last chunk that it wrote. Every batch has the same shape, so the features of an image do not depend
+on the other images in the batch.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ from kerazoo.pipelines.input.images import VERSION as IMAGES
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 BATCH = 32  # images in every batch
-CHUNK = 256  # images in a file: what a killed pass loses at most
-VERSION = 2  # of how features are made and kept
-HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronized")  # arguments that no feature depends on
+CHUNK = 256  # images in a file; a killed pass loses at most this many
+VERSION = 2  # change this when the computation or the files change
+HEAD_ONLY = ("num_classes", "dropout", "weights", "momentum", "synchronized")  # arguments that do not affect features
 
 
 @dataclass(frozen=True)
 class Features:
-    """(N, F) float32, a row for each example; how many of them were computed now; the seconds it took."""
+    """(N, F) float32, a row for each example; the number of rows computed in this pass; the time in seconds."""
 
     values: np.ndarray
     computed: int
@@ -49,7 +49,7 @@ class Features:
 
 
 class FeaturePass:
-    """The frozen part of `model` (built by `spec`) as a function of examples; `cached` keeps what it gives on disk.
+    """The frozen part of `model` (built by `spec`) as a function of examples; `cached` stores its results on disk.
 
     `engine` is "keras", "onnx" or "openvino"; see `engines.py`.
     """
@@ -74,19 +74,20 @@ class FeaturePass:
         self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0,
         progress: Callable[[int, int], None] = lambda count, of: None,
     ) -> Features:  # fmt: skip
-        """The features of all `examples`; of view 1 and on, of the image as `augmentation` drew it by (seed, view).
+        """The features of all `examples`; for views from 1 on, of the images augmented with the seed (seed, view).
 
-        `progress` is told how many of those to be computed are done. Raises DataError, which names the image, where an
-        image is not the one whose hash is known or cannot be decoded; KerazooError where memory or a device failed (see
-        `causes.py`), features are not finite or the disk is full.
+        `progress` is called with (done, total) of the images to compute. Raises DataError, which names the image, if an
+        image has changed or cannot be decoded; KerazooError if memory or a device fails (see `causes.py`), if features
+        are not finite, or if the disk is full.
         """
         start = time.perf_counter()
         if view and augmentation is not None:
-            augmentation = augmentation.unmixed()  # a mixture has no features of its own
-            drawn: Mapping[str, Any] = {"view": view, "seed": seed, "augmentation": augmentation.describe()}
+            augmentation = augmentation.unmixed()  # features are cached for single images
+            view_key: Mapping[str, Any] = {"view": view, "seed": seed, "augmentation": augmentation.describe()}
         else:
-            augmentation, drawn = None, {}
-        folder = self._folder(drawn) if self.cached else None
+            augmentation = None
+            view_key = {}
+        folder = self._folder(view_key) if self.cached else None
         width = int(self.model.output_shape[-1])
         known = {} if folder is None else _read(folder, width, frozenset(examples.hashes))
         if folder is not None:
@@ -98,9 +99,10 @@ class FeaturePass:
             part = replace(examples.take(chosen), known_hashes=keys)
             rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
             check_contents(part, keys)
-            if wrong := [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]:
+            not_finite = [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]
+            if not_finite:
                 raise KerazooError(
-                    f"{self.model.name} of {wrong[0]} are not finite; take other weights or another size"
+                    f"{self.model.name} of {not_finite[0]} are not finite; use other weights or another size"
                 )
             if folder is not None:
                 _write(folder, keys, rows)
@@ -109,14 +111,14 @@ class FeaturePass:
         values = np.stack([known[key] for key in examples.hashes])
         return Features(values, len(missing), time.perf_counter() - start)
 
-    def _folder(self, drawn: Mapping[str, Any]) -> Path:
-        digest = hashlib.sha256(json.dumps({**self._made_by, **drawn}, sort_keys=True, default=str).encode())
+    def _folder(self, view_key: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps({**self._made_by, **view_key}, sort_keys=True, default=str).encode())
         return cache_folder("features", digest.hexdigest()[:32])
 
     def _computed(
         self, examples: Examples, augmentation: Augmentation | None, seeds: np.ndarray
     ) -> Iterator[np.ndarray]:
-        """(BATCH, F) for batch after batch; the last one is filled up by its last image."""
+        """(BATCH, F) for each batch; the last batch is padded with copies of its last image."""
         inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
         with true_causes(None, examples, self.preprocessing):
             for batch in inputs.as_numpy_iterator():
@@ -141,13 +143,13 @@ def _inputs(
 
 
 def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
-    """(N, 2) int64: of the image's content, so that neither order nor neighbours matter."""
+    """(N, 2) int64 seeds from the images' contents, so that the order and the other images do not matter."""
     contents = np.array([int(key[:15], 16) for key in keys], np.int64)
     return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)
 
 
 def _read(folder: Path, width: int, wanted: frozenset[str]) -> dict[str, np.ndarray]:
-    """The rows in the chunks of `folder`; a chunk that is not what its name says is taken away, to be made again."""
+    """The rows in the chunks of `folder`. A chunk whose hash differs from its name is damaged, and is removed."""
     known: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.npy")):
         content = path.read_bytes()
@@ -155,15 +157,15 @@ def _read(folder: Path, width: int, wanted: frozenset[str]) -> dict[str, np.ndar
             path.unlink(missing_ok=True)
             continue
         rows = np.load(io.BytesIO(content), allow_pickle=False)
-        if rows.dtype == _kind(width):
+        if rows.dtype == _row_type(width):
             keys = (key.decode() for key in rows["key"].tolist())
             known |= {key: row for key, row in zip(keys, rows["features"], strict=True) if key in wanted}
     return known
 
 
 def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
-    """One more chunk, whole or not at all."""
-    rows = np.empty(len(keys), _kind(values.shape[1]))
+    """Write a chunk under a temporary name, then rename it."""
+    rows = np.empty(len(keys), _row_type(values.shape[1]))
     rows["key"], rows["features"] = [key.encode() for key in keys], values
     buffer = io.BytesIO()
     np.save(buffer, rows)
@@ -173,10 +175,10 @@ def _write(folder: Path, keys: tuple[str, ...], values: np.ndarray) -> None:
         write_whole(path, content)
     except OSError as error:
         raise KerazooError(
-            f"{path} cannot be written: {error.strerror}; make room, name another folder by KERAZOO_CACHE, "
-            "or go without by data.cache=never"
+            f"{path} cannot be written: {error.strerror}; free some disk space, set KERAZOO_CACHE to another folder, "
+            "or use data.cache=never"
         ) from error
 
 
-def _kind(width: int) -> np.dtype[Any]:
+def _row_type(width: int) -> np.dtype[Any]:
     return np.dtype([("key", "S64"), ("features", "<f4", (width,))])

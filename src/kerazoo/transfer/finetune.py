@@ -1,11 +1,11 @@
-"""Transfer learning in phases, each measured on validation, each kept only where it helps.
+"""Transfer learning in phases. Each phase is measured on validation and kept only if it helps.
 
 1. Features: one pass of the frozen network over the images (`features.py`).
-2. Probe: a linear model on them, by convex optimisation (`probe.py`). It is the baseline, and the head to start from.
-3. Fine-tuning from the probe on, where `training.epochs` > 0: the stages asked for are unfrozen, their rates fall from
-   head to stem (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
-4. Afterwards (`refinement.py`): batch norm's statistics anew where they moved, an average of the probe's and the tuned
-   weights, a temperature.
+2. Probe: a linear model on the features, by convex optimization (`probe.py`). It is the baseline and the first head.
+3. Fine-tuning from the probe, if `training.epochs` > 0. The chosen stages are unfrozen, and the learning rates fall
+   from the head to the stem (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
+4. Afterwards (`refinement.py`): batch norm re-estimation if its statistics were trained, an average of the weights
+   before and after fine-tuning, and a temperature.
 """
 
 import logging
@@ -45,58 +45,58 @@ def finetune(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
 ) -> Run:  # fmt: skip
-    """Fine-tune a backbone or network of the registry on images; the finished run, evaluated on val and test.
+    """Fine-tune a network of the registry and return the finished run, evaluated on val and test.
 
-    A run that was begun by the same recipe and not finished goes on: features are found again, the probe comes out the
-    same, the unfrozen network goes on from its newest checkpoint. `devices`, of one machine, are for that network.
-    `callbacks` take part in its training; they and `reported` are as in `train`. `phases.json` in the run has what each
-    phase cost and gained.
+    An unfinished run with the same recipe is resumed: the features come from the cache, the probe gives the same
+    result, and the unfrozen network continues from its newest checkpoint. `devices` must be on one machine.
+    `callbacks` are called while the network is unfrozen; they and `reported` are as in `train`. `phases.json` in the
+    run has the cost and the gain of each phase.
 
-    Raises InputError before anything is written where recipe, data or weights are bad; Interrupted where a signal asked
-    to stop.
+    Raises InputError before anything is written if the recipe, the data or the weights are bad; Interrupted if a signal
+    asked to stop.
     """
     start = time.perf_counter()
     check_callbacks(callbacks)
     recipe = recipe.anchored()
     devices = devices or open_devices(recipe.devices)
     if devices.workers > 1:
-        raise RecipeError("devices=multiworker is for `kerazoo train`; fine-tune on one machine")
+        raise RecipeError("devices=multiworker works only with `kerazoo train`; fine-tune on one machine")
     recipe, examples = resolve_preset(recipe)
     folder = choose_folder(recipe, stem_of(recipe), name=name, root=root, overwrite=overwrite)
     if finished(folder) and not overwrite:
         return Run(folder)
-    made = plan(recipe, devices, examples=examples)
-    check_images(made.examples)
-    check_probe(made)
-    set_seed(made.recipe.seed)
-    single, model = build_both(made, devices)
+    run_plan = plan(recipe, devices, examples=examples)
+    check_images(run_plan.examples)
+    check_probe(run_plan)
+    set_seed(run_plan.recipe.seed)
+    single, model = build_both(run_plan, devices)
     digest = weights_digest(feature_extractor(single))
     with (
-        true_causes(made.recipe.training.batch_size, made.examples, made.preprocessing),
+        true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
-            folder, made.recipe, made.examples, overwrite=overwrite, numbered=name is None, start_weights=digest,
-            devices=devices.describe(),
+            folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
+            start_weights=digest, devices=devices.describe(),
         ) as run,
     ):  # fmt: skip
-        if made.source is None:
-            norm_by_data(single, made.spec, made.examples, made.recipe.seed)
+        if run_plan.source is None:
+            norm_by_data(single, run_plan.spec, run_plan.examples, run_plan.recipe.seed)
         phases = Phases()
-        probe = learn_head(single, made, phases)
-        history = tune(single, model, made, phases, run=run, devices=devices, callbacks=callbacks)
-        if made.transfer.calibrate:
-            made = replace(made, spec=calibrated(single, made.spec, made.examples, phases))
+        probe = learn_head(single, run_plan, phases)
+        history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
+        if run_plan.transfer.calibrate:
+            run_plan = replace(run_plan, spec=calibrated(single, run_plan.spec, run_plan.examples, phases))
         phases.write(run.folder, probe)
-        outcome = transferred(history, phases.phases, made.recipe.training, made.task)
+        outcome = transferred(history, phases.phases, run_plan.recipe.training, run_plan.task)
         return finish_run(
-            run, made, single, history, start, outcome=outcome, phases=phases.to_json(), reported=reported
+            run, run_plan, single, history, start, outcome=outcome, phases=phases.to_json(), reported=reported
         )
 
 
 def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
-    """The network that the run is evaluated with, and the one that is fine-tuned on `devices`.
+    """The network that evaluates the run, and the network that is fine-tuned on `devices`.
 
-    The first, in float32 on one device, has the weights that `plan` starts from; the second has random ones, and what
-    is to learn is unfrozen.
+    The first is in float32 on one device and has the initial weights of `plan`. The second has random weights, and the
+    layers to fine-tune are unfrozen.
     """
     epochs = plan.recipe.training.epochs
     with true_causes(plan.recipe.training.batch_size):
@@ -111,7 +111,7 @@ def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
     )
     augments = plan.transfer.views == 1 and plan.augmentation.describe()
     if not epochs and (plan.recipe.training.loss or augments):
-        log.info("training.epochs is 0: augmentation and training.loss are for the unfrozen network, and take no part")
+        log.info("training.epochs is 0, so augmentation and training.loss, which only fine-tuning uses, have no effect")
     return single, model
 
 
@@ -119,9 +119,9 @@ def tune(
     single: keras.Model, model: keras.Model, plan: Plan, phases: Phases, *, run: Run, devices: Devices,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Fine-tune `model` from the probe in `single` on, which is left as the best of what came of it; the rows of `fit`.
+    """Fine-tune `model` from the probe in `single`, and return the rows of `fit`. Leaves the best weights in `single`.
 
-    With 0 epochs there is nothing to do.
+    With 0 epochs it does nothing.
     """
     training = plan.recipe.training
     if not training.epochs:
@@ -133,12 +133,13 @@ def tune(
     first = single.get_weights()
     factors = rates_of(model, plan.entry, plan.transfer.decay)
     history = fit(model, plan, batches, validation, run=run, devices=devices, factors=factors, callbacks=callbacks)
-    if reason := divergence_message(history, plan.recipe.optimizer.learning_rate):
+    reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
+    if reason:
         log.info(f"fine-tuning ended early: {reason}")
     copy_weights(model, single)
     for layer, tuned in zip(single.layers, model.layers, strict=True):
         layer.trainable = tuned.trainable
     seconds = time.perf_counter() - begin
-    choices = max(len(history), 1) if training.early_stopping else 1  # epochs the best was taken from
+    choices = max(len(history), 1) if training.early_stopping else 1  # number of epochs from which the best was chosen
     refine(single, plan, first, batches, phases, seconds=seconds, choices=choices)
     return history

@@ -1,4 +1,4 @@
-"""The head of a fine-tuning: learned on the features of the frozen network."""
+"""Train the first head of fine-tuning, on the features of the frozen network."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from kerazoo.transfer.probe import Probe, learn_probe
 
 
 def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> keras.Model:
-    """The network with the features of `source`, or random ones; its head is random. `scaling`: see `TransferPart`."""
+    """The network with the weights of `source`, or random ones, and a random head. `scaling`: see `TransferPart`."""
     model = spec.build()
     if source is not None:
         load_features(model, source, scaling=scaling)
@@ -28,14 +28,14 @@ def build_with(spec: ModelSpec, source: Path | None, scaling: str | None) -> ker
 
 
 def check_probe(plan: Plan) -> None:
-    """Raise RecipeError or DataError for what the features or the probe would fail at, before any work."""
-    transfer, examples = plan.transfer, plan.examples
+    """Raise RecipeError or DataError, before any work, if the features or the probe would fail."""
+    transfer = plan.transfer
+    examples = plan.examples
     train = examples.split("train")
     plan.task.check_balance(plan.recipe.training.balance)
     if transfer.views > 1 and not plan.recipe.augmentation.unmixed().describe():
         raise RecipeError(
-            f"transfer.views={transfer.views} needs an augmentation that draws them; set augmentation.policy, or leave "
-            "views out"
+            f"transfer.views={transfer.views} needs an augmentation; set augmentation.policy, or remove transfer.views"
         )
     if transfer.penalties is None or len(transfer.penalties) > 1:
         plan.task.fold_count(train.labels, examples.class_names, transfer.folds)
@@ -43,17 +43,20 @@ def check_probe(plan: Plan) -> None:
 
 
 def learn_head(model: keras.Model, plan: Plan, phases: Phases) -> Probe:
-    """The probe on features of the frozen network, put into the layer `logits` of `model`; two phases."""
-    transfer, examples, recipe = plan.transfer, plan.examples, plan.recipe
-    train, val = examples.split("train"), examples.split("val")
+    """The probe on features of the frozen network. It becomes the layer `logits` of `model`. Adds two phases."""
+    transfer = plan.transfer
+    examples = plan.examples
+    recipe = plan.recipe
+    train = examples.split("train")
+    val = examples.split("val")
     features = FeaturePass(model, plan.spec, engine=transfer.engine, cached=recipe.data.cache != "never")
     with progress_bar("features", "features of") as progress:
         views = [
             features(train, view=view, augmentation=plan.augmentation, seed=recipe.seed, progress=progress)
             for view in range(transfer.views)
         ]
-        held = features(val, progress=progress)
-    phases.features([*views, held])
+        val_features = features(val, progress=progress)
+    phases.features([*views, val_features])
 
     begin = time.perf_counter()
     probe = learn_probe(
@@ -63,8 +66,8 @@ def learn_head(model: keras.Model, plan: Plan, phases: Phases) -> Probe:
     )  # fmt: skip
     model.get_layer("logits").set_weights([probe.kernel.astype(np.float32), probe.bias.astype(np.float32)])
     if transfer.engine == "keras":
-        logits = probe.logits(held.values)
-    else:  # what is measured is what is served: Keras's own features
+        logits = probe.logits(val_features.values)
+    else:  # exports use Keras, so measure with Keras's features
         logits = np.asarray(model.predict(evaluation_batches(val, plan.preprocessing), verbose=0))
     phases.probe(probe, Measured.of(logits, val.labels, plan.task), time.perf_counter() - begin)
     return probe

@@ -1,4 +1,4 @@
-"""What was kept of a fine-tuning, as its drawings show it."""
+"""The outcome of fine-tuning, for its charts: the phase that was kept."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def transferred(
     history: Sequence[Mapping[str, float]], phases: "Iterable[Phase]", training: TrainingPart, task: Task
 ) -> Outcome:
-    """Of a transfer: the probe and the last phase that was kept, each with what it got on validation."""
+    """The outcome of transfer learning: the probe and the last phase that was kept, with their validation values."""
     measured = [phase for phase in phases if phase.score is not None]
     kept = [phase for phase in measured if phase.kept][-1]
     tuned = next((phase for phase in measured if phase.name == "fine-tuning"), None)
@@ -28,7 +28,7 @@ def transferred(
 
 def _values(phase: "Phase", training: TrainingPart, task: Task) -> Values:
     values: Values = {}
-    if training.loss in (None, task.loss) and not training.label_smoothing:  # else the curves have another loss
+    if training.loss in (None, task.loss) and not training.label_smoothing:  # otherwise the curves show another loss
         values["loss"] = math.nan if phase.loss is None else phase.loss
     assert phase.score is not None
     return values | task.chart_values(phase.score)

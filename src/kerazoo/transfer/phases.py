@@ -1,8 +1,8 @@
-"""What each phase of a transfer cost and gained on validation: lines as it goes on, `phases.json` at the end.
+"""The cost and the validation gain of each phase of transfer learning: log lines during it, `phases.json` at the end.
 
-A phase is kept where it helps by more than chance (`Measured.helps_over`), so that the result is never below the probe.
-What is fitted to validation is judged by cross-fitting: `score` and `loss` are those of each fold with what the others
-give.
+A phase is kept only if it is significantly better (`Measured.helps_over`), so the result is never worse than the probe.
+Values that are fitted to validation are evaluated by cross-fitting: `score` and `loss` of each fold use the values that
+are fitted to the other folds.
 """
 
 import logging
@@ -24,10 +24,12 @@ log = logging.getLogger("kerazoo")
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: seconds; of features, how many were `computed`; the mean score and loss on validation with it; what it
-    gained in score, and saved in loss, over what was kept before. Of fine-tuning, of how many epochs it is the best on
-    validation (`choices`), which widens the intervals; of a temperature, the expected calibration error before and with
-    it (`ece_before`, `ece`)."""
+    """One phase: its time in seconds, its mean score and loss on validation, and its gain over the phase kept before.
+
+    `gain` is the gain in score, `saved` the reduction of the loss. `computed` is the number of features computed.
+    `choices` is the number of epochs from which fine-tuning chose the best on validation; it widens the intervals.
+    `ece_before` and `ece` are the expected calibration errors without and with a temperature.
+    """
 
     name: str
     seconds: float
@@ -44,7 +46,7 @@ class Phase:
 
 
 class Phases:
-    """The phases of a run so far, and the measure of the best of them. The log gets a line for each, behind `title`."""
+    """The phases of a run so far, and the measure of the best one. Each gets a log line, which starts with `title`."""
 
     def __init__(self, title: str = "") -> None:
         self.title = title
@@ -52,8 +54,9 @@ class Phases:
         self.best: Measured | None = None
 
     def features(self, passes: Sequence[Features]) -> None:
-        """The first phase: passes of the frozen network."""
-        computed, seconds = sum(one.computed for one in passes), sum(one.seconds for one in passes)
+        """Add the first phase: passes of the frozen network."""
+        computed = sum(one.computed for one in passes)
+        seconds = sum(one.seconds for one in passes)
         rows = sum(len(one.values) for one in passes)
         where = f"{computed:,} computed, {rows - computed:,} from the cache" if computed < rows else "all computed"
         self._add(
@@ -62,21 +65,22 @@ class Phases:
         )
 
     def probe(self, probe: Probe, measured: Measured, seconds: float) -> None:
-        """The second: the baseline."""
+        """Add the second phase: the baseline."""
         self.best = measured
-        said = f"penalty {probe.penalty:g}"
+        words = f"penalty {probe.penalty:g}"
         if probe.path:
-            said += f" of {len(probe.path)} by {probe.folds} folds, which give {probe.score:.4f}"
+            words += f" of {len(probe.path)} by {probe.folds} folds, which give {probe.score:.4f}"
         if probe.unsolved:
-            said += f"; {', '.join(f'{p:g}' for p in probe.unsolved)} did not converge"
-        score, loss = float(measured.scores.mean()), float(measured.losses.mean())
-        line = f"probe: val {score:.4f}, loss {loss:.4f}; {said}; {seconds:.1f} s"
-        self._add(Phase("probe", seconds, score, loss, why=said), line)
+            words += f"; {', '.join(f'{p:g}' for p in probe.unsolved)} did not converge"
+        score = float(measured.scores.mean())
+        loss = float(measured.losses.mean())
+        line = f"probe: val {score:.4f}, loss {loss:.4f}; {words}; {seconds:.1f} s"
+        self._add(Phase("probe", seconds, score, loss, why=words), line)
 
     def keep_if_better(self, name: str, measured: Measured, seconds: float, *, choices: int = 1) -> bool:
-        """Whether a later phase is kept: where it helps over what was kept before.
+        """Add a later phase; whether it is kept because it is better than the phase kept before.
 
-        It is the best of `choices` on validation.
+        It was chosen as the best of `choices` on validation.
         """
         assert self.best is not None
         kept = self._judge(name, measured, self.best, measured.helps_over(self.best, choices=choices), seconds, choices)
@@ -85,10 +89,10 @@ class Phases:
         return kept
 
     def average(self, average: Average, seconds: float) -> bool:
-        """Whether an average is kept, by what it gets with shares chosen on other folds."""
+        """Add an average; whether it is kept. Each fold is measured with the share that the other folds choose."""
         assert self.best is not None
         if average.share is None:
-            self.leave_out("average", "none is better on validation than what is kept", seconds)
+            self.leave_out("average", "no average is better on validation", seconds)
             return False
         kept = average.helps_over(self.best)
         self._judge(f"average, {average.share:g} tuned", average.judged, self.best, kept, seconds)
@@ -97,13 +101,14 @@ class Phases:
         return kept
 
     def temperature(self, temperature: Temperature, seconds: float) -> bool:
-        """Whether a temperature is kept, by what it gets where it is fitted to other folds."""
-        before, after = temperature.error_before, temperature.error
+        """Add a temperature; whether it is kept. Each fold is measured with the value fitted to the other folds."""
+        before = temperature.error_before
+        after = temperature.error
         if temperature.at_end:
             self.leave_out(
                 "temperature",
-                f"the best value is at the end of the searched range, {temperature.value:g}; these answers do not "
-                "determine one (as when all are right)",
+                f"the best value is at the end of the search range, {temperature.value:g}; the answers do not "
+                "determine a temperature (for example because all are right)",
                 seconds, ece_before=before,
             )  # fmt: skip
             return False
@@ -114,7 +119,7 @@ class Phases:
         return temperature.helps
 
     def leave_out(self, name: str, why: str, seconds: float, ece_before: float | None = None) -> None:
-        """A later phase that there is nothing to judge of."""
+        """Add a later phase that was dropped without a measurement."""
         why = f"dropped: {why}"
         error = "" if ece_before is None else f"ECE {ece_before:.4f}; "
         line = f"{name}: {error}{why}; {seconds:.1f} s"
@@ -124,9 +129,11 @@ class Phases:
         self, name: str, measured: Measured, over: Measured, kept: bool, seconds: float, choices: int = 1,
         ece_before: float | None = None, ece: float | None = None,
     ) -> bool:  # fmt: skip
-        gained, saved = measured.gain_over(over, choices=choices), measured.saved_over(over, choices=choices)
+        gained = measured.gain_over(over, choices=choices)
+        saved = measured.saved_over(over, choices=choices)
         images = f"{len(measured.scores):,} val images"
-        score, loss = float(measured.scores.mean()), float(measured.losses.mean())
+        score = float(measured.scores.mean())
+        loss = float(measured.losses.mean())
         if kept:
             why = "kept"
         elif not np.isfinite(loss):
@@ -136,7 +143,7 @@ class Phases:
         elif saved.mean < 0:
             why = f"dropped: its loss on {images} is higher"
         else:
-            why = f"dropped: on {images} it may be chance"
+            why = f"dropped: the gain on {images} may be chance"
         line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}, saved {saved}; "
         if choices > 1:
             line += f"best of {choices} epochs; "
@@ -155,7 +162,7 @@ class Phases:
         log.info(f"{self.title}{line}")
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As they are stored: infinite ends of an interval are null."""
+        """The phases as JSON values; infinite ends of an interval are null."""
 
         def finite(value: Any) -> Any:
             if isinstance(value, dict):
@@ -165,6 +172,6 @@ class Phases:
         return [finite(asdict(phase)) for phase in self.phases]
 
     def write(self, folder: Path, probe: Probe) -> None:
-        """`phases.json`: the phases, and the path of penalties that the probe was chosen from."""
+        """Write `phases.json`: the phases, and the penalties that the probe tried."""
         path = [{"penalty": p, "loss": loss, "score": score} for p, loss, score in probe.path]
         write_json(folder / "phases.json", {"phases": self.to_json(), "penalties": path})

@@ -1,4 +1,4 @@
-"""Which backbone suits a data set: the probe on each, ranked by cross-validation, and what each costs."""
+"""Rank backbones for a data set by the cross-validated score of a probe on each, and measure their cost."""
 
 import logging
 import time
@@ -33,11 +33,11 @@ TIMED = 8  # images in the batch that is timed
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a probe on one backbone gives, and its cost.
+    """The result of a probe on one backbone, and its cost.
 
-    `cross_validated` is the mean score over the folds of train, `score` and `loss` are on val (see `scores.py`).
-    `seconds` are of features and probe, as they were now, `computed` the features that were not in the cache;
-    `milliseconds` of the network alone for an image, in batches of 8; `parameters` of it without its head.
+    `cross_validated` is the mean score over the folds of train; `score` and `loss` are on val (see `scores.py`).
+    `seconds` is the time for features and probe, and `computed` the number of features that were not in the cache.
+    `milliseconds` is the time of the network alone for an image, in batches of 8. `parameters` does not count the head.
     """
 
     backbone: str
@@ -52,16 +52,16 @@ class Ranked:
     features: int
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields."""
+        """The fields by name."""
         return asdict(self)
 
     @staticmethod
     def title() -> str:
-        """The heads of the columns of `line`."""
+        """The column titles of `line`."""
         return f"{'backbone':<24}  folds   val     loss    ms/image  parameters   features   s"
 
     def line(self) -> str:
-        """One row for people."""
+        """One row of the table."""
         return (
             f"{self.backbone:<24}  {self.cross_validated:.4f}  {self.score:.4f}  {self.loss:.4f}  "
             f"{self.milliseconds:>10.1f}  {self.parameters:>11,}  {self.features:>8}  {self.seconds:>4.0f}"
@@ -69,40 +69,40 @@ class Ranked:
 
 
 def cached_backbones() -> list[tuple[str, str]]:
-    """All backbones whose ImageNet weights a cache holds. Raises WeightsError where there is none."""
-    found = [(entry.name, "imagenet") for entry in BACKBONES if find_cached(published(entry.name)) is not None]
-    if not found:
+    """All backbones whose ImageNet weights are in a cache. Raises WeightsError if there are none."""
+    backbones = [(entry.name, "imagenet") for entry in BACKBONES if find_cached(published(entry.name)) is not None]
+    if not backbones:
         raise WeightsError(
-            "no ImageNet weights are on this machine; fetch some by `kerazoo weights fetch NAME...`, or name backbones "
-            "by --backbone NAME=PATH"
+            "no ImageNet weights are on this machine; fetch some with `kerazoo weights fetch NAME...`, or name "
+            "backbones with --backbone NAME=PATH"
         )
-    return found
+    return backbones
 
 
 def rank(recipe: Recipe, candidates: Sequence[tuple[str, str]], *, devices: Devices | None = None) -> list[Ranked]:
     """The candidates, (name of the registry, weights), best first by cross-validation on the recipe's data.
 
-    `recipe` is for any model; its name and weights are replaced. Raises InputError as `finetune` does, before the first
-    pass where a name or weights are bad.
+    The model and the weights in `recipe` are replaced. Raises InputError as `finetune` does, and before the first pass
+    if a name or weights are bad.
     """
     penalties = None if recipe.transfer is None else recipe.transfer.penalties
     if penalties is not None and len(penalties) < 2:
-        raise RecipeError(f"transfer.penalties={penalties}: backbones are ranked by cross-validation; name two or more")
+        raise RecipeError(f"transfer.penalties must have at least two values to rank backbones, got {penalties}")
     devices = devices or open_devices(recipe.devices)
     for name, weights in candidates:
         check_weights(find(name), weights)
     examples = load_examples(recipe.data)
     check_images(examples)
     plans = [plan(for_candidate(recipe, *candidate), devices, examples=examples) for candidate in candidates]
-    for made in plans:
-        check_probe(made)
-        if made.transfer.weights not in weight_names(made.entry):  # a file of one's own may not fit
-            with true_causes(made.recipe.training.batch_size):
-                build_with(made.spec, made.source, made.transfer.scaling)
+    for candidate_plan in plans:
+        check_probe(candidate_plan)
+        if candidate_plan.transfer.weights not in weight_names(candidate_plan.entry):  # a user's file may not fit
+            with true_causes(candidate_plan.recipe.training.batch_size):
+                build_with(candidate_plan.spec, candidate_plan.source, candidate_plan.transfer.scaling)
     ranked = []
-    for made in plans:
-        with true_causes(made.recipe.training.batch_size, examples, made.preprocessing):
-            ranked.append(_one(made))
+    for candidate_plan in plans:
+        with true_causes(candidate_plan.recipe.training.batch_size, examples, candidate_plan.preprocessing):
+            ranked.append(_one(candidate_plan))
     return sorted(ranked, key=_order)
 
 
@@ -138,12 +138,12 @@ def _one(plan: Plan) -> Ranked:
 
 
 def _milliseconds(model: keras.Model, rounds: int = 5) -> float:
-    """Of the network alone for an image, the median of a few batches; the first, which builds the graph, left out."""
+    """The time of the network alone for an image: the median of a few batches, after one that builds the graph."""
     pixels = np.zeros((TIMED, *model.input_shape[1:]), np.float32)
     model.predict_on_batch(pixels)
-    taken = []
+    seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
         model.predict_on_batch(pixels)
-        taken.append(time.perf_counter() - begin)
-    return float(np.median(taken)) / TIMED * 1000
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds)) / TIMED * 1000

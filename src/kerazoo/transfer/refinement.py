@@ -1,4 +1,4 @@
-"""After fine-tuning: batch norm's statistics, an average with the probe, a temperature, each kept only if it helps."""
+"""After fine-tuning: batch norm re-estimation, an average of weights, a temperature; each is kept only if it helps."""
 
 import time
 from collections.abc import Callable
@@ -24,15 +24,15 @@ def refine(
     model: keras.Model, plan: Plan, before: list[np.ndarray], batches: TrainingBatches, phases: Phases, *,
     seconds: float, choices: int,
 ) -> None:  # fmt: skip
-    """Judge the tuned `model` beside its weights `before`, then what may come after it; `model` is left as the best.
+    """Keep the fine-tuned weights if they beat `before`, then try batch norm re-estimation and weight averaging.
 
-    The tuned weights are the best of `choices` epochs on validation.
+    Leaves the best weights in `model`. The fine-tuned weights are the best of `choices` epochs on validation.
     """
     measure = measure_of(model, plan)
     tuned = model.get_weights()
     kept = tuned if phases.keep_if_better("fine-tuning", measure(tuned), seconds, choices=choices) else before
     if not all(np.isfinite(weights).all() for weights in tuned):
-        model.set_weights(before)  # nothing can be made of it
+        model.set_weights(before)  # weights that are not finite cannot be averaged either
         return
     if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
         begin = time.perf_counter()
@@ -52,7 +52,7 @@ def refine(
 
 
 def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], Measured]:
-    """A function of weights: what `model` gets with them on validation."""
+    """A function weights -> the measure of `model` with these weights on validation."""
     val = plan.examples.split("val")
     stored = prepared(val, plan.preprocessing, cache=plan.recipe.data.cache, passes=2)
     batches = evaluation_batches(val, plan.preprocessing, stored=stored)
@@ -65,11 +65,12 @@ def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], M
 
 
 def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, phases: Phases) -> ModelSpec:
-    """`spec` with the temperature that suits validation, where that helps."""
+    """`spec` with a temperature fitted on validation, if it helps."""
     task = find_task(examples.task)
     if not task.probabilities:
         return spec
-    begin, val = time.perf_counter(), examples.split("val")
+    begin = time.perf_counter()
+    val = examples.split("val")
     logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
     temperature = best_temperature(logits, val.labels, task, folds_of(val.labels, task))
     kept = phases.temperature(temperature, time.perf_counter() - begin)

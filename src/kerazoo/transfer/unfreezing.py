@@ -1,4 +1,4 @@
-"""Which layers learn."""
+"""Unfreeze the layers to fine-tune."""
 
 import keras
 
@@ -9,7 +9,7 @@ from kerazoo.recipes.parts import TransferPart
 
 
 def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:
-    """Make the layers trainable that `transfer` asks for, batch norm by its policy. Raises ModelError."""
+    """Make the layers trainable that `transfer` names, and batch norm by its policy. Raises ModelError."""
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
     policy = transfer.batch_norm or ("frozen" if pretrained else "train")
     for layer in model.layers:
@@ -22,15 +22,17 @@ def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPa
 
 
 def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: int) -> set[str]:
-    """The names of the layers that learn when the last `stages` stages are unfrozen; 0 unfreezes all.
+    """The names of the trainable layers if the last `stages` stages are unfrozen; 0 unfreezes all.
 
-    Raises ModelError where there are fewer stages.
+    Raises ModelError if there are fewer stages.
     """
     names = [layer.name for layer in model.layers]
     if stages == 0:
         return set(names)
     if isinstance(entry, Network) or stages >= len(entry.stages):
         has = 0 if isinstance(entry, Network) else len(entry.stages) - 1
-        raise ModelError(f"transfer.unfreeze={stages}: {entry.name} has {has} stages to unfreeze one by one; 0 is all")
+        raise ModelError(
+            f"transfer.unfreeze={stages}: {entry.name} has {has} stages to unfreeze; use a smaller number, or 0 for all"
+        )
     last_frozen = entry.stages[-1 - stages]
     return set(names[names.index(last_frozen) + 1 :])

@@ -1,7 +1,7 @@
-"""The cluster a worker belongs to: read from TF_CONFIG, JAX's variables, or those that Slurm's `srun` sets.
+"""The cluster of a worker: read from TF_CONFIG, from JAX's variables, or from the variables of Slurm's `srun`.
 
-TensorFlow's own resolvers check nothing, and its one for Slurm gives workers the addresses of others (a test pins it);
-JAX's own one is asked where none of these is set: docs/decisions/0013-own-code.md.
+TensorFlow's own resolvers check nothing, and its Slurm resolver gives workers the wrong addresses (a test shows it).
+If none of these variables is set, JAX's own detection is used. See docs/decisions/0013-own-code.md.
 """
 
 import itertools
@@ -20,14 +20,14 @@ FIRST_PORT, PORTS = 20_000, 10_000  # a Slurm job listens at FIRST_PORT + its nu
 
 @dataclass(frozen=True)
 class Cluster:
-    """The workers' addresses, "host:port", in an order that all of them share, and which of them this process is.
+    """The workers' addresses, "host:port", in the same order in all workers, and the number of this worker.
 
-    Worker 0 is the chief: it alone writes, and the others find the cluster through it.
+    Worker 0 is the chief: only it writes, and the others connect to it first.
     """
 
     addresses: tuple[str, ...]
     worker: int
-    count: int | None = None  # of workers, where only the first one's address is known
+    count: int | None = None  # number of workers, if only the first one's address is known
 
     @property
     def size(self) -> int:
@@ -36,10 +36,10 @@ class Cluster:
 
 
 def read_cluster(environment: Mapping[str, str], *, jax: bool = False) -> Cluster | None:
-    """The cluster that TF_CONFIG describes, else the one of JAX's variables (with `jax`), else of Slurm's.
+    """The cluster from TF_CONFIG, else from JAX's variables (with `jax`), else from Slurm's variables.
 
-    None where `jax` and none of these is set: JAX then looks itself (Open MPI, Kubernetes, Cloud TPU). Raises
-    RecipeError in one line.
+    None if `jax` is set and none of these is: JAX then detects the cluster (Open MPI, Kubernetes, Cloud TPU). Raises
+    RecipeError.
     """
     if "TF_CONFIG" in environment:
         return from_tf_config(environment["TF_CONFIG"])
@@ -50,16 +50,17 @@ def read_cluster(environment: Mapping[str, str], *, jax: bool = False) -> Cluste
         return from_slurm(environment)
     if jax:
         return None
-    hint = f" ({named[0]} is read with KERAS_BACKEND=jax only)" if named else ""
+    hint = f" ({named[0]} is used only with KERAS_BACKEND=jax)" if named else ""
     raise RecipeError(
-        f"devices=multiworker finds no cluster{hint}: set TF_CONFIG for every worker, or start them by Slurm's srun; "
-        + GUIDE
+        f"devices=multiworker finds no cluster{hint}: set TF_CONFIG for every worker, or start them with Slurm's "
+        f"srun; {GUIDE}"
     )
 
 
 def from_jax(environment: Mapping[str, str]) -> Cluster:
     """The cluster of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises RecipeError."""
-    if missing := [name for name in JAX_VARIABLES if not environment.get(name)]:
+    missing = [name for name in JAX_VARIABLES if not environment.get(name)]
+    if missing:
         raise RecipeError(f"{missing[0]} is not set; set all of {', '.join(JAX_VARIABLES)}; " + GUIDE)
     address, *numbers = (environment[name] for name in JAX_VARIABLES)
     if not _is_address(address):
@@ -81,7 +82,7 @@ def from_tf_config(text: str) -> Cluster:
 
     def bad(why: str) -> RecipeError:
         return RecipeError(
-            f'TF_CONFIG {why}; it is {{"cluster": {{"worker": ["host:port", ...]}}, "task": {{"type": "worker", '
+            f'TF_CONFIG {why}; it must be {{"cluster": {{"worker": ["host:port", ...]}}, "task": {{"type": "worker", '
             f'"index": 0}}}}; ' + GUIDE
         )
 
@@ -91,20 +92,22 @@ def from_tf_config(text: str) -> Cluster:
         raise bad(f"is not JSON ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("cluster"), dict):
         raise bad("has no cluster")
-    jobs, task = values["cluster"], values.get("task")
+    jobs = values["cluster"]
+    task = values.get("task")
     for job, addresses in jobs.items():
         if job not in ("chief", "worker"):
-            raise bad(f"has a job {job!r}, not only chief and worker")
+            raise bad(f"has a job {job!r}, but only chief and worker are allowed")
         if not isinstance(addresses, list) or not all(_is_address(address) for address in addresses):
-            raise bad(f"has {job}={addresses!r}, which is no list of host:port")
+            raise bad(f"has {job}={addresses!r}, which is not a list of host:port")
     if not isinstance(task, dict) or task.get("type") not in jobs:
-        raise bad(f"has task={task!r}, whose type is none of {', '.join(jobs)}")
+        raise bad(f"has task={task!r}, whose type is not one of {', '.join(jobs)}")
     index = task.get("index")
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(jobs[task["type"]]):
         raise bad(f"has task index {index!r} of {len(jobs[task['type']])} {task['type']}")
-    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
+    chiefs = jobs.get("chief", [])
+    workers = jobs.get("worker", [])
     if len({*chiefs, *workers}) < len(chiefs) + len(workers):
-        raise bad("names an address twice")
+        raise bad("has the same address twice")
     return Cluster((*chiefs, *workers), index + (len(chiefs) if task["type"] == "worker" else 0))
 
 
@@ -113,26 +116,28 @@ def _is_address(address: Any) -> bool:
 
 
 def from_slurm(environment: Mapping[str, str]) -> Cluster:
-    """The cluster of a Slurm step: one worker a task, tasks in blocks on the nodes of the step. Raises RecipeError."""
+    """The cluster of a Slurm step: one worker for each task, with tasks in blocks on the nodes. Raises RecipeError."""
     if "SLURM_STEP_NODELIST" not in environment:
         raise RecipeError(
-            "devices=multiworker runs in a Slurm job, but not in a step of it: start every worker by `srun`; " + GUIDE
+            "devices=multiworker runs in a Slurm job, but not in a job step: start every worker with `srun`; " + GUIDE
         )
     nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
     try:
         tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
-        worker, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+        worker = int(environment["SLURM_PROCID"])
+        job = int(environment["SLURM_JOB_ID"])
         counts = expand_counts(environment.get("SLURM_STEP_TASKS_PER_NODE") or environment["SLURM_TASKS_PER_NODE"])
     except (KeyError, ValueError) as error:
-        raise RecipeError(f"Slurm's variables are incomplete or no numbers: {error}; " + GUIDE) from error
+        raise RecipeError(f"Slurm's variables are incomplete or not numbers: {error}; " + GUIDE) from error
     if len(counts) != len(nodes) or sum(counts) != tasks or not 0 <= worker < tasks:
         raise RecipeError(
-            f"Slurm's variables contradict: task {worker} of {tasks}, {counts} on {len(nodes)} nodes; " + GUIDE
+            f"Slurm's variables contradict each other: task {worker} of {tasks}, {counts} on {len(nodes)} nodes; "
+            + GUIDE
         )
     if max(counts) > 1 and not environment.get("SLURM_DISTRIBUTION", "block").startswith("block"):
         raise RecipeError(
-            f"SLURM_DISTRIBUTION={environment['SLURM_DISTRIBUTION']!r}: several tasks a node must be laid out in "
-            "blocks, by `srun --distribution=block`"
+            f"SLURM_DISTRIBUTION must be block if a node has several tasks, got {environment['SLURM_DISTRIBUTION']!r}; "
+            "use `srun --distribution=block`"
         )
     port = FIRST_PORT + job % PORTS
     addresses = [f"{node}:{port + i}" for node, count in zip(nodes, counts, strict=True) for i in range(count)]
@@ -141,9 +146,9 @@ def from_slurm(environment: Mapping[str, str]) -> Cluster:
 
 def expand_nodes(text: str) -> list[str]:
     """The names in a Slurm node list: "a[01-03,07],b" -> a01 a02 a03 a07 b. Raises RecipeError."""
-    piece = r"(?:[^,\[\]\s]|\[[^\[\]]+\])+"  # commas inside of brackets part no names
+    piece = r"(?:[^,\[\]\s]|\[[^\[\]]+\])+"  # commas inside brackets do not separate names
     if not re.fullmatch(f"{piece}(?:,{piece})*", text):
-        raise RecipeError(f"Slurm's node list {text!r} cannot be read; it looks like node[01-03,07]")
+        raise RecipeError(f"Slurm's node list must look like node[01-03,07], got {text!r}")
     return [name for part in re.findall(piece, text) for name in _expand(part)]
 
 
@@ -155,10 +160,11 @@ def _expand(part: str) -> Iterator[str]:
 
 def _numbers(inside: str, part: str) -> Iterator[str]:
     for item in inside.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        if found is None:
-            raise RecipeError(f"Slurm's node list {part!r} cannot be read; it looks like node[01-03,07]")
-        first, last = found[1], found[2] or found[1]
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if match is None:
+            raise RecipeError(f"Slurm's node list must look like node[01-03,07], got {part!r}")
+        first = match[1]
+        last = match[2] or first
         yield from (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
 
 
@@ -166,8 +172,8 @@ def expand_counts(text: str) -> list[int]:
     """Slurm's tasks per node: "2(x3),1" -> [2, 2, 2, 1]. Raises ValueError."""
     counts: list[int] = []
     for item in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item)
-        if found is None:
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item)
+        if match is None:
             raise ValueError(f"tasks per node {text!r}")
-        counts += [int(found[1])] * int(found[2] or 1)
+        counts += [int(match[1])] * int(match[2] or 1)
     return counts

@@ -1,10 +1,10 @@
-"""Devices: what a run computes on, and how a batch is dealt out to several replicas.
+"""The devices of a run, and the distribution of a batch over several replicas.
 
-A replica is a copy of the network on one device; all copies take one step together, each on its rows of the batch.
-The batch is the one that a single device would see: replica r of R gets its rows [r n / R, (r + 1) n / R), n being
-the rows of that batch, so that each example comes once, an uneven last batch included. A replica must have a row:
-TensorFlow's convolution of an empty batch has a wrong shape on CPUs (2.21, oneDNN). Open the devices first: TensorFlow
-and JAX settle theirs at the first operation.
+A replica is a copy of the network on one device. All replicas take each step together, each on its rows of the batch.
+The batch is the same as on a single device: replica r of R gets its rows [r n / R, (r + 1) n / R) of n, so that each
+example is used once, even if the last batch is smaller. A replica must have at least one row: TensorFlow's convolution
+of an empty batch has a wrong shape on CPUs (2.21, oneDNN). Open the devices first, because TensorFlow and JAX cannot
+change theirs after the first operation.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run computes on. `replicas` counts over all workers; `worker` is 0 in the process that writes.
+    """The devices of a run. `replicas` is the total over all workers; `worker` is 0 in the process that writes.
 
-    `strategy` is TensorFlow's, where there is more than one replica; `distribution` is Keras's, on the JAX backend.
+    `strategy` is TensorFlow's, if there are several replicas; `distribution` is Keras's, on the JAX backend.
     """
 
     kind: str
@@ -40,20 +40,20 @@ class Devices:
         return self.worker == 0
 
     def describe(self) -> str:
-        """One line for people."""
+        """The devices in one line, for messages."""
         if self.workers > 1:
             return f"{self.replicas} replicas ({self.kind}), worker {self.worker} of {self.workers}"
         return self.kind if self.replicas == 1 else f"{self.replicas} replicas ({self.kind})"
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Where the network, its optimizer and its metrics are made and compiled."""
+        """The scope in which to make and compile the network, its optimizer and its metrics."""
         chosen = self.strategy or self.distribution
         scope: AbstractContextManager[Any] = nullcontext() if chosen is None else chosen.scope()
         return scope
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Around variables that workers make together. Raises WorkerLostError where another one has left."""
+        """A context for creating variables in several workers. Raises WorkerLostError if another worker is lost."""
         if self.strategy is None or self.workers == 1:
             yield
             return
@@ -64,7 +64,7 @@ class Devices:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Around `fit`, outside of `scope`. Raises WorkerLostError where another worker dies or hangs."""
+        """A context for `fit`, outside of `scope`. Raises WorkerLostError if another worker dies or hangs."""
         if self.strategy is not None:
             from kerazoo.pipelines.devices.multiworker import watching_peers
 
@@ -76,7 +76,7 @@ class Devices:
                 yield
 
     def check_same(self, number: int, what: str) -> None:
-        """Raise RunError where workers have other numbers: they would go on from different states."""
+        """Raise RunError if the workers have different numbers, and so would resume from different states."""
         if self.strategy is None or self.workers == 1:
             return
         import tensorflow as tf
@@ -84,13 +84,13 @@ class Devices:
         values = self.strategy.run(lambda: tf.constant([number, number**2], tf.float64))
         mean, square = self.strategy.reduce("MEAN", values, axis=None).numpy()
         if square != mean**2:
-            raise RunError(f"not all workers see {what} of the first; put the runs on a file system that they share")
+            raise RunError(f"not all workers see {what} of worker 0; put the runs on a shared file system")
 
     def distribute(self, batches: "tf.data.Dataset") -> Any:
-        """Whole batches -> what `fit`, `evaluate` and `predict` of a model made in `scope` take: each replica's rows.
+        """Whole batches -> the rows of each replica, for `fit`, `evaluate` and `predict` of a model made in `scope`.
 
-        `batches` are the same in every worker, of known cardinality, and of at least one row a replica: see
-        `check_batches` and `evaluation_size`.
+        `batches` must be the same in every worker, have a known cardinality, and have at least one row for each
+        replica: see `check_batches` and `evaluation_size`.
         """
         import tensorflow as tf
 
@@ -98,7 +98,7 @@ class Devices:
             return batches
         steps = int(batches.cardinality())
         if steps < 0:
-            raise RecipeError("batches of unknown cardinality cannot be dealt out; use assert_cardinality")
+            raise RecipeError("batches must have a known cardinality to be distributed; use assert_cardinality")
         if self.strategy is None:
             share = batches.map(lambda *batch: rows_of(batch, self.worker, self.workers), tf.data.AUTOTUNE)
             return share.apply(tf.data.experimental.assert_cardinality(steps))
@@ -108,14 +108,14 @@ class Devices:
             replicas = tf.data.Dataset.range(self.worker * local, (self.worker + 1) * local)
             return replicas.map(lambda replica: rows_of(batch, replica, self.replicas))
 
-        dealt = batches.flat_map(parts).prefetch(2 * local)
-        dealt = dealt.apply(tf.data.experimental.assert_cardinality(steps * local))
-        distributed = self.strategy.distribute_datasets_from_function(lambda _: dealt)
+        shares = batches.flat_map(parts).prefetch(2 * local)
+        shares = shares.apply(tf.data.experimental.assert_cardinality(steps * local))
+        distributed = self.strategy.distribute_datasets_from_function(lambda _: shares)
         set_steps(distributed, steps)
         return distributed
 
     def weighted_loss(self, loss: "keras.losses.Loss") -> "keras.losses.Loss":
-        """The loss to compile with: each example counts the same, also where replicas have unequal numbers of them."""
+        """The loss to compile with. Examples have equal weights, even if replicas have different numbers of rows."""
         if self.strategy is None:
             return loss
         from kerazoo.pipelines.devices.even_loss import ExampleWeightedLoss
@@ -124,14 +124,14 @@ class Devices:
 
     @property
     def jit_compile(self) -> bool | str:
-        """The argument of `compile`: TensorFlow's strategies fail inside XLA, which "auto" turns on with a GPU."""
+        """The argument of `compile`: False with a strategy, which fails with XLA, and "auto" uses XLA on a GPU."""
         return "auto" if self.strategy is None else False
 
     def evaluation_size(self, count: int, wanted: int) -> int:
-        """A batch size near `wanted` by which every replica has a row of each batch of `count` examples.
+        """A batch size near `wanted` for which every replica has a row of each batch of `count` examples.
 
-        On the JAX backend all replicas have equally many, for which `count` must divide by their number: see
-        `whole_count`. Raises RecipeError where there are fewer examples than replicas.
+        On the JAX backend all replicas have equally many rows, so `count` must be a multiple of their number: see
+        `whole_count`. Raises RecipeError if there are fewer examples than replicas.
         """
         if self.replicas == 1:
             return wanted
@@ -143,15 +143,15 @@ class Devices:
         if self.strategy is None:
             return max(wanted // self.replicas, 1) * self.replicas
         sizes = [*range(wanted, self.replicas - 1, -1), *range(wanted + 1, count + 1)]
-        found: int = next(size for size in sizes if not 0 < count % size < self.replicas)
-        return found
+        batch_size: int = next(size for size in sizes if not 0 < count % size < self.replicas)
+        return batch_size
 
     def whole_count(self, count: int) -> int:
-        """How many of `count` examples can be evaluated while training: all but, on JAX, a remainder over replicas."""
+        """The number of `count` examples to evaluate during training: on JAX, a multiple of the replicas; else all."""
         return count - count % self.replicas if self.distribution is not None else count
 
     def check_batches(self, *, batch_size: int, count: int, drop_last: bool = True) -> None:
-        """Raise RecipeError where batches of `count` training examples cannot be dealt out to these devices."""
+        """Raise RecipeError if batches of `count` training examples cannot be distributed over these devices."""
         if self.replicas == 1:
             return
         what = self.describe()
@@ -163,13 +163,13 @@ class Devices:
             )
         if self.distribution is not None and (batch_size % self.replicas or last % self.replicas):
             raise RecipeError(
-                f"on {what} every batch must divide evenly, or the processes wait for ever: training.batch_size="
-                f"{batch_size}, the last one {last or batch_size}; set training.drop_last=true and a multiple of "
-                f"{self.replicas}"
+                f"on {what} every batch size must be a multiple of {self.replicas}, or the processes wait forever: "
+                f"training.batch_size={batch_size}, and the last batch has {last or batch_size}; set "
+                f"training.drop_last=true and a multiple of {self.replicas}"
             )
 
     def check_batch_norm(self, model: "keras.Model") -> None:
-        """Raise RecipeError where batch norm would be trained on each replica by itself: one's statistics are kept."""
+        """Raise RecipeError if each replica would train batch norm alone: only one replica's statistics are kept."""
         from keras.layers import BatchNormalization
 
         if self.strategy is None:
@@ -181,14 +181,14 @@ class Devices:
         ]
         if alone:
             raise RecipeError(
-                f"{model.name} trains batch norm ({alone[0]} and {len(alone) - 1} more) that {self.replicas} replicas "
-                "do not share; set training.synchronized_batch_norm=true for a network of our own, keep the batch "
-                "norm of a pretrained backbone frozen, or use one device"
+                f"{model.name} trains batch norm ({alone[0]} and {len(alone) - 1} more) that the {self.replicas} "
+                "replicas do not share; set training.synchronized_batch_norm=true for a network of the zoo, keep the "
+                "batch norm of a pretrained backbone frozen, or use one device"
             )
 
 
 def rows_of(batch: Any, part: Any, parts: int) -> Any:
-    """Rows [part n / parts, (part + 1) n / parts) of each (n, ...) tensor in `batch`; they may be none."""
+    """Rows [part n / parts, (part + 1) n / parts) of each (n, ...) tensor in `batch`; there may be no rows."""
     import tensorflow as tf
 
     count = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]

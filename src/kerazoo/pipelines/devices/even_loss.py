@@ -1,4 +1,4 @@
-"""A loss under several replicas, weighted so that each example of a batch counts the same."""
+"""A loss for several replicas in which each example of a batch has the same weight."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import tensorflow as tf
 
 
 class ExampleWeightedLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The same value as `loss`; its gradient is that of the mean over the whole batch, R replicas together.
+    """The same value as `loss`; its gradient is that of the mean over the whole batch, over all R replicas.
 
-    Keras adds the gradients of mean_r / R, which gives the rows of a replica that has fewer of them a larger weight.
-    Here the gradient of replica r is multiplied by n_r R / n: n_r of the n rows are its own.
+    Keras adds the gradients of mean_r / R. If a replica has fewer rows, its rows then have a larger weight. Here the
+    gradient of replica r is multiplied by n_r R / n, where n_r of the n rows are its own.
     """
 
     def __init__(self, loss: keras.losses.Loss) -> None:
@@ -29,7 +29,7 @@ def _weighted(value: Any, rows: Any) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def same(x: Any) -> tuple[Any, Any]:
         def gradient(upstream: Any) -> Any:
-            # only where there is a gradient: validation needs no talk between replicas
+            # only for the gradient: validation needs no communication between replicas
             replica = tf.distribute.get_replica_context()
             every = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
             return upstream * rows * replica.num_replicas_in_sync / every

@@ -1,4 +1,4 @@
-"""The end of all workers when one is lost, by one clear line in each."""
+"""Stop all workers with one clear message each if one worker is lost."""
 
 import atexit
 import os
@@ -12,7 +12,7 @@ import tensorflow as tf
 from kerazoo.errors import KerazooError
 from kerazoo.keras_private import abort_shared_work, peer_answers
 
-PERIOD, PATIENCE = 5.0, 10.0  # seconds between looks at the peers, and for an answer; a loss shows within 3 of both
+PERIOD, PATIENCE = 5.0, 10.0  # seconds between checks of the peers, and to wait for an answer
 TRIES = 2
 LOSSES = (
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
@@ -28,8 +28,8 @@ class WorkerLostError(KerazooError):
 def watching_peers(workers: int, worker: int) -> Iterator[None]:
     """Inside, the loss of another worker raises WorkerLostError, within 60 seconds.
 
-    A killed process shows at once, because its connections close. A machine that vanishes or hangs closes nothing:
-    each worker asks the others after their health and gives up all shared work where one does not answer.
+    A killed process is noticed at once, because its connections close. A machine that fails or hangs closes nothing.
+    Each worker therefore checks the others, and aborts all collective operations if one does not answer.
     """
     stop = threading.Event()
     peers = [f"/job:worker/replica:0/task:{task}" for task in range(workers) if task != worker]
@@ -44,7 +44,7 @@ def watching_peers(workers: int, worker: int) -> Iterator[None]:
 
 @contextmanager
 def worker_errors(workers: int, worker: int) -> Iterator[None]:
-    """Inside, the errors that TensorFlow makes of the loss of another worker are a WorkerLostError."""
+    """Inside, TensorFlow's errors after the loss of another worker become a WorkerLostError."""
     try:
         yield
     except LOSSES as error:
@@ -56,14 +56,14 @@ def worker_errors(workers: int, worker: int) -> Iterator[None]:
 
 
 def _leave() -> None:
-    """End the process with exit code 1 at once: TensorFlow's own ending waits for the lost worker."""
+    """End the process with exit code 1 at once, because TensorFlow's own exit waits for the lost worker."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 def _watch(peers: list[str], stop: threading.Event) -> None:
-    """Look at the peers in turn until `stop`; end all collective operations where one does not answer."""
+    """Check the peers in turn until `stop`; abort all collective operations if one does not answer."""
     while not stop.wait(PERIOD):
         for peer in peers:
             if not any(peer_answers(peer, PATIENCE) for _ in range(TRIES)) and not stop.is_set():

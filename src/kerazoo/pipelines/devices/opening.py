@@ -1,4 +1,4 @@
-"""Opening the devices that a recipe asks for."""
+"""Open the devices that a recipe names."""
 
 import logging
 import os
@@ -18,32 +18,33 @@ log = logging.getLogger("kerazoo")
 
 
 def open_devices(name: str = "auto") -> Devices:
-    """The devices called `name` in a recipe, ready for the first operation; this starts TensorFlow, in silence.
+    """The devices called `name` in a recipe, ready for the first operation. It starts TensorFlow without its messages.
 
-    `auto` is one GPU where there is one, all GPUs where there are several, else the CPU. `mirrored:N` without GPUs is
-    N logical CPUs. `multiworker` waits for all workers. Raises RecipeError that says what is there.
+    `auto` is all GPUs, or the CPU if there are none. `mirrored:N` without GPUs is N logical CPUs. `multiworker` waits
+    for all workers. Raises RecipeError, which names the available devices.
     """
     kind, count = parse_devices(name)
     cluster = read_cluster(os.environ, jax=_is_on_jax()) if kind == "multiworker" else None
     if cluster is not None and cluster.size == 1:
-        kind, cluster = "auto", None
+        kind = "auto"
+        cluster = None
     if cluster is not None:
-        log.info(f"worker {cluster.worker} of {cluster.size} waits for the others ({cluster.addresses[0]} leads)")
+        log.info(f"worker {cluster.worker} of {cluster.size} waits for the others (worker 0 is {cluster.addresses[0]})")
     with quiet_start(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         on_jax = _is_on_jax()
         try:
-            found: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
+            devices: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
         except RecipeError as error:
-            found = error  # raised in here, TensorFlow's start-up lines would come with it
-    if isinstance(found, RecipeError):
-        raise found
+            devices = error  # raised here, it would come with TensorFlow's start-up messages
+    if isinstance(devices, RecipeError):
+        raise devices
     start_tensorflow()
-    return found
+    return devices
 
 
 def _is_on_jax() -> bool:
-    """Whether Keras computes by JAX."""
+    """Whether Keras uses the JAX backend."""
     with quiet_start():
         import keras
 
@@ -56,7 +57,7 @@ def _on_tensorflow(kind: str, count: int | None, cluster: Cluster | None) -> Dev
     gpus = tf.config.list_physical_devices("GPU")
     if kind == "tpu":
         raise RecipeError(
-            "devices=tpu: Keras 3 does not train on TPUs by TensorFlow; set KERAS_BACKEND=jax, which is untried here"
+            "devices=tpu: Keras 3 does not train on TPUs with TensorFlow; set KERAS_BACKEND=jax (not tested on TPUs)"
         )
     if kind == "gpu" and not gpus:
         raise RecipeError("devices=gpu: TensorFlow finds no GPU here; use devices=cpu, or install tensorflow[and-cuda]")
@@ -82,7 +83,7 @@ def _mirrored(count: int | None, gpus: list[Any]) -> Devices:
             raise RecipeError(f"devices=mirrored:{count}: there are {len(gpus)} GPUs here")
         names = [f"GPU:{index}" for index in range(count or len(gpus))]
     elif count is None:
-        raise RecipeError("devices=mirrored: there is no GPU here; devices=mirrored:2 tries it on 2 logical CPUs")
+        raise RecipeError("devices=mirrored: there are no GPUs here; devices=mirrored:2 uses 2 logical CPUs instead")
     else:
         (cpu,) = tf.config.list_physical_devices("CPU")
         parts = [tf.config.LogicalDeviceConfiguration()] * count
@@ -98,7 +99,7 @@ def _mirrored(count: int | None, gpus: list[Any]) -> Devices:
 def _workers(cluster: Cluster) -> Devices:
     import tensorflow as tf
 
-    check_versions()  # before anybody waits for anybody
+    check_versions()  # before the workers wait for each other
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker", task_id=cluster.worker, rpc_layer="grpc",
@@ -109,7 +110,7 @@ def _workers(cluster: Cluster) -> Devices:
         raise RecipeError(f"devices=multiworker must be opened before anything is computed: {error}") from error
     except tf.errors.OpError as error:
         raise RecipeError(
-            f"worker {cluster.worker} at {cluster.addresses[cluster.worker]} does not come into the cluster: "
+            f"worker {cluster.worker} at {cluster.addresses[cluster.worker]} cannot join the cluster: "
             f"{str(error.message).splitlines()[0][:200]}; start all {len(cluster.addresses)} workers within an hour"
         ) from error
     return Devices(
@@ -118,33 +119,35 @@ def _workers(cluster: Cluster) -> Devices:
 
 
 def _on_jax(kind: str, cluster: Cluster | None) -> Devices:
-    """One process on its first device, or one process a worker by `keras.distribution`."""
+    """One process on its first device, or one process for each worker with `keras.distribution`."""
     import jax
     import keras
     import tensorflow as tf
 
-    _settle(lambda: tf.config.set_visible_devices([], "GPU"), "KERAS_BACKEND=jax")  # they are JAX's
+    _settle(lambda: tf.config.set_visible_devices([], "GPU"), "KERAS_BACKEND=jax")  # JAX uses them
     if kind == "mirrored":
-        raise RecipeError("devices=mirrored is of the TensorFlow backend; JAX takes auto, cpu, gpu, multiworker or tpu")
+        raise RecipeError(
+            "devices=mirrored works only with the TensorFlow backend; with JAX use auto, cpu, gpu, multiworker or tpu"
+        )
     if kind == "cpu":
         jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
     if kind == "multiworker":
         _keep_standard_output()
         _join_jax(cluster)
-        found = keras.distribution.list_devices()
-        whole = keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
-        return Devices("machines by JAX", len(found), jax.process_index(), jax.process_count(), distribution=whole)
+        names = keras.distribution.list_devices()
+        whole = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
+        return Devices("machines by JAX", len(names), jax.process_index(), jax.process_count(), distribution=whole)
     try:
         platform = jax.devices(None if kind == "auto" else kind)[0].platform.upper()
     except RuntimeError as error:
         raise RecipeError(
-            f"devices={kind}: JAX finds {jax.devices()[0].platform} only; install JAX for it, or use devices=auto"
+            f"devices={kind}: JAX finds only {jax.devices()[0].platform}; install JAX for {kind}, or use devices=auto"
         ) from error
     return Devices(f"one {platform} by JAX" if platform != "CPU" else "CPU by JAX")
 
 
 def _join_jax(cluster: Cluster | None) -> None:
-    """Connect this process to the others of `cluster`; of the one that JAX finds, where it is None."""
+    """Connect this process to the others of `cluster`, or of the cluster that JAX detects if it is None."""
     import keras
 
     if cluster is not None:
@@ -152,15 +155,15 @@ def _join_jax(cluster: Cluster | None) -> None:
         return
     try:
         keras.distribution.initialize()
-    except ValueError as error:  # JAX knows of no cluster
+    except ValueError as error:  # JAX detects no cluster
         raise RecipeError(
             f"devices=multiworker finds no cluster: set TF_CONFIG or {', '.join(JAX_VARIABLES)} for every worker, or "
-            f"start them by Slurm's srun; {GUIDE}"
+            f"start them with Slurm's srun; {GUIDE}"
         ) from error
 
 
 def _keep_standard_output() -> None:
-    """Gloo, which connects JAX's processes, writes to standard output: send that to standard error, and keep ours."""
+    """Send Gloo's output to standard error. Gloo connects JAX's processes and writes to standard output."""
     own = sys.__stdout__
     if own is not None and sys.stdout is own:
         sys.stdout = os.fdopen(os.dup(1), "w", encoding=own.encoding, errors=own.errors, buffering=1)

@@ -1,1 +1,1 @@
-"""Examples to batches: decode, prepare, augment."""
+"""Examples -> batches: decode, resize, augment."""

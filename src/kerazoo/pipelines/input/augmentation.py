@@ -1,7 +1,7 @@
-"""Augmentation of fitted pixels, in training only: an export cannot hold it, because no network or graph contains it.
+"""Augmentation of resized pixels, for training only. No network or graph contains it, so no export can.
 
-Stateless: what happens to an image is a function of a seed, so it is the same whatever thread does it. Each part has
-draws of its own: switching one on or off leaves what the others do.
+It is stateless: the result depends only on the image and a seed, not on the thread. Each operation has random numbers
+of its own, so switching one on or off does not change the others.
 
 Shape letters: B batch, H W space, C channels, K classes.
 """
@@ -16,24 +16,24 @@ from kerazoo.pipelines.input.randaugment import luma, mean, moved, randaugment
 from kerazoo.preprocessing.resizing import to_uint8
 from kerazoo.recipes.augmentation import AugmentationPart
 
-# What a part folds into the image's seed; shift, rotate, zoom and flip draw from the seed itself. A seed means what
-# these numbers say: a new part takes a new number, and none changes.
+# The number that each operation folds into the image's seed; shift, rotate, zoom and flip use the seed itself. Results
+# for a seed depend on these numbers: give a new operation a new number, and do not change the others.
 CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX = range(1, 8)
 
 
 class Augmentation(AugmentationPart):
-    """The settings of a recipe, as they act on pixels. Everything is off by default; see `recipes/augmentation.py`."""
+    """The augmentation that a recipe sets, as a function of pixels. By default it does nothing."""
 
     def __bool__(self) -> bool:
-        """Whether calling it does anything; mixing is apart."""
+        """Whether a call changes anything; mixing does not count."""
         return bool(self.describe().keys() - {"magnitude", "mixup", "cutmix"})
 
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8; H, W and C are known when the graph is built.
 
-        Crop comes first: it resamples what was photographed, not reflected edges or repeated pixels. Then what moves
-        pixels, then RandAugment, which may do either; then what changes colours, which is the same wherever a pixel
-        is; erasing comes last, so that its rectangle stays upright and its noise uniform.
+        Crop comes first, so that it resamples the photograph, not reflected edges or repeated pixels. The operations
+        that move pixels come next, then RandAugment, which may move pixels or change colors, then the operations that
+        change colors. Erasing comes last, so that its rectangle stays upright and its noise uniform.
         """
         if self.crop:
             pixels = self._cropped(pixels, _fold(seed, CROP))
@@ -46,7 +46,7 @@ class Augmentation(AugmentationPart):
         return self._erased(pixels, seed) if self.erase else pixels
 
     def _cropped(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Area uniform in [crop, 1], aspect log-uniform in [3/4, 4/3]."""
+        """A random crop, resized: area uniform in [crop, 1], aspect log-uniform in [3/4, 4/3]."""
         height, width, channels = pixels.shape
         area, aspect, below, right = tf.unstack(tf.random.stateless_uniform((4,), seed, (self.crop, -1, 0, 0), 1.0))
         top, left, rows, columns = _rectangle(area, tf.exp(aspect * math.log(4 / 3)), below, right, height, width)
@@ -70,7 +70,7 @@ class Augmentation(AugmentationPart):
         height, width, channels = pixels.shape
         rows, columns = (min(round(self.shift * side), side - 1) for side in (height, width))
         padded = tf.pad(pixels, [[rows, rows], [columns, columns], [0, 0]], mode="REFLECT")
-        # each whole shift from -n to n as often as another: (-1, 1) -> [0, 2n]
+        # each shift from -n to n is equally likely: (-1, 1) -> [0, 2n]
         start = tf.cast(tf.floor((draws[2:4] + 1) / 2 * (2 * rows + 1, 2 * columns + 1)), tf.int32)
         start = tf.minimum(start, (2 * rows, 2 * columns))
         return tf.slice(padded, tf.concat([start, [0]], axis=0), (height, width, channels))
@@ -79,12 +79,14 @@ class Augmentation(AugmentationPart):
         height, width = pixels.shape[:2]
         angle = draws[0] * (self.rotate * math.pi / 180)
         size = 1.0 + draws[1] * self.zoom
-        cosine, sine = tf.cos(angle) / size, tf.sin(angle) / size
-        right, below = draws[2] * self.shift * width, draws[3] * self.shift * height
+        cosine = tf.cos(angle) / size
+        sine = tf.sin(angle) / size
+        right = draws[2] * self.shift * width
+        below = draws[3] * self.shift * height
         return moved(pixels, (cosine, -sine, sine, cosine), right, below)
 
     def _coloured(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Brightness, contrast, saturation, hue, in this order, rounded and cut off once at the end.
+        """Change brightness, contrast, saturation and hue, in this order; round and clip once at the end.
 
         The first three are linear: with luma g of a pixel x and mean luma m, they are b (m + c (g - m + s (x - g))).
         """
@@ -94,7 +96,7 @@ class Augmentation(AugmentationPart):
         grey = luma(pixels)
         average = mean(grey)
         x = tf.cast(grey - average, tf.float32)
-        if pixels.shape[-1] > 1:  # only colours have a saturation
+        if pixels.shape[-1] > 1:  # gray images have no saturation
             saturation = draws[2] if pixels.shape[-1] == 3 else 1.0
             x += saturation * tf.cast(tf.cast(pixels, tf.int32) - grey, tf.float32)
         x = draws[0] * (tf.cast(average, tf.float32) + draws[1] * x)
@@ -103,9 +105,10 @@ class Augmentation(AugmentationPart):
         return to_uint8(x)
 
     def _erased(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """2 to 33 % of the area, of an aspect log-uniform in [0.3, 3.3]: the paper's ranges."""
+        """Replace a rectangle by noise: 2 to 33 % of the area, aspect log-uniform in [0.3, 3.3], as in the paper."""
         height, width, channels = pixels.shape
-        low, high = (0.0, 0.02, math.log(0.3), 0.0, 0.0), (1.0, 0.33, math.log(3.3), 1.0, 1.0)
+        low = (0.0, 0.02, math.log(0.3), 0.0, 0.0)
+        high = (1.0, 0.33, math.log(3.3), 1.0, 1.0)
         draws = tf.unstack(tf.random.stateless_uniform((5,), _fold(seed, ERASE), low, high))
         top, left, rows, columns = _rectangle(draws[1], tf.exp(draws[2]), draws[3], draws[4], height, width)
 
@@ -120,10 +123,10 @@ class Augmentation(AugmentationPart):
     def mix(self, pixels: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(B, H, W, C) uint8, (B, K) float32, (B, 2) int64 -> (B, H, W, C) float32 in [0, 255], (B, K) float32.
 
-        Each example is mixed with the next of the batch, the last with the first; a lone one stays as it is. How much
-        is a function of its own seed, which may be the one its image was made with. mixup: lambda x + (1 - lambda)
-        x'; cutmix: a rectangle of x', and the target's share is that of the pixels. H, W and C are known when the
-        graph is built, B need not be.
+        Each example is mixed with the next of the batch, and the last with the first; a batch of one is not changed.
+        The amount depends on the example's own seed, which may be the seed of its augmentation. mixup: lambda x +
+        (1 - lambda) x'; cutmix: a rectangle of x', and the target's share is the share of the pixels. H, W and C must
+        be known when the graph is built, B need not be.
         """
         pixels = tf.cast(pixels, tf.float32)
         if not self.mixes:
@@ -138,10 +141,10 @@ class Augmentation(AugmentationPart):
         alpha = tf.where(cuts, tf.constant(self.cutmix, tf.float64), tf.constant(self.mixup, tf.float64))
         taken = 1.0 - draw_beta(alpha, draws[:, 1], draws[:, 2])
         inside, area = draw_box(taken, draws[:, 3], draws[:, 4], height, width)
-        # divided in float64: a graph multiplies by 1 / (H W) instead, which is the same once it is a float32
+        # divide in float64: a graph may multiply by 1 / (H W) instead, which gives the same float32
         taken = tf.cast(tf.where(cuts, tf.cast(area, tf.float64) / (height * width), taken), tf.float32)
         weights = tf.where(cuts[:, None, None], tf.cast(inside, tf.float32), taken[:, None, None])[..., None]
-        pixels += weights * (tf.roll(pixels, -1, axis=0) - pixels)  # not l x + (1 - l) x', which rounds where x = x'
+        pixels += weights * (tf.roll(pixels, -1, axis=0) - pixels)  # l x + (1 - l) x' would round even if x = x'
         return pixels, targets + taken[:, None] * (tf.roll(targets, -1, axis=0) - targets)
 
 
@@ -152,9 +155,9 @@ def _fold(seed: tf.Tensor, part: int) -> tf.Tensor:
 def _rectangle(
     area: tf.Tensor, aspect: tf.Tensor, below: tf.Tensor, right: tf.Tensor, height: int, width: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(top, left, rows, columns) int32 inside (height, width), of a share `area` and an `aspect` of width by height.
+    """(top, left, rows, columns) int32 of a rectangle in (height, width), with share `area` and aspect width / height.
 
-    `below` and `right` in [0, 1) say where. Where it would not fit the aspect gives way, never the area.
+    `below` and `right` in [0, 1) set its position. If it does not fit, the aspect changes, never the area.
     """
     aspect = tf.clip_by_value(aspect, area * (width / height), (width / height) / area)
     rows = tf.clip_by_value(tf.cast(tf.round(tf.sqrt(area * (height * width) / aspect)), tf.int32), 1, height)
@@ -165,5 +168,5 @@ def _rectangle(
 
 
 def augmentation_of(part: AugmentationPart) -> Augmentation:
-    """What the settings of a recipe do to pixels."""
+    """The augmentation that the settings of a recipe describe."""
     return Augmentation(**part.model_dump())

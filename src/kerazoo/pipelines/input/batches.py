@@ -1,10 +1,10 @@
 """Batches: order(seed, epoch) -> position -> example -> pixels -> augmentation(seed, epoch, position) -> batch.
 
-The order and the augmentation are functions of whole numbers, never of thread timing: the same run gives the same
-batches whatever the parallelism, with or without a cache, and any step of any epoch is reached without going through
-the ones before it.
+The order and the augmentation depend only on integers, never on the timing of threads. A run therefore gives the same
+batches with any parallelism, with or without a cache, and any step of any epoch can be read without the steps before.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,13 +21,12 @@ from kerazoo.tasks.task import find_task
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """Batches of one epoch, (B, h, w, C) float32 with their labels, whose order follows the variable `epoch`.
+    """Batches of one epoch, (B, h, w, C) float32 with their labels; the variable `epoch` sets their order.
 
-    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed where the augmentation mixes. A third
-    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at,
-    for `fit`, which then asks for `steps - start` batches; past them the asserted cardinality would be an error. `at`
-    is for any other reader.
-    Each example comes once an epoch, unless sampling is balanced. The rest says what the batches are made of.
+    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed if the augmentation mixes. If classes are
+    weighted, a third part, (B,) float32, has the weights of the examples. `start` is the first step of the epoch, for
+    `fit`, which must then read `steps - start` batches; more would break the asserted cardinality. Use `at` for other
+    readers. Each example occurs once per epoch, unless sampling is balanced. The other fields describe the data.
     """
 
     dataset: tf.data.Dataset
@@ -37,10 +36,10 @@ class TrainingBatches:
     class_names: tuple[str, ...]
     counts: Mapping[str, int]
     manifest: str | None
-    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> what is left of that epoch from that step on
+    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> the batches of that epoch from that step on
 
     def clock(self) -> keras.callbacks.Callback:
-        """The callback that sets `epoch` as `fit` goes on."""
+        """The callback that sets `epoch` at the start of each epoch of `fit`."""
         return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.epoch.assign(epoch))
 
 
@@ -55,15 +54,15 @@ def training_batches(
     drop_last: bool = True,
     stored: np.ndarray | None = None,
 ) -> TrainingBatches:
-    """Shuffled, augmented batches for `fit`; `stored` are the fitted images, where they are kept.
+    """Shuffled, augmented batches for `fit`; `stored` has the resized images, if they are cached.
 
-    `balance`: "none"; "sampling", each class as often as another, its examples in turn; or "weights", each example
-    weighted by N / (K n), where n of N examples are of its class among K. The last, partial batch is dropped by
-    `drop_last`, unless it is the only one. Raises RecipeError where classes are balanced that are not there.
+    `balance` is "none"; "sampling": every class is drawn equally often, its examples in turn; or "weights": each
+    example has the weight N / (K n), where n of N examples are in its class and there are K classes. `drop_last` skips
+    the last batch if it is not full, unless it is the only one. Raises RecipeError if the task cannot be balanced.
     """
     count = len(examples)
     drop = drop_last and count >= batch_size
-    steps = count // batch_size if drop else -(-count // batch_size)
+    steps = count // batch_size if drop else math.ceil(count / batch_size)
     task = find_task(examples.task)
     task.check_balance(balance)
     index_of = _balanced(examples, seed) if balance == "sampling" else _shuffled(count, seed)
@@ -112,9 +111,9 @@ def evaluation_batches(
     stored: np.ndarray | None = None,
     one_hot: bool = False,
 ) -> tf.data.Dataset:
-    """(B, h, w, C) float32 and labels, in the order of the table, every example once, the last batch partial.
+    """Batches (B, h, w, C) float32 with labels: every example once, in the order of the table.
 
-    Labels are as in the table, or (B, K) float32 of 0 and 1 by `one_hot`.
+    The last batch may be smaller. Labels are as in the table, or with `one_hot` (B, K) float32 of 0 and 1.
     """
     labels = tf.constant(examples.labels)
     task = find_task(examples.task)
@@ -127,7 +126,7 @@ def evaluation_batches(
     rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(lambda index: (index, index))
     dataset = _images(rows, examples, preprocessing, stored, batch_size, drop=False)
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(examples) // batch_size)))
+    return dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(len(examples) / batch_size)))
 
 
 def _images(
@@ -135,9 +134,9 @@ def _images(
     batch_size: int, drop: bool, augmentation: Augmentation | None = None,
     seed_of: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:  # fmt: skip
-    """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each image augmented by its seed.
+    """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each image augmented with its seed.
 
-    Without augmentation the positions stand for the seeds.
+    Without augmentation, the positions are returned in place of the seeds.
     """
     if stored is None and examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
         stored = examples.pixels
@@ -171,7 +170,7 @@ IndexOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def _shuffled(count: int, seed: int) -> IndexOf:
-    """(positions (B,), epoch) -> indices (B,): a permutation of all examples, another each epoch."""
+    """(positions (B,), epoch) -> indices (B,): a permutation of all examples, different in each epoch."""
 
     def index_of(positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         order = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -181,14 +180,15 @@ def _shuffled(count: int, seed: int) -> IndexOf:
 
 
 def _balanced(examples: Examples, seed: int) -> IndexOf:
-    """(positions (B,), epoch) -> indices (B,): N draws an epoch, each class as often as another (within one).
+    """(positions (B,), epoch) -> indices (B,): N draws per epoch, equally many of each class (to within one).
 
-    A class goes through its examples in turn, across epochs, in a new order each time it begins again.
+    Each class uses its examples in turn, across epochs, and starts again in a new order.
     """
-    count, classes = len(examples), len(examples.class_names)
+    count = len(examples)
+    classes = len(examples.class_names)
     members = np.argsort(examples.labels, kind="stable")
     sizes = np.bincount(examples.labels, minlength=classes)
-    draws = (count - np.arange(classes) + classes - 1) // classes  # of a class in an epoch
+    draws = (count - np.arange(classes) + classes - 1) // classes  # draws of each class in an epoch
     table = [tf.constant(values, tf.int64) for values in (members, sizes, np.cumsum(sizes) - sizes, draws)]
     shuffled = _shuffled(count, seed)
 
@@ -198,7 +198,7 @@ def _balanced(examples: Examples, seed: int) -> IndexOf:
         label, number = drawn % classes, drawn // classes
         size = tf.gather(size_of, label)
         number += epoch * tf.gather(draws_of, label)
-        # of the class and its round; index_shuffle itself takes no seed per index
+        # a seed for each class and round; the public index_shuffle does not accept a seed per index
         seeds = tf.stack([tf.fill(tf.shape(label), tf.constant(seed, tf.int64)), label + 1, number // size], axis=1)
         within = tf.raw_ops.RandomIndexShuffle(index=number % size, seed=seeds, max_index=size - 1, rounds=4)
         return tf.gather(all_members, tf.gather(first_of, label) + within)
@@ -207,7 +207,7 @@ def _balanced(examples: Examples, seed: int) -> IndexOf:
 
 
 def class_weights(examples: Examples) -> np.ndarray:
-    """(K,) float32: N / (K n). Source: King and Zeng 2001. Every class must have an example."""
+    """(K,) float32 weights N / (K n) (King and Zeng 2001). Every class must have an example."""
     from sklearn.utils.class_weight import compute_class_weight
 
     classes = np.arange(len(examples.class_names))

@@ -1,7 +1,7 @@
-"""Why TensorFlow or JAX stopped: memory, device, disk, or an image that is no longer what it was. One line for each.
+"""Explain an error of TensorFlow or JAX in one line: memory, device, disk, or a changed image.
 
-TensorFlow has the same error for a damaged image and for much else. An image is blamed only if it can be shown: its
-file cannot be read, has another hash than when it was checked, or cannot be decoded.
+TensorFlow raises the same error for a damaged image and for many other causes. An image is reported only if its file
+cannot be read, if its hash has changed since the check, or if it cannot be decoded.
 """
 
 import re
@@ -16,8 +16,8 @@ from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.preprocessing.image_files import read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
-LONGEST = 300  # characters of TensorFlow's own words
-# what reading and decoding of an image give; others are never an image's fault
+LONGEST = 300  # characters of TensorFlow's own message
+# the errors that reading and decoding an image can raise
 OF_IMAGES = (
     tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError,
     tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError, tf.errors.UnknownError,
@@ -26,17 +26,17 @@ OF_GRAPHS = ("Graph execution error", "Detected at node", "<stack traces", "[[",
 OF_DISKS = ("no space left", "disk quota", "input/output error", "read-only file system")
 
 
-OF_PLACES = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*")  # where in a graph an error came up
+OF_PLACES = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*")  # the place of the error in the graph
 
 
 @contextmanager
 def true_causes(
     batch_size: int | str | None = None, examples: Examples | None = None, preprocessing: Preprocessing | None = None
 ) -> Iterator[None]:
-    """Turns errors of TensorFlow, JAX and memory into a KerazooError that names the cause.
+    """Turn errors of TensorFlow, JAX and memory into a KerazooError that names the cause.
 
-    `batch_size` is that of training, which could be lowered. `examples`, fitted by `preprocessing`, are what is
-    computed on, if any.
+    `batch_size` is the batch size of training, for the advice to lower it. `examples` are the images that the
+    computation uses, if any, and `preprocessing` is how they are resized.
     """
     jax = sys.modules.get("jax")
     failures = (tf.errors.OpError, MemoryError, *((jax.errors.JaxRuntimeError,) if jax else ()))
@@ -50,10 +50,10 @@ def cause_of(
     error: Exception, batch_size: int | str | None = None, examples: Examples | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> KerazooError:  # fmt: skip
-    """The error to raise for `error`: DataError where an image is at fault, KerazooError for all else."""
+    """The error to raise for `error`: DataError if an image is the cause, else KerazooError."""
     words = _first_line(error)
     if any(part in words.lower() for part in OF_DISKS):
-        return KerazooError(f"the disk failed: {words}; make room, or see to the disk, and give the command again")
+        return KerazooError(f"the disk failed: {words}; free some space or check the disk, and run the command again")
     if is_out_of_memory(error):
         size = "data.size" + ("" if preprocessing is None else f" (now {preprocessing.height})")
         lower = size if batch_size is None else f"training.batch_size (now {batch_size}) or {size}"
@@ -61,9 +61,9 @@ def cause_of(
     if isinstance(error, OF_IMAGES) and examples is not None and preprocessing is not None:
         try:
             _check_images(examples, preprocessing)
-        except DataError as found:
-            return found
-        words += "; all images are as they were when they were checked"
+        except DataError as image_error:
+            return image_error
+        words += "; the images have not changed since they were checked"
     engine = "TensorFlow" if isinstance(error, tf.errors.OpError) else "JAX"
     return KerazooError(f"{engine} failed: {type(error).__name__}: {words}")
 
@@ -80,13 +80,13 @@ def _check_images(examples: Examples, preprocessing: Preprocessing) -> None:
             preprocessing.decode(tf.constant(read_image(path)[0]))
         except (OSError, *OF_IMAGES) as error:
             raise DataError(
-                f"{key} in {examples.source} cannot be read or decoded: {_first_line(error)}; look at it by "
-                f"`kerazoo check {examples.source}`"
+                f"{key} in {examples.source} cannot be read or decoded: {_first_line(error)}; check the data: "
+                f"kerazoo check {examples.source}"
             ) from error
 
 
 def _first_line(error: Exception) -> str:
-    """The first line that says what failed; before it a graph says where."""
+    """The first line of the error that says what failed; lines before it only name the place in the graph."""
     lines = [line.strip() for line in str(getattr(error, "message", "") or error).splitlines()]
-    said = [OF_PLACES.sub("", line) for line in lines if line and not line.startswith(OF_GRAPHS)]
-    return (said or [type(error).__name__])[0][:LONGEST]
+    reasons = [OF_PLACES.sub("", line) for line in lines if line and not line.startswith(OF_GRAPHS)]
+    return (reasons or [type(error).__name__])[0][:LONGEST]

@@ -1,8 +1,8 @@
-"""RandAugment: a few operations drawn from fourteen: Cubuk et al. 2019, arXiv:1909.13719, Section 3.
+"""RandAugment: a few operations drawn from fourteen (Cubuk et al. 2019, arXiv:1909.13719, section 3).
 
-Every operation is (H, W, C) uint8 and a strength in [-1, 1] -> (H, W, C) uint8. Its range is the one of torchvision
-and timm, linear in the strength; only the operations that have two directions mind its sign. Sums are of whole
-numbers, which add up to the same bits in whatever order threads add them.
+Every operation is (H, W, C) uint8 and a strength in [-1, 1] -> (H, W, C) uint8. Its range is that of torchvision
+and timm, linear in the strength. The sign matters only for operations with two directions. Sums are integer sums, so
+their bits do not depend on the order in which threads add.
 
 Shape letters: H W space, C channels.
 """
@@ -19,15 +19,15 @@ Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def randaugment(pixels: tf.Tensor, seed: tf.Tensor, *, operations: int, magnitude: float) -> tf.Tensor:
-    """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8: `operations` in turn, each any of the fourteen.
+    """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8: apply `operations` of the fourteen, chosen at random.
 
-    `magnitude` is in [0, 10], the scale of the paper; the sign is drawn. An operation can come twice.
+    `magnitude` is in [0, 10], the scale of the paper; the sign is random. The same operation can be chosen twice.
     """
     draws = tf.random.stateless_uniform((operations, 2), seed)
     for which, sign in zip(tf.unstack(draws[:, 0]), tf.unstack(draws[:, 1]), strict=True):
         strength = tf.where(sign < 0.5, -magnitude / 10, magnitude / 10)
         chosen = tf.cast(which * len(OPERATIONS), tf.int32)
-        # a switch: one branch runs, not fourteen
+        # with a switch, only one branch runs
         pixels = tf.switch_case(chosen, [_branch(f, pixels, strength) for f in OPERATIONS.values()])
     return pixels
 
@@ -39,9 +39,9 @@ def _branch(operation: Operation, pixels: tf.Tensor, strength: tf.Tensor) -> Cal
 def moved(
     pixels: tf.Tensor, matrix: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], right: tf.Tensor, below: tf.Tensor
 ) -> tf.Tensor:
-    """(H, W, C) uint8 whose pixel p = (column, row) is pixel M (p - centre) + centre + (right, below) of `pixels`.
+    """(H, W, C) uint8 whose pixel p = (column, row) is pixel M (p - center) + center + (right, below) of `pixels`.
 
-    `matrix` is M, row by row. Nearest neighbour; edges are reflected.
+    `matrix` is M, row by row. It uses the nearest neighbor and reflects edges.
     """
     height, width = pixels.shape[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
@@ -52,16 +52,16 @@ def moved(
         transforms=transform[None],
         output_shape=(height, width),
         fill_value=0.0,
-        interpolation="NEAREST",  # bilinear would blur what validation images show sharp
+        interpolation="NEAREST",  # bilinear would blur, and validation images are sharp
         fill_mode="REFLECT",
     )[0]
     return tf.ensure_shape(out, pixels.shape)
 
 
 def luma(pixels: tf.Tensor) -> tf.Tensor:
-    """(H, W, C) uint8 -> (H, W, 1) int32 in [0, 255]: what Pillow's "L" is, to the last bit.
+    """(H, W, C) uint8 -> (H, W, 1) int32 in [0, 255]: the same as Pillow's mode "L", to the last bit.
 
-    Of other channels than 1 or 3 none is a colour: their mean.
+    For numbers of channels other than 1 and 3, which are not colors, it is the mean.
     """
     channels = pixels.shape[-1]
     if channels not in (1, 3):
@@ -70,31 +70,31 @@ def luma(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def mean(grey: tf.Tensor) -> tf.Tensor:
-    """(H, W, 1) int32 -> () int32: the mean to the nearest whole number, as in Pillow's `ImageEnhance.Contrast`."""
+    """(H, W, 1) int32 -> () int32: the mean, rounded, as in Pillow's `ImageEnhance.Contrast`."""
     height, width = grey.shape[:2]
     total = tf.reduce_sum(tf.cast(grey, tf.int64))
     return tf.cast((2 * total + height * width) // (2 * height * width), tf.int32)
 
 
 def _enhanced(pixels: tf.Tensor, away_from: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """x + 0.9 s (x - d) for the degenerate image d (int32): Pillow's `ImageEnhance` by a factor 1 + 0.9 s."""
+    """x + 0.9 s (x - d) for the degenerate image d (int32), as Pillow's `ImageEnhance` with the factor 1 + 0.9 s."""
     difference = tf.cast(tf.cast(pixels, tf.int32) - away_from, tf.float32)
     return to_uint8(tf.cast(pixels, tf.float32) + (strength * 0.9) * difference)
 
 
 def _sharpness(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     if min(pixels.shape[:2]) < 3:
-        return pixels  # all edge, and edges stay as they are
+        return pixels  # all pixels are edge pixels, which do not change
     x = tf.cast(pixels, tf.float32)
     rows = x[:-2] + x[1:-1] + x[2:]
     inner = x[1:-1, 1:-1]
-    # Pillow's ImageFilter.SMOOTH; whole numbers, and no 13th is near enough to a half to be rounded either way
+    # Pillow's ImageFilter.SMOOTH; a multiple of 1/13 is never so near to 1/2 that rounding could differ
     smooth = tf.round((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * inner) * (1 / 13))
     return to_uint8(x + (strength * 0.9) * tf.pad(inner - smooth, [[1, 1], [1, 1], [0, 0]]))
 
 
 def _autocontrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Each channel stretched to [0, 255]; one of a single value stays."""
+    """Stretch each channel to [0, 255]; a channel with a single value does not change."""
     x = tf.cast(pixels, tf.int32)
     low, high = tf.reduce_min(x, axis=(0, 1)), tf.reduce_max(x, axis=(0, 1))
     levels, low, high = tf.range(256), low[:, None], high[:, None]
@@ -103,7 +103,7 @@ def _autocontrast(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _equalize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Each channel through its own cumulative histogram, with the whole-number steps of Pillow's `ImageOps`."""
+    """Equalize the histogram of each channel, with the integer steps of Pillow's `ImageOps`."""
     channels = pixels.shape[-1]
     x = tf.cast(pixels, tf.int32)
     apart = tf.reshape(x + 256 * tf.range(channels), [-1])
@@ -117,25 +117,25 @@ def _equalize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _looked_up(table: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """(C, 256) and (H, W, C) int32 -> (H, W, C) uint8: each channel by its row."""
+    """(C, 256) and (H, W, C) int32 -> (H, W, C) uint8: look up each channel in its row."""
     table = tf.cast(tf.reshape(table, [-1]), tf.uint8)
     return tf.gather(table, pixels + 256 * tf.range(pixels.shape[-1]))
 
 
 def _posterize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """8 to 4 bits a channel."""
+    """Keep 8 to 4 bits of each channel."""
     dropped = tf.cast(tf.round(tf.abs(strength) * 4), tf.int32)
     return tf.bitwise.bitwise_and(pixels, tf.cast(256 - tf.bitwise.left_shift(1, dropped), tf.uint8))
 
 
 def _solarize(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Inverted from a threshold on, 255 down to 0."""
+    """Invert the pixels from a threshold on, which falls from 255 to 0."""
     threshold = 255 - tf.cast(tf.round(tf.abs(strength) * 255), tf.uint8)
     return tf.bitwise.bitwise_xor(pixels, tf.cast(pixels >= threshold, tf.uint8) * 255)
 
 
 def _rotate(pixels: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Up to 30 degrees."""
+    """Rotate by up to 30 degrees."""
     cosine, sine = tf.cos(strength * (math.pi / 6)), tf.sin(strength * (math.pi / 6))
     return moved(pixels, (cosine, -sine, sine, cosine), tf.constant(0.0), tf.constant(0.0))
 
@@ -145,12 +145,12 @@ def _sheared(pixels: tf.Tensor, x: float | tf.Tensor, y: float | tf.Tensor) -> t
 
 
 def _translated(pixels: tf.Tensor, right: float | tf.Tensor, below: float | tf.Tensor) -> tf.Tensor:
-    """By whole pixels."""
+    """Translate by whole pixels."""
     one, zero = tf.constant(1.0), tf.constant(0.0)
     return moved(pixels, (one, zero, zero, one), tf.round(right), tf.round(below))
 
 
-FURTHEST = 150 / 331  # share of the side: what the paper's 150 px are of its 331 px images
+FURTHEST = 150 / 331  # share of the side: the paper has 150 px on 331 px images
 
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda pixels, strength: tf.identity(pixels),
@@ -168,4 +168,4 @@ OPERATIONS: dict[str, Operation] = {
     "translate_x": lambda pixels, strength: _translated(pixels, strength * (FURTHEST * pixels.shape[1]), 0.0),
     "translate_y": lambda pixels, strength: _translated(pixels, 0.0, strength * (FURTHEST * pixels.shape[0])),
 }
-"""By name, in the paper's order. The order is part of what a seed means: it never changes."""
+"""The operations by name, in the paper's order. Do not change the order: the results for a seed depend on it."""
