@@ -238,9 +238,9 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
     with np.load(many) as data:
         answers = exported.image_probabilities(data["x_val"].astype(np.float32))
     np.testing.assert_allclose(answers, np.load(run.folder / "evaluation" / "val.npy"), rtol=0, atol=1e-5)
-    with pytest.raises(RunError, match="for images of 4 channels, which no encoded image has: call its signature"):
+    with pytest.raises(RunError, match="for images with 4 channels, which encoded images cannot have; call"):
         exported.probabilities([b""])
-    with pytest.raises(RecipeError, match="data.channels=3: the arrays have 4 channels; leave it out"):
+    with pytest.raises(RecipeError, match="data.channels=3, but the arrays have 4 channels; remove it"):
         finetune(make_recipe(values, ["data.channels=3"]), root=tmp_path / "runs")
     own = {"model": {"name": "cnn"}, "data": {"path": str(many)}, "training": {"epochs": 1, "batch_size": 16}}
     run = train(make_recipe(own), root=tmp_path / "runs")

@@ -281,7 +281,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["resume", "three"], "there is no run .*runs/three to resume"),
         (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
         (["try", "mlp", "--data", data], "takes either --learning-rate CHART.svg or --one-batch"),
-        (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none: an export is"),
+        (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none; give a folder"),
         (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name of at most 200 bytes"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices must be one of auto, cpu"),
         (["export", "one", "--name", "shapes"], r"export saved_models/shapes exists \(version 1\)"),

@@ -102,7 +102,7 @@ def test_a_class_named_like_a_split_beside_other_classes_stays_one_and_is_told(t
     images(tmp_path, beside, "bus", "car", count=4)
     examples = load_examples(tmp_path)
     assert set(examples.class_names) == {beside, "bus", "car"}
-    assert f"; {beside}, named like a split, is taken as a class" in summary(examples)
+    assert f"; {beside}, named like a split, is used as a class" in summary(examples)
     report = check(data_part({"path": str(tmp_path)}))
     assert not report.spoiled
     assert [f.key for f in report.findings if f.kind == "split-like name"] == [beside]
@@ -144,7 +144,7 @@ def test_test_beside_one_folder_is_a_class(tmp_path):
     images(tmp_path, "control", "test", count=4)
     examples = load_examples(tmp_path)
     assert examples.class_names == ("control", "test")
-    assert "; test, named like a split, is taken as a class" in summary(examples)
+    assert "; test, named like a split, is used as a class" in summary(examples)
 
 
 def test_folders_of_like_names_in_classes_of_named_splits_are_no_splits(tmp_path):

@@ -44,14 +44,14 @@ def test_what_is_right_passes_and_any_changed_output_does_not(task):
     assert asked(outputs, task)[0].tolist() == [True, False, True]
     for names in (["c", "b", "a"], ["a", "a", "c"], ["a", "b"], ["a", "b", "c", "d"]):
         outputs = {**outputs_of(ANSWERS, task), "class_names": [names]}
-        with pytest.raises(GateError, match="the export names its classes"):
+        with pytest.raises(GateError, match="the class names of the export are"):
             asked(outputs, task)
     for name in outputs_of(ANSWERS, task):
         outputs = outputs_of(ANSWERS, task)
         del outputs[name]
-        with pytest.raises(GateError, match="it must give"):
+        with pytest.raises(GateError, match="the outputs of the export must be"):
             asked(outputs, task)
-    with pytest.raises(GateError, match="of shape"):
+    with pytest.raises(GateError, match="must have the shape"):
         asked({**outputs_of(ANSWERS, task), numbers: ANSWERS[:, :2]}, task)
 
 

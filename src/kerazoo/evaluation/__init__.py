@@ -1,1 +1,1 @@
-"""What a model answers for each example, and the metrics of that."""
+"""A model's answers for each example, and their metrics."""

@@ -1,4 +1,4 @@
-"""What a model answers for the examples of a split, the metrics of that, and the files that keep it."""
+"""A model's answers for the examples of a split, their metrics, and the files that store them."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ from kerazoo.tasks.task import find_task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """N answers, (N, K) float32, and what was right, as in `Examples.labels`; the examples' `keys` name them.
+    """N answers, (N, K) float32, with the true labels, as in `Examples.labels`, and the `keys` of the examples.
 
     Answers are probabilities in [0, 1] of classes or labels, or the numbers of a regression. `loss` is the mean
-    cross-entropy in nats (of a label, for multilabel), or the mean squared error.
+    cross-entropy in nats (for each label, for multilabel), or the mean squared error.
     """
 
     split: str
@@ -37,16 +37,16 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share answered right: of examples, or of the labels of all examples."""
+        """The share of right answers: of examples, or for multilabel, of the labels of all examples."""
         return find_task(self.task).accuracy(self.labels, self.probabilities)
 
     @property
     def right(self) -> float:
-        """The share of examples answered wholly right."""
+        """The share of examples for which the whole answer is right."""
         return find_task(self.task).right(self.labels, self.probabilities)
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share of examples answered right, within [0, 1]."""
+        """Wilson's 95 % interval of the share of right answers, within [0, 1]."""
         return interval(self.right, len(self.labels))
 
     def confusion(self) -> np.ndarray:
@@ -67,16 +67,16 @@ class Evaluation:
         return {f"{self.split}_{name}": value for name, value in values.items()}
 
     def line(self) -> str:
-        """One line for a person."""
-        said = find_task(self.task).line(self.labels, self.probabilities)
-        return f"{self.split}: {said}, loss {self.loss:.4f}, {len(self.labels):,} images"
+        """The result in one line."""
+        metrics = find_task(self.task).line(self.labels, self.probabilities)
+        return f"{self.split}: {metrics}, loss {self.loss:.4f}, {len(self.labels):,} images"
 
     def write(self, folder: Path) -> None:
-        """`SPLIT.csv` (what was right and answered for each key), `SPLIT.npy` (answers), `SPLIT.json` (metrics)."""
+        """Write `SPLIT.csv` (true label and answer of each key), `SPLIT.npy` (answers) and `SPLIT.json` (metrics)."""
         folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         minimal, full = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-        for row in self._rows():  # Python before 3.13 leaves a carriage return without quotes
+        for row in self._rows():  # Python before 3.13 does not quote a carriage return
             (full if any("\r" in str(cell) for cell in row) else minimal).writerow(row)
         write_whole(folder / f"{self.split}.csv", text.getvalue())
         write_array(folder / f"{self.split}.npy", self.probabilities)
@@ -94,9 +94,9 @@ class Evaluation:
 
 
 def as_text(value: str) -> str:
-    """A name as a cell of a CSV file which a spreadsheet takes for text, never for a formula.
+    """A name as a CSV cell that a spreadsheet reads as text, never as a formula.
 
-    An apostrophe comes before what begins like a formula, and before another apostrophe, so that taking one off gives
-    the name back. Source: OWASP, CSV Injection.
+    An apostrophe is added before text that begins like a formula or with an apostrophe. Removing one apostrophe gives
+    the name again. Source: OWASP, CSV Injection.
     """
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") and value else value

@@ -1,4 +1,4 @@
-"""Evaluation: what a model answers for every example of a split, kept on disk, and the metrics of it."""
+"""Evaluation: compute a model's answers for every example of a split, their metrics, and store them."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from kerazoo.tasks.task import find_task
 
 
 def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
-    """What `model` answers for `examples`, in inference mode; written into `folder`."""
+    """The answers of `model` for `examples`, in inference mode. Writes them into `folder`."""
     result = answers_of(model, spec, examples, split)
     result.write(folder)
     return result
 
 
 def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
-    """What `model` answers for `examples`, in inference mode. Raises KerazooError where an answer is not finite."""
+    """The answers of `model` for `examples`, in inference mode. Raises KerazooError if an answer is not finite."""
     with true_causes(None, examples, spec.preprocessing):
         logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
     if not np.isfinite(logits).all():
@@ -41,12 +41,11 @@ def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: s
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
-    """Evaluate a finished run on its own val and test, or on every split of other `data` (all of it as `test`, where
-    it has no splits of its own).
+    """The evaluations of a finished run on its own val and test splits, or on every split of other `data`.
 
-    Answers on its own data must be those the run recorded; results on other data go into `evaluation/NAME-DIGEST/`.
-    Raises RunError where a file of the run was changed (see `digests.py`), DataError where its data has changed since,
-    or where the classes differ, and GateError where the answers do.
+    Other data without splits is evaluated as one split, `test`, and its results go into `evaluation/NAME-DIGEST/`.
+    Answers on the run's own data must equal the recorded ones. Raises RunError if a file of the run was changed (see
+    `digests.py`), DataError if its data has changed or the classes differ, and GateError if the answers differ.
     """
     check_digests(run.folder)
     recipe = run.recipe
@@ -65,18 +64,20 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
         result = answers_of(model, spec, examples.split(split), split)
         recorded = recorded_answers(run, split, result.probabilities.shape)
         if not find_task(spec.task).agree(result.probabilities, recorded).all():
-            raise GateError(f"{run.folder} does not answer its {split} images as it did when it was trained")
+            raise GateError(
+                f"{run.folder} does not give the same answers for its {split} images as when it was trained"
+            )
         results.append(result)
     return results
 
 
 def recorded_answers(run: Run, split: str, shape: tuple[int, ...]) -> np.ndarray:
-    """(N, K) float32, what `run` answered when it finished. Raises RunError where it is not of that `shape`."""
+    """(N, K) float32 answers of `run` when it finished. Raises RunError if they do not have that `shape`."""
     return read_answers(run.folder / "evaluation" / f"{split}.npy", shape)
 
 
 def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
-    """The evaluation of `split` from what `run` recorded and the labels of its `examples`; no model is asked."""
+    """The evaluation of `split` from the recorded answers of `run` and the labels of `examples`, without the model."""
     part = examples.split(split)
     answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
     loss = float(find_task(spec.task).losses_of_answers(answers, part.labels).mean())
@@ -84,10 +85,10 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
 
 
 def check_unchanged(run: Run, examples: Examples) -> None:
-    """Raise DataError where `examples` are not what `run` was trained on, byte by byte."""
+    """Raise DataError unless `examples` are exactly the data that `run` was trained on."""
     recorded = read_data(run.folder)["digest"]
     if examples.digest() != recorded:
         raise DataError(
             f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "
-            f"name it with --data {examples.source} to evaluate on it as it is now"
+            f"use --data {examples.source} to evaluate on the changed data"
         )

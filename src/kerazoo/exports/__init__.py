@@ -1,1 +1,1 @@
-"""A run as a SavedModel, which leaves only if it answers as the run did."""
+"""Exports: a run as a SavedModel, which is kept only if it gives the same answers as the run."""

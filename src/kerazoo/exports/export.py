@@ -1,8 +1,8 @@
 """Export: a finished run -> a SavedModel that takes encoded bytes or float images, and its passport.
 
-The graph is bytes -> decode -> resize -> scale -> model(training=False) -> probabilities -> names: the very functions
-that evaluated the run. Weights are stored once: the module tracks the variables, and the Keras model lives in a closure
-only, which also loads in the C++ loader of TensorFlow Serving.
+The graph is bytes -> decode -> resize -> scale -> model(training=False) -> probabilities -> names. These are the same
+functions that evaluated the run. Weights are stored once: the module tracks the variables, and the Keras model exists
+only in a closure. Such a SavedModel also loads in TensorFlow Serving, which is in C++.
 """
 
 import json
@@ -42,48 +42,51 @@ ENCODED = (1, 3)  # channels that encoded images are decoded to
 def export_run(
     run: Run, *, name: str | None = None, new_version: bool = False, root: str | Path = SAVED_MODELS
 ) -> Path:
-    """`root/name/version` with a SavedModel of `run`, after it passed the gate.
+    """The folder `root/name/version` with a SavedModel of `run`, after it passed the gate.
 
-    `name` is the run's by default. Raises RunError where the name exists and `new_version` is not asked for, GateError
-    where the export does not answer as the evaluated model did; nothing is left behind then.
+    `name` is by default the run's name. Raises RunError if the name exists and `new_version` is False, and GateError if
+    the export does not give the same answers as the evaluated model; then nothing is kept.
     """
     root = Path(root)
     target = _target(root, name or run.name, new_version)
     if keras.config.backend() != "tensorflow":
         raise KerazooError(
-            f"a SavedModel is written on the TensorFlow backend, not on {keras.config.backend()!r}: "
-            "run the export with KERAS_BACKEND=tensorflow; the run loads on either"
+            f"a SavedModel needs the TensorFlow backend, got {keras.config.backend()!r}; run the export with "
+            "KERAS_BACKEND=tensorflow (the run works with both backends)"
         )
     spec, model, examples, evaluations = _evaluated(run)
     with workplace(root) as temporary:
-        made, scratch = temporary / "model", temporary / "scratch"
+        folder = temporary / "model"
+        scratch = temporary / "scratch"
         try:
             scratch.mkdir()
-            write_saved_model(made, spec, model)
+            write_saved_model(folder, spec, model)
             passport = _passport(run, spec, evaluations)
-            write_passport(made, passport)
+            write_passport(folder, passport)
             val = examples.split("val")
             try:
-                gate = check_export(made, spec, model, val, evaluations[0].probabilities, scratch)
+                gate = check_export(folder, spec, model, val, evaluations[0].probabilities, scratch)
             except GateError as error:
                 raise GateError(f"{error}; it was not kept") from error
-            write_passport(made, {**passport, "gate": gate.to_json()})
+            write_passport(folder, {**passport, "gate": gate.to_json()})
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise KerazooError(f"the export could not be written into {root}: {reason}; nothing was kept") from error
-        _put(made, target)
+        _put(folder, target)
     return target
 
 
 def verify_export(folder: Path, run: Run) -> GateResult:
-    """What the gate compared of the export in `folder` with `run`, which it was made from; it is left as it is.
+    """The result of the gate for the export in `folder`, compared with `run`. It does not change the export.
 
-    Raises GateError where its passport describes another model, or it does not answer as the evaluated model did.
+    Raises GateError if its passport describes another model, or if it does not give the same answers as the evaluated
+    model.
     """
     spec, model, examples, evaluations = _evaluated(run)
-    stated, passport = read_json(folder / PASSPORT), _passport(run, spec, evaluations)
+    stored_passport = read_json(folder / PASSPORT)
+    passport = _passport(run, spec, evaluations)
     for key in (*spec.to_json(), "weights_sha256", "data_digest"):
-        if stated.get(key) != json.loads(json.dumps(passport[key])):
+        if stored_passport.get(key) != json.loads(json.dumps(passport[key])):
             raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
     val = examples.split("val")
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as scratch:
@@ -94,7 +97,7 @@ def verify_export(folder: Path, run: Run) -> GateResult:
 
 
 def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluation]]:
-    """The model of `run`, its data, and what it answered. Raises InputError where any of these was changed."""
+    """The model of `run`, its data, and its recorded answers. Raises InputError if any of these was changed."""
     check_digests(run.folder)
     spec, model = load_model(run.folder)
     examples = load_examples(run.recipe.data)
@@ -103,19 +106,21 @@ def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluat
     return spec, model, examples, [recorded_evaluation(run, spec, examples, name) for name in examples.split_names[1:]]
 
 
-def _put(made: Path, target: Path) -> None:
-    """Give an export its name."""
+def _put(folder: Path, target: Path) -> None:
+    """Rename the export in `folder` to `target`."""
     new = not target.parent.exists()
     try:
         target.parent.mkdir(exist_ok=True)
-        made.rename(target)
+        folder.rename(target)
     except OSError as error:
         if new:
             with suppress(OSError):
                 target.parent.rmdir()
         if target.exists():
-            raise RunError(f"export {target} appeared meanwhile; ask for --new-version again") from error
-        raise KerazooError(f"the export cannot become {target}: {error.strerror}; nothing was kept") from error
+            raise RunError(
+                f"another process has just written export {target}; run the same command again with --new-version"
+            ) from error
+        raise KerazooError(f"the export cannot be renamed to {target}: {error.strerror}; nothing was kept") from error
 
 
 def _target(root: Path, name: str, new_version: bool) -> Path:
@@ -123,26 +128,23 @@ def _target(root: Path, name: str, new_version: bool) -> Path:
     folder = root / name
     for place in (root, folder):
         if place.exists() and not place.is_dir():
-            raise RunError(f"an export cannot go into {place}, which is a file; choose another --name or folder")
+            raise RunError(f"{place} must be a folder for exports, but it is a file; choose another --name or folder")
     versions = [int(p.name) for p in folder.glob("*") if is_version(p.name)]
     if versions and not new_version:
-        raise RunError(
-            f"export {folder} exists (version {max(versions)}); choose another --name, or ask for --new-version"
-        )
+        raise RunError(f"export {folder} exists (version {max(versions)}); choose another --name, or use --new-version")
     return folder / str(max(versions, default=0) + 1)
 
 
 def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None:
-    """Write the SavedModel, with these signatures (B, any number of images; k = min(5, K)):
+    """Write the SavedModel, with these signatures (B is any number of images, and k = min(5, K)):
 
     - `serving_default`: `image_bytes` (B,) string, encoded images;
-    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], any size, C the network's own;
+    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], of any size, with the network's channels C.
 
-    a network for other than 1 or 3 channels, which no encoded image has, has the second under both names;
-    each giving `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string,
-    `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A
-    regression gives `values` (B, K) float32 and `class_names`.
-    One image that cannot be decoded fails its whole batch, with TensorFlow's message.
+    If the network's channels are not 1 or 3, which encoded images have, both names have the second signature.
+    Both give `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string, `top_probabilities` (B,
+    k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A regression gives `values`
+    (B, K) float32 and `class_names`. An image that cannot be decoded fails its whole batch, with TensorFlow's message.
     """
     preprocessing = spec.preprocessing
     height, width, channels = preprocessing.shape
@@ -174,7 +176,7 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
 
 
 def _passport(run: Run, spec: ModelSpec, evaluations: list[Evaluation]) -> dict[str, Any]:
-    """What an export says of itself; its metrics follow from the recorded answers and the data's labels."""
+    """The passport of an export. Its metrics are computed from the recorded answers and the labels of the data."""
     return {
         "kerazoo": __version__,
         "run": run.name,

@@ -34,25 +34,23 @@ class Export:
 
     @property
     def version(self) -> int:
-        """The number that the folder is called. Raises RunError where it is none."""
+        """The version number, which is the folder's name. Raises RunError if the name is not a number."""
         if not is_version(self.folder.name):
-            raise RunError(f"{self.folder} must be called by a version, such as saved_models/NAME/1")
+            raise RunError(f"{self.folder} must have a version number as its name, such as saved_models/NAME/1")
         return int(self.folder.name)
 
     @property
     def passport(self) -> dict[str, Any]:
-        """What it says of itself: class names, preprocessing, metrics, hashes, versions. Raises RunError."""
+        """The description of the export: class names, preprocessing, metrics, hashes, versions. Raises RunError."""
         return read_json(self.folder / PASSPORT)
 
     @property
     def gate(self) -> GateResult:
-        """How it was compared with the evaluated model before it was kept. Raises RunError."""
+        """The result of the comparison with the evaluated model, before the export was kept. Raises RunError."""
         try:
             return GateResult(**self.passport["gate"])
         except (KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.folder / PASSPORT} does not say how the export was compared; export again"
-            ) from error
+            raise RunError(f"{self.folder / PASSPORT} has no result of the gate; export the run again") from error
 
     def probabilities(self, images: "str | Path | bytes | Sequence[str | Path | bytes] | np.ndarray") -> "np.ndarray":
         """The answers for images.
@@ -83,9 +81,9 @@ class Export:
 
 
 def find_export(model: str | Path) -> Path | None:
-    """The folder of the export that `model` names, of several versions the newest; None where it is no export.
+    """The folder of the export that `model` names, or of its newest version; None if it is not an export.
 
-    Raises RunError for a SavedModel that is not from kerazoo.
+    Raises RunError for a SavedModel that kerazoo did not make.
     """
     folder = Path(model)
     if not (folder / SAVED_MODEL).is_file():
@@ -94,13 +92,13 @@ def find_export(model: str | Path) -> Path | None:
             return None
         folder = max(versions, key=lambda p: int(p.name))
     if not (folder / PASSPORT).is_file():
-        raise RunError(f"{folder} is a SavedModel without {PASSPORT}: it was not made by `kerazoo export`")
+        raise RunError(f"{folder} is a SavedModel without {PASSPORT}; use one that `kerazoo export` made")
     return folder
 
 
 def open_export(path: str | Path) -> Export:
-    """The export at `path`, of several versions the newest. Raises RunError where there is none."""
+    """The export at `path`, or its newest version. Raises RunError if there is none."""
     folder = find_export(path)
     if folder is None:
-        raise RunError(f"there is no export {os.fspath(path)}: an export is a folder that `kerazoo export` made")
+        raise RunError(f"there is no export {os.fspath(path)}; give a folder that `kerazoo export` made")
     return Export(folder)

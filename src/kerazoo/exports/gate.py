@@ -1,8 +1,8 @@
-"""The gate: an export is loaded in a fresh process without keras and must answer as the evaluated model did.
+"""The gate: load an export in a fresh process without keras, and compare its answers with the evaluated model's.
 
-Every output is compared: with what evaluation recorded for the validation images, their names with those of the data;
-and, for images of other shapes and formats, with the run's own preprocessing and network. `answer` is what the fresh
-process runs; it imports installed code only (see `fresh.py`).
+Every output is compared. For the validation images, the answers must equal those that evaluation recorded, and the
+class names those of the data. For images of other shapes and formats, the answers must equal those of the run's own
+preprocessing and network. The fresh process runs `answer`; it imports only installed code (see `startup.py`).
 """
 
 import io
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from kerazoo.tasks.base import Task
 
 
-LIMIT = 1000  # images; of a larger split every n-th
-FLOAT_IMAGES = 8  # of them are asked for once more as float images
+LIMIT = 1000  # images to compare; of a larger split, every n-th image is used
+FLOAT_IMAGES = 8  # number of these that are also compared as float images
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """An export that answers as the evaluated model did: for how many `images` of a `split`, and `synthetic` ones.
+    """The result for an export that passed: the number of compared `images` of a `split`, and of `synthetic` images.
 
-    `largest_difference` is that of any number, a probability or a regression's.
+    `largest_difference` is the largest difference of a probability, or of a regression's number.
     """
 
     split: str
@@ -46,33 +46,33 @@ class GateResult:
     largest_difference: float
 
     def line(self) -> str:
-        """One line for a person."""
+        """The result in one line."""
         largest = f"largest difference {self.largest_difference:.1g}"
         return f"answers {self.images:,} {self.split} images as the run did ({largest})"
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, as the passport holds them."""
+        """The fields, as in the passport."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Question:
-    """Images, encoded (`is_bytes`) or as float pixels, each in a file, and the (N, K) answers that are right."""
+    """Images, encoded (`is_bytes`) or as float pixels, each in a file, and the (N, K) expected answers."""
 
     keys: Sequence[str]
     files: Sequence[str]
     expected: np.ndarray
     is_bytes: bool
-    recorded: bool = True  # by evaluation, whose classes must be the same ones
+    recorded: bool = True  # whether evaluation recorded the answers; then the predicted classes must be equal, too
 
 
 def check_export(
     export: Path, spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
 ) -> GateResult:
-    """What was compared, and the largest difference.
+    """The result of the gate for `export`.
 
-    `recorded` are the (N, K) answers of evaluation for `val`; files are written into `scratch`. Raises GateError where
-    any output differs, or where the export cannot be loaded.
+    `recorded` are the (N, K) answers of evaluation for `val`; temporary files are written into `scratch`. Raises
+    GateError if any output differs, or if the export cannot be loaded.
     """
     chosen = list(range(0, len(val), math.ceil(len(val) / LIMIT)))
     questions = _questions(spec, model, val.take(chosen), recorded[chosen], scratch)
@@ -81,10 +81,10 @@ def check_export(
         same, difference = compare(outputs, question, val.class_names, find_task(spec.task))
         wrong = [key for key, is_same in zip(question.keys, same, strict=True) if not is_same]
         if wrong:
-            who = "as the evaluated model did" if question.recorded else "as the run's own network does"
+            other = "the evaluated model" if question.recorded else "the run's own network"
             raise GateError(
-                f"the export does not answer {who} for {len(wrong)} of {len(same)} images, {wrong[0]} first "
-                f"(largest difference {difference.max():.2g})"
+                f"the export does not give the same answers as {other} for {len(wrong)} of {len(same)} images, "
+                f"{wrong[0]} first (largest difference {difference.max():.2g})"
             )
         differences.append(float(difference.max()))
     synthetic = sum(len(question.keys) for question in questions if not question.recorded)
@@ -94,21 +94,21 @@ def check_export(
 def compare(
     outputs: dict[str, Any], question: Question, names: Sequence[str], task: "Task"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) whether every output of a signature is right for each image, and the largest difference of a number.
+    """(N,) whether every output of a signature is right for each image, and (N,) the largest difference of a number.
 
-    Raises GateError where the outputs are not those that an export of the task has, or name other classes than `names`.
+    Raises GateError if the outputs are not those of the task, or if their class names are not `names`.
     """
     expected = question.expected
     if set(outputs) != task.outputs:
         raise GateError(
-            f"the export gives {', '.join(sorted(outputs))}; it must give {', '.join(sorted(task.outputs))}"
+            f"the outputs of the export must be {', '.join(sorted(task.outputs))}, got {', '.join(sorted(outputs))}"
         )
     for row in outputs["class_names"]:
         if row != list(names):
-            raise GateError(f"the export names its classes {row[:5]}, and the data {list(names)[:5]}")
+            raise GateError(f"the class names of the export are {row[:5]}, but those of the data are {list(names)[:5]}")
     answers = outputs[task.main_output]
     if answers.shape != expected.shape:
-        raise GateError(f"the export gives answers of shape {answers.shape}, not {expected.shape}")
+        raise GateError(f"the export's answers must have the shape {expected.shape}, got {answers.shape}")
     difference: np.ndarray = np.abs(answers - expected).max(axis=1)
     same = task.agree(answers, expected) if question.recorded else near(answers, expected)
     if not task.probabilities:
@@ -135,8 +135,9 @@ def compare(
 def _questions(
     spec: "ModelSpec", model: "keras.Model", val: "Examples", recorded: np.ndarray, scratch: Path
 ) -> list[Question]:
-    """The validation images by both signatures, then synthetic ones."""
-    preprocessing, questions = spec.preprocessing, []
+    """The validation images for both signatures, then synthetic images."""
+    preprocessing = spec.preprocessing
+    questions = []
     pixels = _synthetic_pixels(preprocessing.channels, scratch)
     if preprocessing.channels in (1, 3):
         paths = _encoded(val, scratch)
@@ -150,7 +151,7 @@ def _questions(
         prepared = [preprocessing(Path(file).read_bytes()) for file in files.values()]
         expected = _answers(spec, model, prepared)
         questions.append(Question(list(files), list(files.values()), expected, is_bytes=True, recorded=False))
-    else:  # no encoded image has so many channels: all are asked for as float images
+    else:  # no encoded image has this number of channels, so all are float images
         assert val.pixels is not None
         questions.append(Question(val.keys, _saved(val.pixels, scratch, "val"), recorded, is_bytes=False))
     expected = _answers(spec, model, [preprocessing.prepare(np.load(file)) for file in pixels.values()])
@@ -190,7 +191,7 @@ def _decode(path: str, preprocessing: Any) -> np.ndarray:
 
 
 def _saved(images: Sequence[np.ndarray] | np.ndarray, scratch: Path, name: str) -> list[str]:
-    """Files with pixels, as `serve_images` takes them."""
+    """The paths of new files with pixels, as for `serve_images`."""
     files = [str(scratch / f"{name}{number}.npy") for number in range(len(images))]
     for path, image in zip(files, images, strict=True):
         np.save(path, image.astype(np.float32))
@@ -198,7 +199,7 @@ def _saved(images: Sequence[np.ndarray] | np.ndarray, scratch: Path, name: str) 
 
 
 def _encoded(examples: "Examples", scratch: Path) -> list[str]:
-    """Paths of the examples' files; images of an array are written as PNG, which loses nothing."""
+    """The paths of the examples' files. Images of an array are written as PNG, which is lossless."""
     if examples.paths is not None:
         return [str(Path(path).absolute()) for path in examples.paths]
     from PIL import Image
@@ -215,40 +216,40 @@ def _encoded(examples: "Examples", scratch: Path) -> list[str]:
 
 
 def _ask(export: Path, questions: Sequence[Question], scratch: Path) -> list[dict[str, Any]]:
-    """For each question the outputs by name: numbers as arrays, names as lists."""
-    asked = scratch / "questions.json"
+    """The outputs for each question by name: numbers as arrays, names as lists."""
+    file = scratch / "questions.json"
     values = [{"files": list(question.files), "is_bytes": question.is_bytes} for question in questions]
-    asked.write_text(json.dumps(values), encoding="utf-8")
-    command = fresh_python(__name__, "answer", *(str(path.absolute()) for path in (export, asked, scratch)))
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        ended = f"it was ended by signal {-done.returncode}" if done.returncode < 0 else "no message"
-        reason = (done.stderr.strip().splitlines() or [ended])[-1]
+    file.write_text(json.dumps(values), encoding="utf-8")
+    command = fresh_python(__name__, "answer", *(str(path.absolute()) for path in (export, file, scratch)))
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode:
+        default = f"it was ended by signal {-process.returncode}" if process.returncode < 0 else "no message"
+        reason = (process.stderr.strip().splitlines() or [default])[-1]
         raise GateError(f"the export cannot be used in a fresh process: {reason}")
-    found = []
+    outputs = []
     for number in range(len(questions)):
         names = json.loads((scratch / f"answers{number}.json").read_text(encoding="utf-8"))
         with np.load(scratch / f"answers{number}.npz") as numbers:
-            found.append({**names, **numbers})
-    return found
+            outputs.append({**names, **numbers})
+    return outputs
 
 
 def answer(export: str, questions: str, scratch: str) -> None:
-    """The fresh process: answer every question, where any import of keras would fail."""
+    """Answer every question. The fresh process runs this; an import of keras would fail in it."""
     start_tensorflow(keras=False)
     from kerazoo.exports.saved_model import BATCH, ExportedModel, read_file
 
     model = ExportedModel(Path(export))
-    for number, asked in enumerate(json.loads(Path(questions).read_text(encoding="utf-8"))):
-        files = asked["files"]
-        if asked["is_bytes"]:
+    for number, question in enumerate(json.loads(Path(questions).read_text(encoding="utf-8"))):
+        files = question["files"]
+        if question["is_bytes"]:
             starts = range(0, len(files), BATCH)
             batches = [model.outputs([read_file(Path(f)) for f in files[start : start + BATCH]]) for start in starts]
-        else:  # of unlike sizes
+        else:  # their sizes differ
             batches = [model.image_outputs(np.load(file)[None]) for file in files]
         outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         texts = {name: _decoded(values) for name, values in outputs.items() if values.dtype == object}
-        # the same for every image, unless something is wrong
+        # these are the same for every image, unless something is wrong
         texts["class_names"] = [list(row) for row in sorted(set(map(tuple, texts["class_names"])))]
         (Path(scratch) / f"answers{number}.json").write_text(json.dumps(texts), encoding="utf-8")
         numbers: dict[str, Any] = {name: values for name, values in outputs.items() if name not in texts}

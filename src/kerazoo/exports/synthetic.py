@@ -1,4 +1,4 @@
-"""Images of other shapes and formats than a run's own, for the gate: square ones cannot tell a crop from a stretch."""
+"""Images of different shapes and formats, for the gate. Square images could not distinguish a crop from a stretch."""
 
 import io
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# (format, mode, width, height, options); orientation 6 of EXIF turns an image by 90 degrees
+# (format, mode, width, height, options); EXIF orientation 6 rotates an image by 90 degrees
 KINDS: tuple[tuple[str, str, int, int, dict[str, Any]], ...] = (
     ("PNG", "RGB", 97, 40, {}),
     ("PNG", "L", 40, 97, {}),
@@ -18,18 +18,18 @@ KINDS: tuple[tuple[str, str, int, int, dict[str, Any]], ...] = (
     ("GIF", "P", 50, 80, {}),
     ("WEBP", "RGB", 70, 45, {"lossless": True}),
 )
-SIDES = ((41, 90), (90, 41), (7, 7))  # of float images, (height, width)
+SIDES = ((41, 90), (90, 41), (7, 7))  # (height, width) of the float images
 
 
 def encoded_images() -> dict[str, bytes]:
-    """Encoded images by what they are, such as "a PNG of 97x40 px (RGB)"; the same each time."""
+    """Encoded images by description, such as "a PNG of 97x40 px (RGB)"; they are the same each time."""
     return {
         f"a {kind} of {w}x{h} px ({mode})": _encoded(kind, mode, w, h, options) for kind, mode, w, h, options in KINDS
     }
 
 
 def float_images(channels: int) -> dict[str, np.ndarray]:
-    """(H, W, channels) float32 pixels in [0, 255], by what they are; the same each time."""
+    """(H, W, channels) float32 pixels in [0, 255] by description; they are the same each time."""
     return {f"pixels of {h}x{w}x{channels}": _pixels(h, w, channels).astype(np.float32) for h, w in SIDES}
 
 
@@ -37,7 +37,8 @@ def _encoded(kind: str, mode: str, width: int, height: int, options: dict[str, A
     pixels = _pixels(height, width, 4).round().astype(np.uint8)
     image = Image.fromarray(pixels if mode == "RGBA" else pixels[..., :3]).convert(mode)
     options = dict(options)
-    if orientation := options.pop("orientation", None):
+    orientation = options.pop("orientation", None)
+    if orientation:
         exif = Image.Exif()
         exif[0x0112] = orientation
         options["exif"] = exif.tobytes()
@@ -47,7 +48,7 @@ def _encoded(kind: str, mode: str, width: int, height: int, options: dict[str, A
 
 
 def _pixels(height: int, width: int, channels: int) -> np.ndarray:
-    """(H, W, C) in [0, 255]: a gradient each way, so that every part looks different, and noise."""
+    """(H, W, C) in [0, 255]: a gradient in each direction, so that every part looks different, and noise."""
     rows, columns, layers = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j, 0 : 1 : channels * 1j]
     noise = np.random.default_rng(height * width).uniform(0, 40, (height, width, channels))
     values: np.ndarray = 150 * rows * (1 - layers) + 120 * columns * layers + 60 * (rows > 0.5) + noise

@@ -1,4 +1,4 @@
-"""The folder that an export is made in: beside its place, held by a lock, and removed however the export ends."""
+"""The temporary folder of an export: beside its target, locked, and removed even if the export fails."""
 
 import shutil
 import tempfile
@@ -14,21 +14,21 @@ PREFIX, ENDING = ".export-", ".tmp"
 
 @contextmanager
 def workplace(root: Path) -> Iterator[Path]:
-    """An empty folder in `root`, which is made; what killed exports left there is removed first.
+    """An empty folder in `root`, which is created. Folders that killed exports left there are removed first.
 
-    Raises RunError where `root` is no folder, KerazooError where nothing can be written there. A `root` that was made
-    for nothing is removed again.
+    Raises RunError if `root` is not a folder, KerazooError if nothing can be written there. If `root` is new and the
+    export fails, `root` is removed again.
     """
-    made = not root.exists()
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with locked(root, wait=True):  # no other export may sweep before the folder has its own lock
+        with locked(root, wait=True):  # no other export may clean up before the folder has its own lock
             _sweep(root)
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=ENDING, dir=root))
             own = ExitStack()
             own.enter_context(locked(folder))
     except (FileExistsError, NotADirectoryError) as error:
-        raise RunError(f"exports cannot go into {root}: it must be a folder, not a file or below one") from error
+        raise RunError(f"{root} must be a folder for exports, not a file or inside a file") from error
     except OSError as error:
         raise KerazooError(f"nothing can be written into {root}: {error.strerror}; choose another folder") from error
     try:
@@ -36,14 +36,14 @@ def workplace(root: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         own.close()
-        if made:
-            with suppress(OSError):  # an export is in it
+        if is_new:
+            with suppress(OSError):  # it contains an export
                 root.rmdir()
 
 
 def _sweep(root: Path) -> None:
-    """Remove the folders of exports whose process is gone; those of others are locked."""
-    for left in root.glob(f"{PREFIX}*{ENDING}"):
-        with suppress(OSError), locked(left) as ours:
+    """Remove the folders of exports whose process has ended; the folders of running exports are locked."""
+    for folder in root.glob(f"{PREFIX}*{ENDING}"):
+        with suppress(OSError), locked(folder) as ours:
             if ours:
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Answers from a run or an export."""
+"""Predictions from a run or an export."""

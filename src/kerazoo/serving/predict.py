@@ -1,4 +1,4 @@
-"""Predictions for files, from a run or from an export, in one form."""
+"""Predictions for files, from a run or from an export, in the same form."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from kerazoo.tasks.task import find_task
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one file: class names by falling probability, in [0, 1]; or a regression's numbers by name.
+    """The prediction for one file: class names with probabilities in [0, 1], largest first; or a regression's numbers.
 
-    A file that has no answer has an `error` that says why.
+    If a file has no prediction, `error` says why.
     """
 
     path: Path
@@ -33,39 +33,41 @@ class Prediction:
         return {"file": str(self.path), **find_task(self.task).top_json(self.top)}
 
     def line(self) -> str:
-        """One line for a person; characters that do not print are written out."""
-        said = self.error or "  ".join(f"{one_line(label)} {value:.4f}" for label, value in self.top)
-        return f"{one_line(str(self.path))}  {said}"
+        """The prediction in one line, with escapes for characters that cannot be printed."""
+        answer = self.error or "  ".join(f"{one_line(label)} {value:.4f}" for label, value in self.top)
+        return f"{one_line(str(self.path))}  {answer}"
 
 
 def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -> Iterator[Prediction]:
-    """The `top` likeliest classes for every image in `targets` (files, or folders read through).
+    """The `top` most probable classes for every image in `targets` (files, or folders with all their images).
 
-    `model` is an export (answered by TensorFlow alone), the newest version of one (saved_models/NAME), or a run. A file
-    that cannot be decoded is a prediction with an `error`. Raises RunError and DataError.
+    `model` is an export (which needs only TensorFlow), the name of one (saved_models/NAME, for its newest version), or
+    a run. A file that cannot be decoded gives a prediction with an `error`. Raises RunError and DataError.
     """
     files = find_files(targets)
     export = find_export(model)
     if export is not None:
         from kerazoo.exports.saved_model import ExportedModel
 
-        loaded = ExportedModel(export)
-        answers, names, task = loaded.predict_files(files), loaded.class_names, loaded.task
+        exported = ExportedModel(export)
+        answers = exported.predict_files(files)
+        names = exported.class_names
+        task = exported.task
     else:
         answers, names, task = _from_run(model, files)
-    return (_prediction(path, found, names, task, top) for path, found in answers)
+    return (_prediction(path, answer, names, task, top) for path, answer in answers)
 
 
 def find_files(targets: Sequence[str | Path]) -> list[Path]:
-    """Files as given, and the images below folders. Raises DataError for what is missing or empty."""
+    """The files in `targets`, and the images in its folders. Raises DataError if one is missing or empty."""
     files: list[Path] = []
     for target in map(Path, targets):
         if target.is_dir():
-            found, others = image_files(target)
-            if not found:
+            images, others = image_files(target)
+            if not images:
                 raise DataError(f"there are no images in {target}{undecodable(others)}")
-            files += found
-        elif target.exists():  # what is no regular file becomes a row that says so
+            files += images
+        elif target.exists():  # the prediction for a pipe or a device is an error
             files.append(target)
         else:
             raise DataError(f"there is no file or folder {target}")
@@ -95,17 +97,19 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str,
 
     def ask(contents: Sequence[bytes]) -> np.ndarray:
         images = prepare(tf.constant(list(contents), tf.string)).numpy()
-        # one shape for all batches of many files, so that the network is compiled once
+        # all batches of many files have the same shape, so that the network is compiled once
         spare = BATCH - len(images) if len(files) > BATCH else 0
         padded = np.concatenate([images, np.repeat(images[-1:], spare, axis=0)])
         answers = spec.answers(keras.ops.convert_to_tensor(network.predict_on_batch(padded)))
-        found: np.ndarray = keras.ops.convert_to_numpy(answers)[: len(images)]
-        return found
+        rows: np.ndarray = keras.ops.convert_to_numpy(answers)[: len(images)]
+        return rows
 
     return answer_files(ask, files), spec.class_names, spec.task
 
 
-def _prediction(path: Path, found: "np.ndarray | DataError", names: tuple[str, ...], task: str, top: int) -> Prediction:
-    if isinstance(found, DataError):
-        return Prediction(path, task=task, error=str(found))
-    return Prediction(path, find_task(task).top(found, names, top), task)
+def _prediction(
+    path: Path, answer: "np.ndarray | DataError", names: tuple[str, ...], task: str, top: int
+) -> Prediction:
+    if isinstance(answer, DataError):
+        return Prediction(path, task=task, error=str(answer))
+    return Prediction(path, find_task(task).top(answer, names, top), task)

@@ -1,1 +1,1 @@
-"""Training from random weights: the plan, Keras's `fit`, optimizers and trials."""
+"""Training: the plan, Keras's `fit`, optimizers, schedules and trials."""

@@ -1,4 +1,4 @@
-"""Build, compile and fit what a plan says: Keras's own `fit` with the callbacks of a run."""
+"""Build, compile and fit the network of a plan: Keras's own `fit` with the callbacks of a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ log = logging.getLogger("kerazoo")
 
 
 def build_network(plan: Plan, devices: Devices) -> keras.Model:
-    """The network of `plan` with random weights, where and in the precision that it is trained in."""
+    """The network of `plan` with random weights, on the devices and in the precision of training."""
     with devices.building(), devices.scope(), precision(plan.recipe.training.precision):
         return plan.spec.build()
 
 
 def make_batches(plan: Plan, devices: Devices) -> tuple[TrainingBatches, tf.data.Dataset]:
-    """The batches of `plan` for training and for validation, from a cache where it is worth it."""
+    """The batches of `plan` for training and for validation. They use a cache if it pays off."""
     recipe = plan.recipe
     training = recipe.training
     train = plan.examples.split("train")
@@ -63,11 +63,11 @@ def fit(
     factors: Mapping[str, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
-    """Compile and fit `model` by `plan`; the rows of losses and metrics, one an epoch.
+    """Compile and fit `model` as `plan` says, and return the rows of losses and metrics, one for each epoch.
 
-    `factors` of the learning rate are by the variables' paths. `callbacks` come after those of the run. Goes on from
-    the newest checkpoint of the run. Ends after an epoch whose loss is not finite (see `divergence_message`). Raises
-    Interrupted where a signal stopped it.
+    `factors` has a factor of the learning rate for each variable's path. `callbacks` are called after those of the run.
+    It resumes from the newest checkpoint of the run, and stops after an epoch whose loss is not finite (see
+    `divergence_message`). Raises Interrupted if a signal stops it.
     """
     recipe = plan.recipe
     epochs = recipe.training.epochs
@@ -98,31 +98,31 @@ def fit(
         )  # fmt: skip
     if metrics is None:
         return [{**row, "epoch": row["epoch"] + 1} for row in resume.rows]
-    metrics.settle()  # what a full disk did not take; it raises that now
+    metrics.settle()  # write the rest, or raise the error of a full disk now
     return metrics.rows
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Raise InputError for what is no callback of Keras."""
+    """Raise InputError for objects that are not Keras callbacks."""
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
             raise InputError(f"callbacks must be keras.callbacks.Callback objects, got {callback!r:.80}")
 
 
 def divergence_message(rows: list[dict[str, float]], learning_rate: float) -> str:
-    """What to say of a training whose last loss is not finite; "" of any other."""
+    """The message for training whose last loss is not finite; "" if it is finite."""
     if not rows or np.isfinite(rows[-1]["loss"]):
         return ""
     return (
         f"the loss became {rows[-1]['loss']} in epoch {int(rows[-1]['epoch'])}; lower optimizer.learning_rate "
-        f"(it was {learning_rate}) or look at watch.jsonl in the run"
+        f"(it was {learning_rate}) or inspect watch.jsonl in the run"
     )
 
 
 def compile_model(
     model: keras.Model, plan: Plan, devices: Devices, *, steps: int, factors: Mapping[str, float] | None = None
 ) -> None:
-    """Give `model` the optimizer, the loss and the metric of `plan`, its rate planned over `steps`."""
+    """Compile `model` with the optimizer, the loss and the metric of `plan`; the schedule covers `steps`."""
     with devices.building(), devices.scope():
         model.compile(
             optimizer=make_optimizer(plan.recipe.optimizer, steps=steps, factors=factors),

@@ -1,4 +1,4 @@
-"""A learning rate of its own for each layer: the optimizer's, times a factor that falls from the head to the stem.
+"""A learning rate for each layer: the optimizer's rate times a factor that falls from the head to the stem.
 
 Source: "discriminative fine-tuning", Howard & Ruder 2018, arXiv:1801.06146, section 3.2.
 """
@@ -18,7 +18,7 @@ from kerazoo.models.registry import Network
 def rates_of(model: keras.Model, entry: Network | Backbone, decay: float) -> dict[str, float]:
     """The factor of each trainable variable by its path: 1 for the head, `decay` for the last stage, then its powers.
 
-    The stages are the backbone's; a network of our own is one stage.
+    The stages are those of the backbone; a network of the zoo is one stage.
     """
     names = [layer.name for layer in model.layers]
     head = names.index("features")
@@ -32,15 +32,17 @@ def rates_of(model: keras.Model, entry: Network | Backbone, decay: float) -> dic
 
 
 class LayerRates:
-    """Goes before the class of an optimizer: its rate times a factor for each variable, decoupled decay included.
+    """A mixin before an optimizer class: multiply its rate, and decoupled decay, by a factor for each variable.
 
-    `factors` are by the variables' paths, 1 where there is none. `decay` takes rate * factor * decay * w from w before
-    the gradient's step, but for variables whose path matches `spared`.
+    `factors` maps the variables' paths to factors, which are 1 by default. `decay` subtracts rate * factor * decay * w
+    from w before the gradient's step, except for variables whose path matches `spared`.
     """
 
     def __init__(self, *args: Any, factors: Mapping[str, float], decay: float, spared: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.factors, self.decay, self.spared = dict(factors), decay, spared
+        self.factors = dict(factors)
+        self.decay = decay
+        self.spared = spared
 
     def build(self, variables: list[Any]) -> None:
         """Look up each variable's factor and decay."""
@@ -64,5 +66,5 @@ class LayerRates:
 
 @functools.cache
 def with_layer_rates(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """The optimizer `kind` with a rate for each layer; it takes `factors`, `decay` and `spared`, too."""
+    """The optimizer class `kind` with a rate for each layer; it also takes `factors`, `decay` and `spared`."""
     return type(f"{kind.__name__}ByLayer", (LayerRates, kind), {})

@@ -1,4 +1,4 @@
-"""What was kept of a training, as its drawings show it: curves, feature maps and TensorBoard."""
+"""The outcome of training for its charts: which epoch or phase was kept."""
 
 import logging
 import math
@@ -10,15 +10,16 @@ from kerazoo.insight.curves import curves_of
 
 log = logging.getLogger("kerazoo")
 
-Values = dict[str, float]  # of a chart: "loss", and the task's metric
+Values = dict[str, float]  # values in a chart: "loss", and the task's metric
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`levels` are the phases whose validation values are drawn as lines: the probe, and what was kept in the end.
+    """The epoch or the phase that was kept.
 
-    `dropped` is whether the epochs of fine-tuning were dropped; `epoch` whose weights were kept as they were, None
-    where those of no epoch were.
+    `epoch` is the epoch whose weights were kept, or None if other weights were kept. `dropped` is whether the epochs of
+    fine-tuning were dropped. `levels` are the phases whose validation values are drawn as lines: the probe, and the
+    phase that was kept.
     """
 
     epoch: float | None
@@ -26,18 +27,18 @@ class Outcome:
     levels: Mapping[str, Values] = field(default_factory=dict)
 
     def draw(self, history: Sequence[Mapping[str, float]], folder: Path) -> None:
-        """`curves.svg` and `curves.png`, where there are epochs; an error of the disk is said, and no more."""
+        """Draw `curves.svg` and `curves.png` if there are epochs. An error of the disk is only logged."""
         levels = {name: values for name, values in self.levels.items() if f"kept: {name}" not in self.levels}
         try:
             for ending in ("svg", "png") if history else ():
                 path = folder / f"curves.{ending}"
                 curves_of(history, path, kept=self.epoch, dropped=self.dropped, levels=levels)
         except OSError as error:
-            log.info(f"{error.filename} cannot be written: {error.strerror}; the run goes on without it")
+            log.info(f"{error.filename} cannot be written: {error.strerror}; the run continues without it")
 
 
 def trained(history: Sequence[Mapping[str, float]], *, keeps_best: bool) -> Outcome:
-    """Of a training: the last epoch, or where it `keeps_best` the one of the lowest val_loss."""
+    """The outcome of training: the last epoch, or with `keeps_best` the epoch with the lowest val_loss."""
     if not history:
         return Outcome(None)
     known = [(row["val_loss"], row["epoch"]) for row in history if math.isfinite(row.get("val_loss", math.nan))]

@@ -1,4 +1,4 @@
-"""Whether a network can learn one batch by heart."""
+"""Test whether a network can overfit one batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from kerazoo.keras_private import all_layers
 from kerazoo.tasks.losses import perfect_loss
 from kerazoo.training.rate_finder import Batch, training_step, untouched
 
-ENOUGH = 0.01  # above the loss of perfect answers: learned by heart
+ENOUGH = 0.01  # a loss this close to that of perfect answers counts as learned by heart
 
 
 @dataclass(frozen=True)
 class BatchTrial:
-    """What came of learning one batch by heart: the loss before each step, and the loss that counts as learned."""
+    """The result: the loss before each step, the loss of perfect answers, and the loss that counts as learned."""
 
     losses: np.ndarray
     perfect: float
@@ -24,21 +24,22 @@ class BatchTrial:
     passed: bool
 
     def line(self) -> str:
-        """The verdict, in one line."""
-        last, steps = self.losses[-1], len(self.losses)
-        went = f"the loss of one batch went from {self.losses[0]:.4f} to {last:.4f} in {steps} steps"
-        goal = f"{self.enough:.4f}" + (f" ({self.perfect:.4f} is the least that its labels allow)" * (self.perfect > 0))
+        """The result in one line."""
+        last = self.losses[-1]
+        steps = len(self.losses)
+        course = f"the loss of one batch went from {self.losses[0]:.4f} to {last:.4f} in {steps} steps"
+        goal = f"{self.enough:.4f}" + (f" (its labels allow no less than {self.perfect:.4f})" * (self.perfect > 0))
         if self.passed:
-            return f"learned by heart: {went}, below {goal}"
-        return f"NOT learned by heart: {went}, not below {goal}; look at labels, scaling, loss and learning rate"
+            return f"learned by heart: {course}, below {goal}"
+        return f"NOT learned by heart: {course}, not below {goal}; check labels, scaling, loss and learning rate"
 
 
 def overfit_one_batch(model: keras.Model, batch: Batch, *, learning_rate: float, steps: int = 200) -> BatchTrial:
-    """Train `model` on one `batch` at a constant rate until it knows it by heart, or for `steps`.
+    """Train `model` on one `batch` at a constant rate until it has learned it by heart, for at most `steps`.
 
-    By heart is a loss within 0.01 of that of perfect answers, which is the entropy of labels that are mixed or
-    smoothed; of numbers, 1 % of the loss of their mean (squared error) or 10 % (absolute error). Dropout, penalties and
-    weight decay are off: they are there to prevent just this.
+    A batch counts as learned if its loss is within 0.01 of that of perfect answers. With mixed or smoothed labels the
+    latter is their entropy. For regression, the loss must be below 1 % of the loss of the mean (squared error), or 10 %
+    (absolute error). Dropout, penalties and weight decay are off, because they prevent overfitting.
 
     Source: Karpathy, "A Recipe for Training Neural Networks" (2019), "overfit one batch".
     """

@@ -31,15 +31,15 @@ from kerazoo.recipes.recipe import Recipe, make_recipe
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
-EVALUATED = 64  # examples in a batch of validation
+EVALUATED = 64  # examples in a validation batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe and its data come to, in values that need no further choice. What trains takes it, or parts of it.
+    """A recipe with its data, with every choice resolved. Training uses it, or parts of it.
 
-    `recipe` has its batch size in numbers; `steps` are the batches of an epoch. `source` is the file or folder of the
-    weights that the network starts from, None where they are random. Nothing is built yet, and no image is read.
+    `recipe` has its batch size as a number; `steps` is the number of batches in an epoch. `source` is the file or
+    folder of the initial weights, or None if they are random. Nothing is built yet, and no image is read.
     """
 
     entry: Network | Backbone
@@ -55,15 +55,15 @@ class Plan:
 
     @property
     def transfer(self) -> TransferPart:
-        """How weights are transferred; the defaults where the recipe does not say."""
+        """The transfer part of the recipe, or its defaults."""
         return self.recipe.transfer or TransferPart()
 
 
 def plan(recipe: Recipe, devices: Devices, *, examples: Examples | None = None) -> Plan:
-    """The plan of `recipe` on `devices`; `examples` are those of its data, where they have been read.
+    """The plan of `recipe` on `devices`; `examples` are those of its data, if they were already read.
 
-    Weights that the recipe names and that are not on this machine are downloaded. Raises InputError where the recipe,
-    its data or its weights are bad.
+    Weights that the recipe names are downloaded if they are not on this machine. Raises InputError if the recipe, its
+    data or its weights are bad.
     """
     entry = find(recipe.model.name)
     augmentation = augmentation_of(recipe.augmentation)
@@ -89,7 +89,7 @@ def plan(recipe: Recipe, devices: Devices, *, examples: Examples | None = None) 
 def resolve_preset(recipe: Recipe) -> tuple[Recipe, Examples]:
     """`recipe` with the settings of its preset, which depend on the number of images; and its examples.
 
-    Raises InputError where the recipe contradicts its preset, or names weights or data that are not there.
+    Raises InputError if the recipe contradicts its preset, or if its weights or data do not exist.
     """
     entry = find(recipe.model.name)
     transfer = recipe.transfer or TransferPart()
@@ -113,43 +113,44 @@ def for_candidate(recipe: Recipe, name: str, weights: str) -> Recipe:
 
 
 def stem_of(recipe: Recipe) -> str:
-    """What the names of numbered runs begin with: network and data."""
+    """The first part of the names of numbered runs: the network and the data."""
     return f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
 
 
 def resolve_batch_size(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
-    """The recipe with its batch size in numbers. Raises RecipeError where data or devices do not allow it."""
+    """The recipe with its batch size as a number. Raises RecipeError if data or devices do not allow it."""
     count = int(np.sum(examples.splits == "train"))
     recipe = check_against(recipe, count)
     check_replicas(recipe, devices.replicas)
     if recipe.training.epochs:
-        size, drop = int(recipe.training.batch_size), recipe.training.drop_last
-        devices.check_batches(batch_size=size, count=count, drop_last=drop)
+        size = int(recipe.training.batch_size)
+        devices.check_batches(batch_size=size, count=count, drop_last=recipe.training.drop_last)
         devices.evaluation_size(devices.whole_count(int(np.sum(examples.splits == "val"))), EVALUATED)
     return recipe
 
 
 def momentum_for(steps: int) -> float:
-    """Batch norm's momentum for an epoch of `steps`: max(1 - 10 / steps, 0.9), SimCLR's rule after Kornblith et al.
+    """The momentum of batch norm for an epoch of `steps`: max(1 - 10 / steps, 0.9).
 
-    Keras's 0.99 leaves moving statistics far behind on small data: 99.8 % on train, 11 % on validation.
+    It is SimCLR's rule after Kornblith et al. With Keras's 0.99, moving statistics lag far behind on small data:
+    99.8 % on train, 11 % on validation.
     """
     return max(1 - 10 / max(steps, 1), 0.9)
 
 
 def make_preprocessing(entry: Network | Backbone, data: DataPart, examples: Examples) -> Preprocessing:
-    """The preprocessing for `entry`: the size asked for, or the arrays' own, or the network's default.
+    """The preprocessing for `entry`, with the recipe's size, or the arrays' own, or the network's default.
 
-    Channels: those asked for, or the arrays' own, or the network's default. A backbone gets grey as three channels,
-    copied, unless it is asked for by data.channels=1. Raises RecipeError for a number that the arrays cannot give.
+    The channels are the recipe's, or the arrays' own, or the network's default. A backbone gets a gray image as three
+    equal channels, unless data.channels=1. Raises RecipeError for a number of channels that the arrays do not allow.
     """
     height, width, channels = entry.input_shape
     if examples.pixels is not None:
-        height, width, found = examples.pixels.shape[1:]
-        if isinstance(entry, Network) or found not in (1, 3):
-            channels = found
-        if found not in (1, 3) and data.channels not in (None, found):
-            raise RecipeError(f"data.channels={data.channels}: the arrays have {found} channels; leave it out")
+        height, width, own_channels = examples.pixels.shape[1:]
+        if isinstance(entry, Network) or own_channels not in (1, 3):
+            channels = own_channels
+        if own_channels not in (1, 3) and data.channels not in (None, own_channels):
+            raise RecipeError(f"data.channels={data.channels}, but the arrays have {own_channels} channels; remove it")
     resize = data.resize or "crop"
     height, width = (data.size, data.size) if data.size else (height, width)
     if isinstance(entry, Backbone):
@@ -161,9 +162,9 @@ def make_spec(
     entry: Network | Backbone, own: Mapping[str, Any], preprocessing: Preprocessing, examples: Examples,
     preferred: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelSpec:  # fmt: skip
-    """The model of a run, every argument resolved, so that a later default changes nothing.
+    """The model of a run, with every argument resolved, so that a later change of a default has no effect.
 
-    The recipe's `own` arguments come before `preferred` ones, these before the builder's defaults.
+    The recipe's `own` arguments take precedence over `preferred` ones, and those over the builder's defaults.
     """
     known = describe(entry.name)
     arguments = {name: value for name, value in known.items() if name != "weights"}
@@ -171,14 +172,14 @@ def make_spec(
     arguments |= own
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
     spec = ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
-    check_description(spec)  # what could not be loaded again is refused before it is trained
+    check_description(spec)  # refuse a model that could not be loaded again before it is trained
     return spec
 
 
 def choose_loss(part: TrainingPart, task: Task, *, preferred: str | None, soft: bool) -> keras.losses.Loss:
     """The loss that `part` names, else the network's `preferred` one for classes, else the task's own.
 
-    `soft` is for labels that are shares of classes. Raises ModelError where it does not go with the labels.
+    `soft` is for labels that are shares of classes. Raises ModelError if the loss does not fit the labels.
     """
     name = part.loss or task.preferred_loss(preferred)
     return task.make_loss(name, soft=soft, label_smoothing=part.label_smoothing, focal_gamma=part.focal_gamma)
@@ -186,7 +187,7 @@ def choose_loss(part: TrainingPart, task: Task, *, preferred: str | None, soft: 
 
 @contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Layers made within compute in the precision `policy`; what is evaluated and exported is float32 in any case."""
+    """Inside, new layers have the precision `policy`. Evaluation and exports always use float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -202,20 +203,20 @@ def set_seed(seed: int) -> None:
 
 
 def summary(examples: Examples) -> str:
-    """One line: classes, and examples in each split."""
+    """One line with the classes, the examples in each split, and what was left out."""
     parts = ", ".join(f"{int(np.sum(examples.splits == split)):,} {split}" for split in examples.split_names)
     units = find_task(examples.task).units
     return f"{len(examples.class_names)} {units}, {parts}{_left_out(examples)}{_split_like(examples)}"
 
 
 def _split_like(examples: Examples) -> str:
-    """Which classes may be splits that were put beside classes."""
+    """The classes that are named like splits, in words."""
     names = split_like_classes(examples)
-    return f"; {', '.join(names)}, named like a split, is taken as a class" if names else ""
+    return f"; {', '.join(names)}, named like a split, is used as a class" if names else ""
 
 
 def _left_out(examples: Examples, limit: int = 5) -> str:
-    """How many files take no part, which, and why; all of them stand in the run's data.json."""
+    """The number of files left out, and the first of them with reasons; the run's data.json has all."""
     if not examples.left_out:
         return ""
     shown = [f"{one_line(key)} ({why})" for key, why in list(examples.left_out.items())[:limit]]
@@ -226,20 +227,20 @@ def _left_out(examples: Examples, limit: int = 5) -> str:
 def input_and_arguments(
     entry: Network | Backbone, data: DataPart, examples: Examples, source: Path | None
 ) -> tuple[Preprocessing, dict[str, object]]:
-    """The preprocessing, and the builder arguments that stored weights were made with."""
+    """The preprocessing, and the builder arguments of the stored weights."""
     if source is None or not source.is_dir():
         return make_preprocessing(entry, data, examples), {}
     spec = load_spec(source)
     if spec.name != entry.name:
-        raise WeightsError(f"the weights in {source} are of {spec.name}, not of {entry.name}")
+        raise WeightsError(f"the weights in {source} must be for {entry.name}, but they are for {spec.name}")
     values = spec.preprocessing.to_json()
-    found = 3 if examples.pixels is None else examples.pixels.shape[3]
-    wanted = data.channels or (found if found not in (1, 3) else values["channels"])
+    own_channels = 3 if examples.pixels is None else examples.pixels.shape[3]
+    wanted = data.channels or (own_channels if own_channels not in (1, 3) else values["channels"])
     if wanted != values["channels"]:
         if isinstance(entry, Network) or values["channels"] != 3:
             raise RecipeError(
                 f"the images have {wanted} channels (data.channels={data.channels}), but the weights in "
-                f"{source} expect {values['channels']}; only backbone weights of 3 channels can be adapted"
+                f"{source} expect {values['channels']}; only 3-channel backbone weights can be adapted"
             )
         values |= {"channels": wanted, "scaling": entry.scaling_of(wanted)}
     values |= {"resize": data.resize or values["resize"]}

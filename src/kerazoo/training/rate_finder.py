@@ -1,6 +1,6 @@
-"""Two trials before a run: which learning rate to take, and whether the network can learn one batch by heart.
+"""The learning-rate range test, and the training step that trials before a run share.
 
-Both train a compiled network on the TensorFlow backend, on one device, and leave it bit for bit as it was: weights,
+A trial trains a compiled network on the TensorFlow backend, on one device, and then restores it bit for bit: weights,
 moving statistics, seeds of dropout, optimizer and metrics.
 """
 
@@ -18,17 +18,17 @@ from keras import ops
 from kerazoo.errors import RecipeError
 from kerazoo.keras_private import undecayed
 
-SMOOTHING = 0.98  # of the losses, as fastai's
-DIVERGED = 4.0  # times the best smoothed loss
+SMOOTHING = 0.98  # smoothing factor of the losses, as in fastai
+DIVERGED = 4.0  # stop at this multiple of the best smoothed loss
 
-Batch = tuple[Any, ...]  # pixels, labels, and weights where classes are weighted
+Batch = tuple[Any, ...]  # pixels, labels, and weights if classes are weighted
 
 
 @dataclass(frozen=True)
 class RateTrial:
-    """A range test: the rate of each step, its batch's own loss, the smoothed losses; and a rate to take.
+    """The result of a range test: the rate and the loss of each step, the smoothed losses, and the suggested rate.
 
-    `suggestion` is None where the loss never fell.
+    `suggestion` is None if the loss never fell.
     """
 
     rates: np.ndarray
@@ -37,10 +37,10 @@ class RateTrial:
     suggestion: float | None
 
     def line(self) -> str:
-        """What was found, in one line."""
+        """The result in one line."""
         span = f"{len(self.rates)} steps, rates {self.rates[0]:.1e} to {self.rates[-1]:.1e}"
         if self.suggestion is None:
-            return f"no learning rate lowered the loss in {span}; look at the data and the loss"
+            return f"no learning rate lowered the loss in {span}; check the data and the loss"
         return f"learning rate {self.suggestion:.1e} ({span})"
 
 
@@ -49,16 +49,17 @@ def find_rate(
 ) -> RateTrial:
     """Train `model` for `steps` batches while the rate grows from `lowest` to `highest` by a constant factor.
 
-    `dataset` gives batches as `fit` takes them, and is begun anew where it ends. The trial stops where the smoothed
-    loss is 4 times the best, or no number. The optimizer is a fresh one of the compiled kind, without accumulation;
-    the loss is the compiled one with the network's own penalties. Source: Smith 2015, arXiv:1506.01186, section 3.3,
-    with the numbers of fastai's `lr_find`.
+    `dataset` gives batches as for `fit`, and is repeated. The trial stops if the smoothed loss is 4 times the best, or
+    if a loss is not finite. It uses a new optimizer with the compiled settings, without accumulation, and the compiled
+    loss with the network's penalties. Source: Smith 2015, arXiv:1506.01186, section 3.3, with the numbers of fastai's
+    `lr_find`.
 
-    Raises RecipeError where the range or the steps allow no trial.
+    Raises RecipeError if the range or the number of steps is bad.
     """
     if not 0 < lowest < highest or steps < 10:
         raise RecipeError(
-            f"lowest={lowest}, highest={highest}, steps={steps}: take 0 < lowest < highest and at least 10 steps"
+            f"the rates must have 0 < lowest < highest, with at least 10 steps, got lowest={lowest}, "
+            f"highest={highest}, steps={steps}"
         )
     rates = lowest * (highest / lowest) ** (np.arange(steps) / (steps - 1))
     losses: list[float] = []
@@ -76,24 +77,28 @@ def find_rate(
 
 
 def smooth(losses: list[float]) -> list[float]:
-    """The exponential mean at each step, its start accounted for: s_t = (b s + (1 - b) l_t) / (1 - b^t), b = 0.98."""
-    found, mean = [], 0.0
+    """The exponential mean at each step, corrected for its start: s_t = (b s + (1 - b) l_t) / (1 - b^t), b = 0.98."""
+    smoothed = []
+    mean = 0.0
     for number, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        found.append(mean / (1 - SMOOTHING**number))
-    return found
+        smoothed.append(mean / (1 - SMOOTHING**number))
+    return smoothed
 
 
 def valley(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
-    """The rate half-way down the longest falling part of the losses, in steps: fastai's "valley" rule.
+    """The rate in the middle of the longest falling part of the losses, in steps: fastai's "valley" rule.
 
-    The falling part is the longest subsequence of falling losses, of several the one that starts last. The first tenth
-    of the trial and the last five steps, where the loss runs away, are left out. None where nothing falls.
+    The falling part is the longest subsequence of falling losses; of several, it is the one that starts last. The first
+    tenth of the trial and the last five steps, where the loss diverges, are left out. None if the loss never falls.
     """
     first = len(rates) // 10
-    kept = slice(first, max(len(rates) - 5, first + 1))
-    rates, smoothed = rates[kept][np.isfinite(smoothed[kept])], smoothed[kept][np.isfinite(smoothed[kept])]
-    length, start = np.ones(len(smoothed), int), np.arange(len(smoothed))
+    middle = slice(first, max(len(rates) - 5, first + 1))
+    finite = np.isfinite(smoothed[middle])
+    rates = rates[middle][finite]
+    smoothed = smoothed[middle][finite]
+    length = np.ones(len(smoothed), int)
+    start = np.arange(len(smoothed))
     for i in range(len(smoothed)):
         for j in range(i):
             if smoothed[i] < smoothed[j] and length[i] <= length[j] + 1:
@@ -105,9 +110,9 @@ def valley(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
 
 
 def training_step(model: keras.Model, *, penalties: bool) -> Callable[[Batch, float], float]:
-    """(batch, rate) -> the loss of the batch before the update, by a fresh optimizer of the compiled kind.
+    """A function (batch, rate) -> the loss of the batch before the update, with a new optimizer as compiled.
 
-    Losses come out of the step itself: differences of `fit`'s running means lose digits.
+    The step itself returns the loss, because differences of `fit`'s running means lose digits.
     """
     optimizer = fresh_optimizer(model.optimizer)
     if not penalties:
@@ -133,19 +138,19 @@ def training_step(model: keras.Model, *, penalties: bool) -> Callable[[Batch, fl
 
 
 def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """One of the same kind and settings that has not learned, whose rate can be set; no accumulation, no averages."""
+    """A new optimizer with the same settings, but a rate that can be set, no accumulation and no averages."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # float16 is tried without loss scaling
     config = inner.get_config() | {"learning_rate": 1.0, "gradient_accumulation_steps": None, "use_ema": False}
-    made = type(inner).from_config(config)
+    fresh = type(inner).from_config(config)
     pattern = undecayed(inner)
     if pattern is not None:
-        made.exclude_from_weight_decay(var_names=[pattern])
-    return made
+        fresh.exclude_from_weight_decay(var_names=[pattern])
+    return fresh
 
 
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
-    """Puts every variable of `model` (weights, statistics, seeds) back at the end, whatever happened."""
+    """Restore every variable of `model` (weights, statistics, seeds) at the end, even after an error."""
     kept = [np.array(ops.convert_to_numpy(variable)) for variable in model.variables]
     try:
         yield
@@ -161,4 +166,4 @@ def _endless(dataset: tf.data.Dataset) -> Iterator[Batch]:
             empty = False
             yield batch
         if empty:
-            raise RecipeError("there is not one training batch to try a learning rate on")
+            raise RecipeError("there are no training batches to try a learning rate on")

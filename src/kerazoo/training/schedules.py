@@ -1,4 +1,4 @@
-"""Learning rates that follow a schedule."""
+"""Learning-rate schedules."""
 
 import math
 from typing import Any
@@ -12,11 +12,12 @@ register = keras.saving.register_keras_serializable(package="kerazoo")
 
 
 def make_rate(part: OptimizerPart, *, steps: int) -> Any:
-    """The learning rate: a schedule over `steps` batches, or a number where a callback moves it or nothing does.
+    """The learning rate: a schedule over `steps` batches, or a number if it is constant or a callback changes it.
 
-    A schedule is a function of the optimizer's count of batches alone, so that a resumed run goes on exactly.
+    A schedule depends only on the optimizer's count of batches, so a resumed run continues exactly.
     """
-    warmup, peak = in_steps(part.warmup or 0, steps), part.learning_rate
+    warmup = in_steps(part.warmup or 0, steps)
+    peak = part.learning_rate
     if part.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
             0.0 if warmup else peak, max(steps - warmup, 1),
@@ -31,20 +32,23 @@ def make_rate(part: OptimizerPart, *, steps: int) -> Any:
 
 
 def in_steps(part: float, steps: int) -> int:
-    """A share of the run, or a whole number of steps as it is."""
+    """The number of steps of `part`, which is a share of the run or already a number of steps."""
     return part if isinstance(part, int) else round(part * steps)
 
 
 @register
 class StepDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """rate * factor^n after n milestones (steps, counted from 0), rising from 0 over the first `warmup` steps.
+    """rate * factor^n after n milestones (steps, counted from 0), with a rise from 0 over the first `warmup` steps.
 
-    The step that a milestone names is the first of the lower rate.
+    The step of a milestone is the first with the lower rate.
     """
 
     def __init__(self, rate: float, milestones: list[int], factor: float, *, warmup: int = 0) -> None:
         super().__init__()
-        self.rate, self.milestones, self.factor, self.warmup = rate, list(milestones), factor, warmup
+        self.rate = rate
+        self.milestones = list(milestones)
+        self.factor = factor
+        self.warmup = warmup
 
     def __call__(self, step: Any) -> KerasTensor:
         """The rate of this step, float32."""
@@ -64,15 +68,17 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """Half a cosine from rate / 25 up to rate over `rise` steps, another down to rate / 100,000 at the end of `steps`.
 
-    Source: Smith & Topin 2017, arXiv:1708.07120, with fastai's shape and divisors. Momentum stays as it is, where
-    theirs goes down and up again.
+    Source: Smith & Topin 2017, arXiv:1708.07120, with fastai's shape and divisors. Momentum does not change here;
+    theirs falls and rises again.
     """
 
     first, last = 1 / 25, 1e-5  # shares of the rate
 
     def __init__(self, rate: float, *, rise: int, steps: int) -> None:
         super().__init__()
-        self.rate, self.rise, self.steps = rate, rise, steps
+        self.rate = rate
+        self.rise = rise
+        self.steps = steps
 
     def __call__(self, step: Any) -> KerasTensor:
         """The rate of this step, float32."""

@@ -1,4 +1,4 @@
-"""Training: a recipe and examples in, a finished run out. Keras's own `fit` is the loop."""
+"""Training: from a recipe to a finished run. The loop is Keras's own `fit`."""
 
 import logging
 import time
@@ -32,21 +32,21 @@ def train(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
 ) -> Run:  # fmt: skip
-    """Train a network of the registry from random weights; the finished run, evaluated on val and test.
+    """Train a network of the registry from random weights and return the finished run, evaluated on val and test.
 
-    A run that was begun by the same recipe and not finished goes on from its newest checkpoint (`choose_folder`).
-    With `reported` False the caller calls `run.set_reported()` once it has told the result; a run that finished and was
-    never reported (its process was killed) is what the next call with the same recipe returns.
-    `callbacks` are Keras callbacks of the caller's; they are called after those of the run. One that has `state()` and
-    `restore(state)` goes on with the run, as with `Resume`.
-    `devices` are those that the recipe asks for, opened. Of several workers only the first writes and
-    evaluates. Raises InputError before anything is written where recipe or data are bad; Interrupted
-    where a signal asked to stop.
+    An unfinished run with the same recipe is resumed from its newest checkpoint (`choose_folder`).
+    If `reported` is False, the caller must call `run.set_reported()` after showing the result. A finished run that was
+    not reported (its process was killed) is returned by the next call with the same recipe.
+    `callbacks` are Keras callbacks, called after those of the run. The state of a callback with `state()` and
+    `restore(state)` is saved in checkpoints and restored, see `Resume`.
+    `devices` are the opened devices of the recipe. If there are several workers, only the first writes and evaluates.
+    Raises InputError before anything is written if the recipe or the data are bad; Interrupted if a signal asked to
+    stop.
     """
     start = time.perf_counter()
     check_callbacks(callbacks)
     if recipe.transfer is not None:
-        raise RecipeError("train begins with random weights; use finetune, or remove the transfer part of the recipe")
+        raise RecipeError("train starts from random weights; use finetune, or remove the transfer part of the recipe")
     recipe = recipe.anchored()
     devices = devices or open_devices(recipe.devices)
     worker = devices.worker if devices.workers > 1 else None
@@ -54,43 +54,45 @@ def train(
     if finished(folder) and not overwrite:
         return Run(folder)
     with true_causes(recipe.training.batch_size):
-        made = plan(recipe, devices)
-        check_images(made.examples)
-        set_seed(made.recipe.seed)
-        batches, validation = make_batches(made, devices)
-        model = build_network(made, devices)
+        run_plan = plan(recipe, devices)
+        check_images(run_plan.examples)
+        set_seed(run_plan.recipe.seed)
+        batches, validation = make_batches(run_plan, devices)
+        model = build_network(run_plan, devices)
     devices.check_batch_norm(model)
     log.info(
-        f"{made.entry.name}: {model.count_params():,} parameters; {summary(made.examples)}; on {devices.describe()}"
+        f"{run_plan.entry.name}: {model.count_params():,} parameters; {summary(run_plan.examples)}; on "
+        f"{devices.describe()}"
     )
     with (
-        true_causes(made.recipe.training.batch_size, made.examples, made.preprocessing),
+        true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
-            folder, made.recipe, made.examples, writes=devices.is_chief, overwrite=overwrite, numbered=name is None,
-            devices=devices.describe(),
+            folder, run_plan.recipe, run_plan.examples, writes=devices.is_chief, overwrite=overwrite,
+            numbered=name is None, devices=devices.describe(),
         ) as run,
     ):  # fmt: skip
-        history = fit(model, made, batches, validation, run=run, devices=devices, callbacks=callbacks)
-        if reason := divergence_message(history, made.recipe.optimizer.learning_rate):
+        history = fit(model, run_plan, batches, validation, run=run, devices=devices, callbacks=callbacks)
+        reason = divergence_message(history, run_plan.recipe.optimizer.learning_rate)
+        if reason:
             raise KerazooError(reason)
         if not devices.is_chief:
             return run
-        return finish_run(run, made, model, history, start, reported=reported)
+        return finish_run(run, run_plan, model, history, start, reported=reported)
 
 
 def finish_run(
     run: Run, plan: Plan, model: keras.Model, history: list[dict[str, float]], start: float, *,
     outcome: Outcome | None = None, **known: Any,
 ) -> Run:  # fmt: skip
-    """Save, draw, evaluate on val and test, mark finished; `outcome` is by default that of a plain training.
+    """Save the model, draw, evaluate on val and test, and mark the run as finished. Returns the run.
 
-    `start` is when the run began, by `time.perf_counter`. `known` goes into `run.json`. Feature maps are drawn once
-    more, of what was kept, as of one epoch more.
+    `outcome` is by default that of training from random weights. `start` is the start time by `time.perf_counter`.
+    `known` is written to `run.json`. Feature maps of the final model are drawn as one more epoch.
     """
     outcome = outcome or trained(history, keeps_best=plan.recipe.training.early_stopping is not None)
     outcome.draw(history, run.folder)
     save_model(run.folder, plan.spec, model)
-    stored = load_model(run.folder)[1]  # what is evaluated is what anyone will load
+    stored = load_model(run.folder)[1]  # evaluate the saved model, which users will load
     log_kept(stored, outcome.levels, run, plan, epochs=len(history))
     results: dict[str, Any] = {}
     for split in plan.examples.split_names[1:]:

@@ -1,4 +1,4 @@
-"""Before a run: which learning rate, and whether the network can learn at all. Nothing is kept but a chart."""
+"""Trials before a run: find a learning rate, or test whether the network can learn at all. They create no run."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ log = logging.getLogger("kerazoo")
 
 
 def try_rates(recipe: Recipe, chart: Path, *, devices: Devices) -> RateTrial:
-    """The range test of `find_rate` on the network and the data of `recipe`; its curve is drawn to `chart`."""
+    """The result of the range test (`find_rate`) on the network and the data of `recipe`. Draws it to `chart`."""
     check_trial(recipe.transfer, devices)
     model, batches = compiled(plan(recipe.anchored(), devices), devices)
     trial = find_rate(model, batches.at(0, 0))
@@ -35,7 +35,7 @@ def try_rates(recipe: Recipe, chart: Path, *, devices: Devices) -> RateTrial:
 
 
 def try_one_batch(recipe: Recipe, *, devices: Devices) -> BatchTrial:
-    """Whether the network of `recipe` can learn its first batch by heart."""
+    """The result of overfitting the first batch of `recipe` with its network."""
     check_trial(recipe.transfer, devices)
     model, batches = compiled(plan(recipe.anchored(), devices), devices)
     batch = next(iter(batches.at(0, 0)))
@@ -43,15 +43,15 @@ def try_one_batch(recipe: Recipe, *, devices: Devices) -> BatchTrial:
 
 
 def check_trial(transfer: TransferPart | None, devices: Devices) -> None:
-    """Raise RecipeError for a recipe or devices that trials are not for."""
+    """Raise RecipeError for a recipe or devices that trials do not support."""
     if transfer is not None:
-        raise RecipeError("trials are of networks that are trained anew; leave the transfer part out")
+        raise RecipeError("trials work only for training from random weights; remove the transfer part of the recipe")
     if devices.strategy is not None or devices.distribution is not None:
-        raise RecipeError(f"trials run on one device, not on {devices.describe()}; take --devices auto")
+        raise RecipeError(f"trials run on one device, not on {devices.describe()}; use --devices auto")
 
 
 def compiled(plan: Plan, devices: Devices) -> tuple[keras.Model, TrainingBatches]:
-    """The network of `plan`, compiled as a training would compile it, and its batches."""
+    """The network of `plan`, compiled as for training, and its batches."""
     check_images(plan.examples)
     set_seed(plan.recipe.seed)
     batches, _ = make_batches(plan, devices)

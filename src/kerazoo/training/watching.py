@@ -1,4 +1,4 @@
-"""The loggers of a run: what they look at, and where they write; see `callbacks`."""
+"""The logging callbacks of a run: what they log, and where they write; see `callbacks`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ from kerazoo.training.plan import Plan
 def logging_callbacks(
     run: Run, plan: Plan, *, epochs: int = 0
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
-    """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
+    """Give a function model -> the logging callbacks of a run, which write into its folder until the context ends.
 
-    What they wrote of the first `epochs` is kept.
+    Their entries of the first `epochs` are kept.
     """
     if not plan.recipe.log:
         yield lambda model: []
@@ -46,9 +46,9 @@ def logging_callbacks(
 def log_kept(
     model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, plan: Plan, *, epochs: int
 ) -> None:
-    """Draw the feature maps of the `model` that was kept after all `epochs`, as of one epoch more.
+    """Draw the feature maps of the final `model` after all `epochs`, as one more epoch.
 
-    `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own.
+    `levels`, name -> loss and metric, become lines across the epochs in TensorBoard, each as a run of its own.
     """
     if not plan.recipe.log:
         return
@@ -63,14 +63,14 @@ def log_kept(
 
 
 def _probe(plan: Plan) -> np.ndarray:
-    """The first image of validation, prepared, (1, H, W, C)."""
+    """The first validation image, preprocessed, (1, H, W, C)."""
     batch = evaluation_batches(plan.examples.split("val").take([0]), plan.preprocessing)
     pixels: np.ndarray = next(iter(batch.as_numpy_iterator()))[0]
     return pixels
 
 
 def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str]:
-    """The layers whose maps are drawn: a network's by size, a backbone's stages."""
+    """The layers whose feature maps are drawn: chosen by size for a network, the stages for a backbone."""
     if isinstance(entry, Network):
         return default_taps(model)
     known = {layer.name for layer in model.layers}
