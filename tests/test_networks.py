@@ -264,3 +264,26 @@ def test_weight_decay_spares_biases_and_norms():
     optimizer.apply([ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
     moved = {v.path for v in model.trainable_variables if not np.array_equal(before[v.path], v)}
     assert moved == {path for path in before if path.endswith("kernel")}
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20", "mobilenet_025", "vgg16", "efficientnet_v2_b0"])
+def test_the_preprocessing_of_a_model_is_that_of_its_runs(name):
+    """The size of the model, the scaling of training, and what fits what `build` makes."""
+    from kerazoo.pipelines.data.examples import Examples
+    from kerazoo.recipes.recipe import data_part
+    from kerazoo.training.plan import make_preprocessing
+
+    examples = Examples("x", ("a",), np.zeros(1, np.int64), np.array(["train"]), ("one",), paths=("a",))
+    info = kerazoo.describe(name)
+    assert info.preprocessing() == make_preprocessing(find(name), data_part({"path": "x"}), examples)
+    assert info.preprocessing().shape == info.input_shape
+    size = data_part({"path": "x", "size": 64, "resize": "pad", "channels": 1})
+    assert info.preprocessing((64, 64, 1), resize="pad") == make_preprocessing(find(name), size, examples)
+
+
+def test_the_preprocessing_of_a_model_refuses_what_build_refuses():
+    assert kerazoo.describe("mobilenet_025").preprocessing().scaling == "tf"
+    with pytest.raises(kerazoo.InputError, match=r"\(64, 64\) is not \(height, width, channels\)"):
+        kerazoo.describe("mlp").preprocessing((64, 64))
+    with pytest.raises(kerazoo.InputError, match="the smallest side it can take is 32 px"):
+        kerazoo.describe("vgg16").preprocessing((16, 16, 3))

@@ -2,11 +2,14 @@
 
 import ast
 import inspect
+import os
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from conftest import make_images
@@ -189,6 +192,62 @@ def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2 + 6
     assert found["model"].output_shape == (None, 2)
     assert 'signatures["serving_default"]' in served
+
+
+def own_fit(tmp_path, monkeypatch):
+    """The names that "Your own fit" defines, run on 24 images by the smallest network."""
+    make_images(tmp_path / "flowers240", classes=("roses", "tulips"), count=12, size=20)
+    monkeypatch.chdir(tmp_path)
+    block = python_of("training.md", "Your own `fit`")[0]
+    assert block.count('"mobilenet_025"') == 2
+    found: dict[str, object] = {}
+    exec(block.replace("mobilenet_025", "mlp").replace("imagenet", "none"), found)
+    return found
+
+
+def python_of(guide, heading):
+    """The Python blocks below a heading of a guide."""
+    section = (ROOT / "docs" / "guides" / guide).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
+    return [code for language, code in FENCED.findall(section.split("\n## ")[0]) if language == "python"]
+
+
+def test_the_own_fit_of_the_guide_runs(tmp_path, monkeypatch, capsys):
+    found = own_fit(tmp_path, monkeypatch)
+    assert "['roses', 'tulips']" in capsys.readouterr().out.replace("(", "[").replace(")", "]")
+    images, labels = next(iter(found["batches"]("train")))
+    assert images.shape[1:] == (28, 28, 1)
+    assert 0 <= float(images.numpy().min()) < float(images.numpy().max()) <= 1
+    assert len(found["model"].history.history["val_accuracy"]) == 5
+
+
+def test_resume_as_the_guide_shows_it_survives_ctrl_c(tmp_path, monkeypatch):
+    import keras
+
+    monkeypatch.chdir(tmp_path)
+    block = next(code for code in python_of("training.md", "Callbacks in your own `fit`") if "Resume(" in code)
+    x = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
+    fit = keras.Model.fit
+
+    class CtrlC(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def run(*before):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile("adam", "mse")
+        model.fit = lambda *words, callbacks, **more: fit(
+            model, *words, callbacks=[*before, *callbacks], verbose=0, **more
+        )
+        exec(block, {"model": model, "x": x, "y": x[:, :1]})
+        return model
+
+    with pytest.raises(kerazoo.errors.Interrupted, match="saved at epoch 2, step 2"):
+        run(CtrlC())
+    model = run()
+    assert int(model.optimizer.iterations) == 30
+    (tmp_path / "states").rename(tmp_path / "old")
+    np.testing.assert_array_equal(model.get_weights()[0], run().get_weights()[0])
 
 
 def test_the_table_of_models_has_the_small_networks():

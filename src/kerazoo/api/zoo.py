@@ -33,15 +33,19 @@ def describe(name: str) -> "ModelInfo":
         name: A name of `list_models()`.
 
     Returns:
-        `ModelInfo` with `name`, `kind` ("network" or "backbone"), `input_shape`, `parameters`, `weights`, `summary` and
-        `arguments` (with their defaults).
+        `ModelInfo` with `name`, `kind` ("network" or "backbone"), `input_shape`, `parameters`, `weights`, `summary`,
+        `arguments` (with their defaults), and `preprocessing()`: what turns images into its input.
 
     Raises:
         ModelError: if no model is called `name`.
 
     Example:
     ```python
-    kerazoo.describe("vgg16").parameters  # 14_714_688
+    from pathlib import Path
+
+    info = kerazoo.describe("vgg16")
+    info.parameters  # 14_714_688
+    inputs = info.preprocessing()(Path("photos/circle/00.png").read_bytes())  # (224, 224, 3) float32, BGR less a mean
     ```
     """
     from kerazoo.models.info import ModelInfo

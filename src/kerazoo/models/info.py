@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kerazoo.models import registry
+from kerazoo.models.argument_checks import check_input_shape
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,19 @@ class ModelInfo:
     def arguments(self) -> dict[str, Any]:
         """The arguments that `kerazoo.build` takes for it, with their defaults; this imports keras."""
         return registry.describe(self.name)
+
+    def preprocessing(
+        self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop"
+    ) -> Preprocessing:
+        """What turns images into this model's input: its size and the scaling that its weights expect.
+
+        It is the same for all weights that `kerazoo.build` loads, and for random ones. `input_shape` is (H, W, C), as
+        in `build`; the default is the model's own. `resize` is "crop", "pad" or "stretch". Raises ModelError.
+        """
+        entry = registry.find(self.name)
+        shape = check_input_shape(input_shape or self.input_shape, smallest=entry.smallest, model=self.name)
+        height, width, channels = shape
+        return entry.preprocessing(height, width, resize, channels)
 
     def to_json(self) -> dict[str, Any]:
         """Its fields."""

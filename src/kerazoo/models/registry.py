@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kerazoo.errors import ModelError
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.keras_applications import BACKBONES
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +36,15 @@ class Network:
     loss: str = "cross_entropy"
     weights: tuple[str, ...] = ()
     smallest: int = 1  # shortest allowed side, px
+
+    def preprocessing(
+        self, height: int | None = None, width: int | None = None, resize: str = "crop", channels: int | None = None
+    ) -> Preprocessing:
+        """Pixels in [0, 1], at the default size or the one given."""
+        own_height, own_width, own_channels = self.input_shape
+        return Preprocessing(
+            height or own_height, width or height or own_width, channels or own_channels, resize=resize, scaling="unit"
+        )
 
     def builder(self) -> Callable[..., "keras.Model"]:
         """The function that builds it."""

@@ -153,9 +153,7 @@ def make_preprocessing(entry: Network | Backbone, data: DataPart, examples: Exam
             raise RecipeError(f"data.channels={data.channels}, but the arrays have {own_channels} channels; remove it")
     resize = data.resize or "crop"
     height, width = (data.size, data.size) if data.size else (height, width)
-    if isinstance(entry, Backbone):
-        return entry.preprocessing(height, width, resize, data.channels or channels)
-    return Preprocessing(height, width, data.channels or channels, resize=resize, scaling="unit")
+    return entry.preprocessing(height, width, resize, data.channels or channels)
 
 
 def make_spec(
