@@ -473,7 +473,7 @@ def test_check_says_what_would_spoil_a_result_and_leaves_it_out(here, monkeypatc
     assert re.search(r"not an image +1 +circle/page \[1\].jpg: it is not a JPEG, PNG, GIF, BMP or WebP", out)
     assert re.search(r"wrong ending +1 +circle/12.webp: the format is PNG, but the extension is .webp", out)
     assert re.search(r"copy +1 +circle/12.webp: the same pixels as circle/00.png", out)
-    assert "1 findings in 26 images would spoil a result" in out
+    assert "1 finding in 26 images would spoil a result" in out
     code, out, _ = call(monkeypatch, capsys, "check", bad, "--json")
     report = json.loads(out)
     assert code == 1

@@ -612,8 +612,12 @@ def test_the_splits_that_were_checked_are_the_splits_of_training(tmp_path):
     assert {split: sum(counts.values()) for split, counts in report.counts.items()} == {
         split: int((examples.splits == split).sum()) for split in ("train", "val")
     }
-    with pytest.raises(DataError, match=r"data.validation is 0.1, but .* was written for 0.3, and the leaks depend"):
+    with pytest.raises(DataError, match=r"data.validation is 0.1, but .* was written for 0.3, and the leaks") as error:
         load_examples(root)
+    command, call = f"kerazoo check {root} --write --set data.validation=0.1", "settings={'data.validation': 0.1}"
+    assert str(error.value).endswith(
+        f"check it again with `{command}` (in Python: kerazoo.check({str(root)!r}, write=True, {call}))"
+    )
     assert [f.kind for f in check(data_part({"path": str(root)})).spoiled if f.kind == "stale manifest"]
 
 

@@ -214,10 +214,21 @@ def python_of(guide, heading):
 def test_the_own_fit_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     found = own_fit(tmp_path, monkeypatch)
     assert "['roses', 'tulips']" in capsys.readouterr().out.replace("(", "[").replace(")", "]")
-    images, labels = next(iter(found["batches"]("train")))
+    images, _ = next(iter(found["batches"]("train")))
     assert images.shape[1:] == (28, 28, 1)
     assert 0 <= float(images.numpy().min()) < float(images.numpy().max()) <= 1
     assert len(found["model"].history.history["val_accuracy"]) == 5
+
+
+def test_the_check_of_the_guide_runs(tmp_path, monkeypatch, capsys):
+    """On a folder without a validation split, with a file that is not an image."""
+    make_images(tmp_path / "flowers240", classes=("roses", "tulips"), count=12, size=20)
+    (tmp_path / "flowers240" / "roses" / "page.jpg").write_text("<html>")
+    monkeypatch.chdir(tmp_path)
+    exec(python_of("data.md", "Check")[0], {})
+    printed = capsys.readouterr().out
+    assert "\nnot an image roses/page.jpg it is not" in f"\n{printed}"
+    assert "['roses', 'tulips'] {'roses': 1" in printed.replace("(", "[").replace(")", "]")
 
 
 def test_resume_as_the_guide_shows_it_survives_ctrl_c(tmp_path, monkeypatch):

@@ -39,8 +39,13 @@ def table(report: "CheckReport") -> None:
 def _verdict(report: "CheckReport") -> str:
     if report.manifest:
         said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.images:,} images"
-        return said + (f"; {len(report.spoiled)} findings left that would spoil a result" if report.spoiled else "")
+        return said + (f"; {_findings(report)} left that would spoil a result" if report.spoiled else "")
     if report.spoiled:
         advice = "mend them, or have training leave them out by --write"
-        return f"{len(report.spoiled)} findings in {report.images:,} images would spoil a result: {advice}"
+        return f"{_findings(report)} in {report.images:,} images would spoil a result: {advice}"
     return f"{report.images:,} images, nothing that would spoil a result"
+
+
+def _findings(report: "CheckReport") -> str:
+    number = len(report.spoiled)
+    return f"{number} finding{'s' if number > 1 else ''}"

@@ -27,9 +27,7 @@ class ModelInfo:
         """The arguments that `kerazoo.build` takes for it, with their defaults; this imports keras."""
         return registry.describe(self.name)
 
-    def preprocessing(
-        self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop"
-    ) -> Preprocessing:
+    def preprocessing(self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop") -> Preprocessing:
         """What turns images into this model's input: its size and the scaling that its weights expect.
 
         It is the same for all weights that `kerazoo.build` loads, and for random ones. `input_shape` is (H, W, C), as

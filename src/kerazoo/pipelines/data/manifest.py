@@ -9,6 +9,7 @@ Leaks depend on the splits, so training uses the splits that were checked.
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,8 +131,18 @@ def _check_same(examples: Examples, part: DataPart, values: Mapping[str, Any], p
         if value != values["split_by"].get(name) and not given:
             raise DataError(
                 f"data.{name} is {value!r}, but {path.name} was written for {values['split_by'].get(name)!r}, and the "
-                f"leaks depend on the splits; {again} --set data.{name}={value}"
+                f"leaks depend on the splits; {_again(examples, name, value)}"
             )
+
+
+def _again(examples: Examples, name: str, value: Any) -> str:
+    """How to check the data with `data.NAME` set to `value`, on the command line and in Python."""
+    flag = "" if value is None else f" --set {shlex.quote(f'data.{name}={value}')}"
+    argument = "" if value is None else f", settings={{'data.{name}': {value!r}}}"
+    return (
+        f"check it again with `kerazoo check {examples.source} --write{flag}` "
+        f"(in Python: kerazoo.check({examples.source!r}, write=True{argument}))"
+    )
 
 
 def _split_by(part: DataPart) -> dict[str, Any]:
