@@ -284,7 +284,7 @@ def test_a_signal_at_the_very_end_changes_no_exit_code(number, when):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("mlp ")
     if when == "command":  # asked to stop before the exit code was settled
-        assert (done.returncode, done.stderr) == (128 + number, f"{cli.STOPPED}\n")
+        assert (done.returncode, done.stderr) == (128 + number, "kerazoo: `kerazoo models` was stopped\n")
     else:
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -318,5 +318,5 @@ def test_sigterm_ends_a_download_in_one_line(tmp_path, first):
             os.kill(target, signal.SIGTERM)
             said = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == 143
-    assert said[-1] == cli.STOPPED
+    assert said[-1] == "kerazoo: `kerazoo weights` was stopped"
     assert "Traceback" not in "".join(said)
