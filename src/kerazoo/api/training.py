@@ -146,9 +146,6 @@ def resume(
 
 def _train(recipe: "Recipe", *, name: str | None = None, **arguments: Any) -> "Run":
     """Train or fine-tune by `recipe`, on the devices that it names."""
-    from kerazoo.recipes.checks import check_preset
-
-    check_preset(recipe)
     check_words(recipe, name)
     from kerazoo.pipelines.devices.opening import open_devices
 

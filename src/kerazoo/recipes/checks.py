@@ -1,4 +1,4 @@
-"""Checks of a recipe that need its data, its devices or its preset. They run before any work is done."""
+"""Checks of a recipe that need its data or its devices. They run before any work is done."""
 
 import math
 from collections.abc import Mapping
@@ -6,14 +6,6 @@ from typing import Any
 
 from kerazoo.errors import RecipeError
 from kerazoo.recipes.recipe import Recipe, make_recipe
-
-# the keys that only fine-tuning uses; None means every key of the part
-OF_TUNING: dict[str, tuple[str, ...] | None] = {
-    "training": ("epochs", "early_stopping", "loss", "label_smoothing", "focal_gamma"),
-    "optimizer": None,
-    "transfer": ("unfreeze", "decay", "batch_norm"),
-    "augmentation": None,
-}
 
 
 def check_against(recipe: Recipe, count: int) -> Recipe:
@@ -97,72 +89,3 @@ def check_replicas(recipe: Recipe, replicas: int) -> None:
                 f"optimizer.{key}={getattr(part, key)} does not work {where}: each replica would clip its own gradient "
                 "before they are added; remove it, or use one device"
             )
-
-
-def check_preset(recipe: "Recipe") -> None:
-    """Raise RecipeError if `recipe` contradicts its preset, or uses another optimizer at the preset's learning rate.
-
-    Pretrained weights without a preset need a learning rate that the user sets.
-
-    A value that equals the default counts as not set, because the resolved recipe of a run contains all defaults.
-    """
-    transfer, optimizer = recipe.transfer, recipe.optimizer
-    if transfer is None:
-        return
-    if transfer.preset is None:
-        trained = transfer.weights != "none" and recipe.training.epochs
-        if trained and "learning_rate" not in optimizer.model_fields_set:
-            raise RecipeError(
-                f"transfer.preset must be set, or optimizer.learning_rate: {optimizer.learning_rate}, the rate for "
-                "random weights, destroys pretrained ones; use the preset light, full or bit, or training.epochs=0 "
-                "to stop after the probe"
-            )
-        return
-    preset = f"transfer.preset={transfer.preset!r}"
-    user_settings = _user_settings(recipe)
-    if transfer.preset == "linear":
-        for key, value in user_settings.items():
-            part, _, name = key.partition(".")
-            names = OF_TUNING[part]
-            if (names is None or name in names) and not (part == "augmentation" and transfer.views > 1):
-                way = "; augmentation needs transfer.views above 1" if part == "augmentation" else ""
-                raise RecipeError(
-                    f"{key}={value!r} contradicts {preset}, which is the probe alone and does not "
-                    f"fine-tune; remove it, or use the preset light, full or bit{way}"
-                )
-    if transfer.preset in ("full", "bit") and transfer.unfreeze:
-        raise RecipeError(
-            f"transfer.unfreeze={transfer.unfreeze} contradicts {preset}, which unfreezes the whole network; remove "
-            "it, or use the preset light"
-        )
-    if transfer.preset == "bit":
-        rules: tuple[tuple[Any, str, Any], ...] = (
-            (transfer, "decay", 1.0), (optimizer, "name", "sgd"), (optimizer, "schedule", "step"),
-        )  # fmt: skip
-        for part, key, wanted in rules:
-            value = getattr(part, key)
-            if key in part.model_fields_set and value != wanted:
-                where = "transfer" if part is transfer else "optimizer"
-                raise RecipeError(
-                    f"{where}.{key}={value!r} contradicts {preset}: the BiT-HyperRule has {wanted!r}; remove it, or "
-                    "use the preset full"
-                )
-    elif user_settings.get("optimizer.name", "adamw") != "adamw" and "learning_rate" not in optimizer.model_fields_set:
-        raise RecipeError(
-            f"{preset} has a learning rate for adamw, not for optimizer.name={optimizer.name!r}; set "
-            "optimizer.learning_rate, too"
-        )
-
-
-def _user_settings(recipe: "Recipe") -> dict[str, Any]:
-    """The settings of OF_TUNING's parts that are not the defaults, by their dotted keys."""
-    settings: dict[str, Any] = {}
-    for part in OF_TUNING:
-        values = getattr(recipe, part)
-        defaults = type(values)()
-        for name in sorted(values.model_fields_set):
-            value = getattr(values, name)
-            default = 0 if (part, name) == ("training", "epochs") else getattr(defaults, name)
-            if value != default:
-                settings[f"{part}.{name}"] = value
-    return settings

@@ -11,7 +11,12 @@ Settings must not contradict their preset (`check_preset`). With 0 epochs, any p
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from kerazoo.errors import RecipeError
+from kerazoo.recipes.augmentation import AugmentationPart
+from kerazoo.recipes.parts import OptimizerPart, Part, TrainingPart, TransferPart
 
 Values = dict[str, dict[str, Any]]
 
@@ -39,6 +44,15 @@ BIT_RULE = (
 )
 
 
+# the keys that only fine-tuning uses; None means every key of the part
+OF_TUNING: dict[str, tuple[str, ...] | None] = {
+    "training": ("epochs", "early_stopping", "loss", "label_smoothing", "focal_gamma"),
+    "optimizer": None,
+    "transfer": ("unfreeze", "decay", "batch_norm"),
+    "augmentation": None,
+}
+
+
 def preset_values(preset: str, *, images: int, stages: int) -> Values:
     """The recipe's parts for `preset`, with `images` to train on and a backbone of `stages` stages (0: no stages)."""
     if preset == "light":
@@ -59,3 +73,71 @@ def preset_values(preset: str, *, images: int, stages: int) -> Values:
         "augmentation": {"crop": 0.75, "flip": True} | ({} if mixup is None else {"mixup": mixup}),
         "transfer": {"decay": 1.0},
     }  # fmt: skip
+
+
+def check_preset(
+    transfer: TransferPart, training: TrainingPart, optimizer: OptimizerPart, augmentation: AugmentationPart
+) -> None:
+    """Raise RecipeError if settings contradict the preset, or use another optimizer at the preset's learning rate.
+
+    Pretrained weights without a preset need a learning rate that the user sets.
+
+    A value that equals the default counts as not set, because the resolved recipe of a run contains all defaults.
+    """
+    if transfer.preset is None:
+        trained = transfer.weights != "none" and training.epochs
+        if trained and "learning_rate" not in optimizer.model_fields_set:
+            raise RecipeError(
+                f"transfer.preset must be set, or optimizer.learning_rate: {optimizer.learning_rate}, the rate for "
+                "random weights, destroys pretrained ones; use the preset light, full or bit, or training.epochs=0 "
+                "to stop after the probe"
+            )
+        return
+    preset = f"transfer.preset={transfer.preset!r}"
+    parts = {"training": training, "optimizer": optimizer, "transfer": transfer, "augmentation": augmentation}
+    user_settings = _user_settings(parts)
+    if transfer.preset == "linear":
+        for key, value in user_settings.items():
+            part, _, name = key.partition(".")
+            names = OF_TUNING[part]
+            if (names is None or name in names) and not (part == "augmentation" and transfer.views > 1):
+                way = "; augmentation needs transfer.views above 1" if part == "augmentation" else ""
+                raise RecipeError(
+                    f"{key}={value!r} contradicts {preset}, which is the probe alone and does not "
+                    f"fine-tune; remove it, or use the preset light, full or bit{way}"
+                )
+    if transfer.preset in ("full", "bit") and transfer.unfreeze:
+        raise RecipeError(
+            f"transfer.unfreeze={transfer.unfreeze} contradicts {preset}, which unfreezes the whole network; remove "
+            "it, or use the preset light"
+        )
+    if transfer.preset == "bit":
+        rules: tuple[tuple[Any, str, Any], ...] = (
+            (transfer, "decay", 1.0), (optimizer, "name", "sgd"), (optimizer, "schedule", "step"),
+        )  # fmt: skip
+        for part, key, wanted in rules:
+            value = getattr(part, key)
+            if key in part.model_fields_set and value != wanted:
+                where = "transfer" if part is transfer else "optimizer"
+                raise RecipeError(
+                    f"{where}.{key}={value!r} contradicts {preset}: the BiT-HyperRule has {wanted!r}; remove it, or "
+                    "use the preset full"
+                )
+    elif user_settings.get("optimizer.name", "adamw") != "adamw" and "learning_rate" not in optimizer.model_fields_set:
+        raise RecipeError(
+            f"{preset} has a learning rate for adamw, not for optimizer.name={optimizer.name!r}; set "
+            "optimizer.learning_rate, too"
+        )
+
+
+def _user_settings(parts: Mapping[str, Part]) -> dict[str, Any]:
+    """The settings of `parts` that are not the defaults, by their dotted keys."""
+    settings: dict[str, Any] = {}
+    for part, values in parts.items():
+        defaults = type(values)()
+        for name in sorted(values.model_fields_set):
+            value = getattr(values, name)
+            default = 0 if (part, name) == ("training", "epochs") else getattr(defaults, name)
+            if value != default:
+                settings[f"{part}.{name}"] = value
+    return settings

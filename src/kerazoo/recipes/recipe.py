@@ -26,7 +26,7 @@ from kerazoo.recipes.parts import (
     TransferPart,
     refuse,
 )
-from kerazoo.recipes.presets import PRESETS, preset_values
+from kerazoo.recipes.presets import PRESETS, check_preset, preset_values
 from kerazoo.recipes.refusals import one_line
 
 ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
@@ -197,8 +197,13 @@ def make_recipe(
     for setting in settings:
         change(values, dict([read_setting(setting)]))
     defaults = _of_preset(values) if defaults is None else defaults
-    if not defaults:
-        return _validated(values)
+    recipe = _with_defaults(values, defaults) if defaults else _validated(values)
+    if recipe.transfer is not None:
+        check_preset(recipe.transfer, recipe.training, recipe.optimizer, recipe.augmentation)
+    return recipe
+
+
+def _with_defaults(values: dict[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> Recipe:
     merged = copy.deepcopy(values)
     own = {part: dict(keys) for part, keys in defaults.items()}
     user_optimizer = values.get("optimizer", {})

@@ -24,7 +24,7 @@ from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.recipes.checks import check_against, check_preset, check_replicas, with_defaults
+from kerazoo.recipes.checks import check_against, check_replicas, with_defaults
 from kerazoo.recipes.parts import DataPart, TrainingPart, TransferPart
 from kerazoo.recipes.presets import preset_values
 from kerazoo.recipes.recipe import Recipe, make_recipe
@@ -92,9 +92,9 @@ def resolve_preset(recipe: Recipe) -> tuple[Recipe, Examples]:
     Raises InputError if the recipe contradicts its preset, or if its weights or data do not exist.
     """
     entry = find(recipe.model.name)
+    if recipe.transfer is None:
+        recipe = make_recipe({**recipe.model_dump(exclude_unset=True), "transfer": {}})
     transfer = recipe.transfer or TransferPart()
-    recipe = recipe.model_copy(update={"transfer": transfer})
-    check_preset(recipe)
     check_weights(entry, transfer.weights)
     examples = load_examples(recipe.data)
     if transfer.preset is None:
