@@ -175,6 +175,8 @@ def test_formats_that_tensorflow_does_not_decode_are_named(tmp_path):
         load_examples(tmp_path)
     with pytest.raises(DataError, match=message.replace("b has no images that can be used", "no images in .*b")):
         find_files([tmp_path / "b"])
+    with pytest.raises(DataError, match=r"https://example.org/a.jpg: URLs are not read; download the image"):
+        find_files(["https://example.org/a.jpg"])
 
 
 def test_splits_in_tables_go_by_the_same_names(tmp_path):

@@ -48,6 +48,15 @@ def test_folders_outside_of_the_standard_ones_come_last(tmp_path, monkeypatch):
     assert not (planted / "ran").exists()
 
 
+@pytest.mark.parametrize("call", ["kerazoo.build('mlp')", "kerazoo.describe('mlp').arguments", "kerazoo.callbacks"])
+def test_tensorflow_starts_in_silence_in_python_calls(tmp_path, call):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import kerazoo; {call}; print('done')"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
 def test_the_package_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "kerazoo", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

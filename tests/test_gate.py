@@ -2,12 +2,46 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import make_images
 
-from kerazoo.errors import GateError
+from kerazoo.errors import DataError, GateError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.exports.gate import Question, compare
+from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.exports.synthetic import KINDS, encoded_images, float_images
+from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
+
+
+class Decodes(ExportedModel):
+    """An export that answers with the first channel of each image, and fails as a SavedModel does."""
+
+    def __init__(self):
+        pass
+
+    def probabilities(self, contents):
+        return np.stack([Preprocessing(1, 1)(tf.constant(one)).numpy()[0, 0] for one in contents])
+
+
+def test_the_image_that_cannot_be_decoded_is_named(tmp_path):
+    make_images(tmp_path / "photos", count=2, size=16)
+    first, second = sorted((tmp_path / "photos" / "circle").glob("*.png"))
+    assert Decodes().file_probabilities([first, second.read_bytes()]).shape == (2, 3)
+    half = tmp_path / "half.png"
+    half.write_bytes(first.read_bytes()[:90])
+    nothing = tmp_path / "nothing.png"
+    nothing.touch()
+    for images, message in (
+        ([first, half, second], f"{half}: it cannot be decoded: it is cut off or damaged .Invalid PNG data"),
+        ([first, half.read_bytes()], "image 1: it cannot be decoded: it is cut off"),
+        ([first, nothing], f"{nothing}: it is empty"),
+        ([b"", first], "image 0: it is empty"),
+        ([first, tmp_path / "none.png"], f"{tmp_path / 'none.png'}: it cannot be read: No such file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            Decodes().file_probabilities(images)
+
 
 NAMES = ("a", "b", "c")
 ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], np.float32)

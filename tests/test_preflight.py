@@ -662,7 +662,7 @@ def test_reasons_are_readable(tmp_path):
     whole = encode(photo(1), "JPEG")
     assert inspect_contents(whole[:300], ".jpg").bad == (
         "undecodable",
-        "Invalid JPEG data, size 300",
+        "it is cut off or damaged (Invalid JPEG data, size 300)",
     )
     assert "[" not in inspect_contents(png_bomb(11_500), ".png").bad[1]
 

@@ -177,19 +177,24 @@ def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     """On a folder of 36 images and the smallest probe; the export at its end starts a process, and is left out."""
     make_images(tmp_path / "flowers240" / "train", classes=("roses", "tulips"))
     make_images(tmp_path / "flowers240" / "val", classes=("roses", "tulips"), count=6, seed=5)
+    more = make_images(tmp_path / "more", classes=("roses",), count=6, seed=6)
+    (more / "roses" / "page.jpg").write_text("<html>")
     monkeypatch.chdir(tmp_path)
     block, served = fenced(ROOT / "README.md", "python")
     small = '"mlp", weights="none", preset="linear", size=8, settings={"log": [], "transfer.calibrate": False}'
     for old, new in {
         '"mobilenet_025", weights="mobilenet_2_5_224_tf_no_top.h5"': small,
         ", write=True": "",
+        'run.predict("flowers240/val/roses")': 'run.predict("more")',
         "export = run.export()": "run.export",
     }.items():
         assert block.count(old) == 1
         block = block.replace(old, new)
     found: dict[str, object] = {}
     exec(block, found)
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 6
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 6 + 1
+    assert re.search(r"/page.jpg +it cannot be decoded", "\n".join(printed))
     assert found["model"].output_shape == (None, 2)
     assert 'signatures["serving_default"]' in served
 

@@ -61,6 +61,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "callbacks":
+        from kerazoo.startup import import_keras
+
+        import_keras()
         return importlib.import_module("kerazoo.callbacks")
     globals()[name] = getattr(importlib.import_module(PLACES.get(name, "kerazoo.api")), name)
     return globals()[name]

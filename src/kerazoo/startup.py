@@ -58,6 +58,15 @@ def quiet_start() -> Iterator[None]:
             sys.stderr = own
 
 
+def import_keras() -> None:
+    """Import keras, and TensorFlow with it, without their messages. The devices are not started."""
+    if sys.modules.get("keras") is not None:
+        return
+    with quiet_start(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras  # noqa: F401
+
+
 def start_tensorflow(*, keras: bool = True) -> None:
     """Import tensorflow and start the devices, in silence. Without `keras`, no later import can bring it in.
 

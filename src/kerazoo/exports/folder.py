@@ -62,7 +62,7 @@ class Export:
             (B, K) float32 probabilities in the order of `passport["class_names"]`, or a regression's numbers.
 
         Raises:
-            DataError: if a file cannot be read or decoded.
+            DataError: if an image cannot be read or decoded; the message names it.
             RunError: if the export is damaged.
         """
         import numpy as np

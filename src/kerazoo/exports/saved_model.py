@@ -11,11 +11,13 @@ from kerazoo.errors import DataError, KerazooError, ModelError, RunError
 from kerazoo.exports.layout import PASSPORT, SAVED_MODEL
 from kerazoo.files import read_json
 from kerazoo.models.description import check_names
+from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.preprocessing.decoding import reason_of
 from kerazoo.preprocessing.image_files import read_image
 from kerazoo.tasks.task import find_task
 
 BATCH = 32  # images in a batch
+EMPTY = "it is empty"
 
 
 class ExportedModel:
@@ -79,12 +81,24 @@ class ExportedModel:
         return outputs[self._answers]
 
     def file_probabilities(self, images: Sequence[Path | bytes]) -> np.ndarray:
-        """B files or encoded images -> (B, K) float32. Raises DataError if one cannot be read or decoded."""
-        contents = [image if isinstance(image, bytes) else read_file(image) for image in images]
+        """B files or encoded images -> (B, K) float32. Raises DataError, which names the first image that fails."""
+        names = [
+            f"image {index}" if isinstance(image, bytes) else one_line(str(image)) for index, image in enumerate(images)
+        ]
+        contents = []
+        for name, image in zip(names, images, strict=True):
+            found = (image or DataError(EMPTY)) if isinstance(image, bytes) else _contents(image)
+            if isinstance(found, DataError):
+                raise DataError(f"{name}: {found}")
+            contents.append(found)
         try:
             return self.probabilities(contents)
         except tf.errors.InvalidArgumentError as error:
-            raise DataError(f"one of {len(contents)} images cannot be decoded: {reason_of(error)}") from error
+            for name, found in zip(names, contents, strict=True):
+                answer = _answer_one(self.probabilities, found)
+                if isinstance(answer, DataError):
+                    raise DataError(f"{name}: {answer}") from error
+            raise
 
     def image_probabilities(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, C) float32 pixels in [0, 255] -> (B, K) float32."""
@@ -134,6 +148,9 @@ def _answer_one(ask: Callable[[Sequence[bytes]], np.ndarray], contents: bytes) -
 def read_file(path: Path) -> bytes:
     """The bytes of a file. Raises DataError."""
     try:
-        return read_image(path)[0]
+        contents = read_image(path)[0]
     except OSError as error:
         raise DataError(f"it cannot be read: {error.strerror}") from error
+    if not contents:
+        raise DataError(EMPTY)
+    return contents

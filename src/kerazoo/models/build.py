@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.models.registry import construct, find
+from kerazoo.startup import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -37,6 +38,7 @@ def build(
     model = kerazoo.build("resnet20", num_classes=5, input_shape=(32, 32, 3))
     ```
     """
+    import_keras()
     named = {"num_classes": num_classes, "input_shape": input_shape}
     model = construct(name, **{key: value for key, value in named.items() if value is not None}, **arguments)
     if weights is not None and weights != "none":

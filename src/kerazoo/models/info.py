@@ -6,6 +6,7 @@ from typing import Any
 from kerazoo.models import registry
 from kerazoo.models.argument_checks import check_input_shape
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.startup import import_keras
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ModelInfo:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that `kerazoo.build` takes for it, with their defaults; this imports keras."""
+        import_keras()
         return registry.describe(self.name)
 
     def preprocessing(self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop") -> Preprocessing:

@@ -46,8 +46,23 @@ def _compiled_header() -> Callable[[tf.Tensor], tf.Tensor]:
     return function.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
 
+DAMAGED = (
+    "Invalid JPEG",
+    "jpeg::Uncompress",
+    "Invalid PNG",
+    "Invalid GIF",
+    "Failed to decode WebP",
+    "Input size should",
+)
+
+
 def reason_of(error: Exception) -> str:
     """Why an image was not decoded, in one line, from what TensorFlow raised."""
+    reason = _words_of(error)
+    return f"it is cut off or damaged ({reason})" if reason.startswith(DAMAGED) else reason
+
+
+def _words_of(error: Exception) -> str:
     text = str(getattr(error, "message", error))
     if "assertion failed: [" in text:
         text = text.split("assertion failed: [")[1].split("[[")[0]

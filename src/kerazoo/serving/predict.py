@@ -1,5 +1,6 @@
 """Predictions for files, from a run or from an export, in the same form."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from kerazoo.errors import DataError
 from kerazoo.exports.folder import find_export
 from kerazoo.pipelines.data.file_names import image_files, one_line, undecodable
 from kerazoo.tasks.task import find_task
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -
 def find_files(targets: Sequence[str | Path]) -> list[Path]:
     """The files in `targets`, and the images in its folders. Raises DataError if one is missing or empty."""
     files: list[Path] = []
-    for target in map(Path, targets):
+    for given in targets:
+        target = Path(given)
         if target.is_dir():
             images, others = image_files(target)
             if not images:
@@ -69,6 +73,8 @@ def find_files(targets: Sequence[str | Path]) -> list[Path]:
             files += images
         elif target.exists():  # the prediction for a pipe or a device is an error
             files.append(target)
+        elif URL.match(str(given)):
+            raise DataError(f"{given}: URLs are not read; download the image, and give the path of the file")
         else:
             raise DataError(f"there is no file or folder {target}")
     return files
