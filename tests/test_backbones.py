@@ -93,7 +93,7 @@ def test_preprocessing_is_that_of_keras_applications(backbone):
 
 def test_sizes_below_the_smallest_are_refused():
     for name, size in (("vgg16", 31), ("inception_v3", 74), ("xception", 70)):
-        with pytest.raises(ModelError, match=f"{name}: .*the smallest side it can take is {size + 1} px"):
+        with pytest.raises(ModelError, match=f"{name}: .*height and width must be at least {size + 1} px"):
             kerazoo.build(name, input_shape=(size, 224, 3))
 
 
@@ -262,7 +262,7 @@ def test_an_efficientnet_of_ones_own_is_scaled_as_keras_does(tmp_path):
 
     # a file that does not list its layers: only what Keras leaves with weights=None is sure
     features, std = feature_extractor(ours), find("efficientnet_b0").published_std
-    with pytest.raises(WeightsError, match=r"does not tell how its pixels were scaled; set transfer.scaling"):
+    with pytest.raises(WeightsError, match=r"does not record how its pixels were scaled; set transfer"):
         has_published_scaling(path, None, features, std, None)
     next(layer for layer in features.layers if isinstance(layer, keras.layers.Normalization)).set_weights(
         [np.zeros(3), np.ones(3), np.array(0)]
@@ -287,7 +287,7 @@ def test_a_network_that_was_saved_without_its_preprocessing_is_asked_about(tmp_p
             load_features(ours, path, scaling="published")
             np.testing.assert_array_equal(theirs.get_weights()[0], feature_extractor(ours).get_weights()[0])
     theirs.save(tmp_path / "v3.keras")
-    with pytest.raises(WeightsError, match=r"v3.keras is a whole model, .*save_weights"):
+    with pytest.raises(WeightsError, match=r"v3.keras is a complete model, .*save_weights"):
         load_features(ours, tmp_path / "v3.keras")
 
 

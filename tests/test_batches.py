@@ -176,7 +176,7 @@ def test_only_classes_are_balanced(tmp_path):
     x = np.zeros((8, 2, 2), np.uint8)
     np.savez(tmp_path / "n.npz", x_train=x, y_train=np.arange(8) / 2, x_val=x, y_val=np.arange(8) / 2)
     train = load_examples(tmp_path / "n.npz").split("train")
-    with pytest.raises(RecipeError, match="training.balance='weights' is for one class an image; this data is regr"):
+    with pytest.raises(RecipeError, match="training.balance='weights' applies only to one class per image, but th"):
         make_batches(train, balance="weights")
 
 

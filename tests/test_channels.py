@@ -160,7 +160,7 @@ def test_a_model_folder_of_three_channels_gives_to_others(tmp_path):
     arguments = {"input_shape": (40, 40, 1), "num_classes": 2}
     spec = ModelSpec("mobilenet_025", arguments, Preprocessing(40, 40, 1, scaling="tf"), ("a", "b"))
     save_model(tmp_path / "grey", spec, one)
-    with pytest.raises(WeightsError, match="grey are of mobilenet_025; they do not fit mobilenet_025 as it is built"):
+    with pytest.raises(WeightsError, match="grey are for mobilenet_025; they do not fit this mobilenet_025"):
         kerazoo.build("mobilenet_025", input_shape=(40, 40, 3), weights=tmp_path / "grey")
     feature_extractor(one).save_weights(tmp_path / "one.weights.h5")
     again = kerazoo.build("mobilenet_025", input_shape=(40, 40, 1), num_classes=2, weights=tmp_path / "one.weights.h5")
@@ -178,9 +178,9 @@ def test_pixels_keep_their_channels_and_encoded_images_have_one_or_three():
             three = Preprocessing(12, 20, 3, resize=fit).resize_pixels(pixels[..., first : first + 3]).numpy()
             np.testing.assert_array_equal(fitted[..., first : first + 3], three)
     for channels in (1, 3, 4):
-        with pytest.raises(ModelError, match=f"images of 6 channels do not become {channels}"):
+        with pytest.raises(ModelError, match=f"images with 6 channels cannot be converted to {channels}"):
             Preprocessing(12, 20, channels).resize_pixels(pixels)
-    with pytest.raises(ModelError, match="encoded images have 1 or 3 channels, and this takes 4"):
+    with pytest.raises(ModelError, match="encoded images have 1 or 3 channels, but 4 are needed"):
         Preprocessing(12, 20, 4).decode(b"")
     grey = np.full((2, 2, 1), 100.0)
     expected = {"none": 100, "unit": 100 / 255, "tf": 100 / 127.5 - 1, "caffe": 100 - 344.398 / 3}

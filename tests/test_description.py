@@ -45,14 +45,14 @@ def edit(folder, key, value):
 
 COUNT = "a whole number from 1 to 65,536"
 BAD = [
-    ("name", ["mlp"], "name must be that of a model, got"),
+    ("name", ["mlp"], "name must be the name of a model, got"),
     ("name", "os.system", "no model is called 'os.system'"),
     ("name", None, "it has no name"),
     ("arguments", [], "arguments must be an object"),
-    ("arguments.weights", "/etc/passwd", "arguments.weights is none of mlp's: input_shape, num_classes, units"),
-    ("arguments.include_top", True, "arguments.include_top is none of mlp's"),
+    ("arguments.weights", "/etc/passwd", "arguments.weights is not an argument of mlp, which has input_"),
+    ("arguments.include_top", True, "arguments.include_top is not an argument of mlp"),
     ("arguments.units", [10**9], "arguments.units must be a list of at most 1,000 whole numbers from 1 to 65,536, got"),
-    ("arguments.units", [65536] * 40, "arguments describe .* weights of 4 bytes each, and model.weights.h5 has"),
+    ("arguments.units", [65536] * 40, "arguments describe .* weights of 4 bytes each, but model.weights.h5 has"),
     ("arguments.units", [1] * 1001, "arguments.units must be a list of at most 1,000"),
     ("arguments.units", [[[[[[1]]]]]], "arguments.units must be a list"),
     ("arguments.units", ["x" * 10**6], "arguments.units must be a list"),
@@ -64,7 +64,7 @@ BAD = [
     ("arguments.l2", -1, "arguments.l2 must be a number from 0"),
     ("arguments.l2", "1", "arguments.l2 must be a number from 0"),
     ("arguments.activation", ["relu"], "arguments.activation must be a word"),
-    ("arguments.activation", "exec", "activation='exec' is not one of"),
+    ("arguments.activation", "exec", "activation='exec' must be one of"),
     ("arguments.num_classes", 10**12, f"arguments.num_classes must be {COUNT}, got 1000000000000"),
     ("arguments.num_classes", 3, "arguments.num_classes must be 2, the number of class_names, got 3"),
     ("arguments.num_classes", "2", f"arguments.num_classes must be {COUNT}"),
@@ -81,18 +81,18 @@ BAD = [
     ("preprocessing.height", None, "preprocessing: there is no height"),
     ("preprocessing.channels", 0, "preprocessing: channels=0 must be a whole number"),
     ("preprocessing.channels", 10**12, "height x width x channels must be at most"),
-    ("preprocessing.resize", "x" * 10**6, "preprocessing: resize='x+ is not one of stretch, crop, pad"),
-    ("preprocessing.resize", ["crop"], "is not one of stretch, crop, pad"),
-    ("preprocessing.scaling", {}, "is not one of none, unit"),
-    ("preprocessing.interpolation", "gaussian", "is not one of bilinear"),
+    ("preprocessing.resize", "x" * 10**6, "preprocessing: resize='x+ must be one of stretch, crop, pad"),
+    ("preprocessing.resize", ["crop"], "must be one of stretch, crop, pad"),
+    ("preprocessing.scaling", {}, "must be one of none, unit"),
+    ("preprocessing.interpolation", "gaussian", "must be one of bilinear"),
     ("preprocessing.path", "/", "preprocessing: unknown key 'path'"),
     ("class_names", "no", "class_names must be a list of names, got 'no'"),
     ("class_names", [], "class_names must be a list of names"),
     ("class_names", ["no", "no"], "class_names must be different, got 'no' 2 times"),
     ("class_names", ["no"], "arguments.num_classes must be 1, the number of class_names, got 2"),
-    ("class_names", ["no", 1], "class_names must hold names of 1 to 1,000 characters, got 1"),
-    ("class_names", ["no", "y" * 1001], "class_names must hold names of 1 to 1,000 characters"),
-    ("class_names", ["no", ""], "class_names must hold names"),
+    ("class_names", ["no", 1], "class_names must have names of 1 to 1,000 characters, got 1"),
+    ("class_names", ["no", "y" * 1001], "class_names must have names of 1 to 1,000 characters"),
+    ("class_names", ["no", ""], "class_names must have names"),
     ("task", "binary", "task must be one of multiclass, multilabel, regression, got 'binary'"),
     ("task", ["multiclass"], "task must be one of"),
     ("temperature", 0, "temperature must be a number from 0.001 to 1000, got 0"),
@@ -136,7 +136,7 @@ def test_a_regression_has_no_temperature(stored):
 def test_no_network_takes_weights_from_its_description(value):
     """A builder would read the file, or fetch it."""
     for entry in (*NETWORKS, *BACKBONES):
-        with pytest.raises(ModelError, match=f"arguments.weights is none of {entry.name}'s: "):
+        with pytest.raises(ModelError, match=f"arguments.weights is not an argument of {entry.name}, which has "):
             check_arguments(entry.name, {"weights": value})
 
 

@@ -247,7 +247,7 @@ def test_an_engine_that_is_missing_or_answers_otherwise_is_refused(cache, exampl
         return lambda pixels: np.asarray(model.predict_on_batch(pixels)) * 1.01
 
     monkeypatch.setattr(engines, "_onnx", wrong)
-    with pytest.raises(KerazooError, match=r"engine 'onnx' answers vgg_small_features otherwise than Keras"):
+    with pytest.raises(KerazooError, match=r"engine 'onnx' gives other vgg_small_features than Keras"):
         FeaturePass(model, spec(), engine="onnx")(examples)
     assert not list(cache.glob("*/*.npy"))
 

@@ -124,7 +124,7 @@ def test_a_copy_of_weights_that_found_no_room_is_no_damaged_file(small, tmp_path
     with h5py.File(path, "w") as file:
         file.create_dataset("layers/dense/vars/0", data=np.zeros((1000, 1000), np.float32), compression="gzip")
     monkeypatch.setattr(tempfile, "tempdir", str(small))
-    with pytest.raises(WeightsError, match="make room, or name another folder by TMPDIR"), copy_of(path, 10**6):
+    with pytest.raises(WeightsError, match="free some disk space, or set TMPDIR"), copy_of(path, 10**6):
         pass
 
 

@@ -117,7 +117,10 @@ def test_pipes_in_the_folder_of_weights_and_in_a_mirror(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     mirror.mkdir()
     (mirror / "made.h5").write_bytes(DATA)
-    for name, message in (("made.h5.lock", "cannot be a lock: it is a named pipe"), ("made.h5.part", "is no regular")):
+    for name, message in (
+        ("made.h5.lock", "cannot be a lock: it is a named pipe"),
+        ("made.h5.part", "must be a regular file"),
+    ):
         os.mkfifo(folder / name)
         for source in (str(mirror), "http://127.0.0.1:9"):
             with pytest.raises(WeightsError, match=rf"{name} {message}.*; remove it"):
@@ -125,7 +128,9 @@ def test_pipes_in_the_folder_of_weights_and_in_a_mirror(tmp_path, monkeypatch):
         (folder / name).unlink()
     (mirror / "made.h5").unlink()
     os.mkfifo(mirror / "made.h5")
-    with pytest.raises(WeightsError, match=r"made\.h5 is not the published file, but longer .* or no regular file"):
+    with pytest.raises(
+        WeightsError, match=r"made\.h5 is not the published file: it is longer .* or not a regular file"
+    ):
         published_path("vgg16", mirror=str(mirror), entry=ENTRY)
 
 
@@ -141,6 +146,6 @@ def test_who_waits_for_a_download_is_told_so(tmp_path, said):
         thread.start()
         thread.join(0.3)
         assert not done.is_set()
-        assert said == ["made.h5 is being fetched by another process; waiting for it"]
+        assert said == ["another process is downloading made.h5; waiting for it"]
     thread.join(5)
     assert done.is_set()

@@ -96,11 +96,11 @@ def test_losses_come_back_from_their_config():
 @pytest.mark.parametrize(
     ("task", "asked", "message"),
     [
-        ("multiclass", {"name": "quadratic", "label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='qua"),
-        ("regression", {"label_smoothing": 0.1}, "label_smoothing=0.1 does not go with loss='mse'"),
-        ("multiclass", {"focal_gamma": 2.0}, "focal_gamma=2.0 is of loss='focal', not of 'cross_entropy'"),
-        ("regression", {"name": "focal"}, "loss='focal' does not go with a regression task; it takes mse, mae"),
-        ("multiclass", {"name": "perceptron", "soft": True}, "loss='perceptron' takes no mixed labels"),
+        ("multiclass", {"name": "quadratic", "label_smoothing": 0.1}, "label_smoothing=0.1 cannot be combined with"),
+        ("regression", {"label_smoothing": 0.1}, "label_smoothing=0.1 cannot be combined with loss='mse'"),
+        ("multiclass", {"focal_gamma": 2.0}, "focal_gamma=2.0 applies only to loss='focal', not 'cross_entropy'"),
+        ("regression", {"name": "focal"}, "loss='focal' cannot be used for a regression task; use mse or mae"),
+        ("multiclass", {"name": "perceptron", "soft": True}, "loss='perceptron' does not allow mixed labels"),
     ],
 )
 def test_what_does_not_go_together_is_refused(task, asked, message):

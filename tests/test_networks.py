@@ -100,7 +100,7 @@ def test_build_is_seeded_and_unknown_things_are_named():
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     with pytest.raises(ModelError, match="did you mean resnet50"):
         kerazoo.build("resnet_50")
-    with pytest.raises(ModelError, match=r"mlp takes no argument .width.; it takes .*units"):
+    with pytest.raises(ModelError, match=r"mlp has no argument .width.; its arguments are .*units"):
         kerazoo.build("mlp", width=3)
     assert describe("resnet20")["num_classes"] == 10
     assert "depth" not in describe("resnet20")
@@ -111,19 +111,19 @@ def test_build_is_seeded_and_unknown_things_are_named():
     [
         ("mlp", {"dropout": 1.0}, "dropout=1.0"),
         ("mlp", {"units": (8, 0)}, "units=0"),
-        ("mlp", {"activation": "swosh"}, "activation='swosh' is not one of threshold"),
+        ("mlp", {"activation": "swosh"}, "activation='swosh' must be one of threshold"),
         ("mlp", {"l2": -1}, "l2=-1"),
         ("mlp", {"num_classes": 0}, "num_classes=0"),
-        ("cnn", {"pooling": "median"}, "pooling='median' is not one of max, mean, sum, min"),
+        ("cnn", {"pooling": "median"}, "pooling='median' must be one of max, mean, sum, min"),
         ("cnn", {"input_shape": (28, 28)}, "input_shape="),
-        ("cnn", {"input_shape": (6, 6, 1), "padding": "valid"}, "leaves a feature map of 2x2 before convolution 2"),
-        ("recurrent", {"cell": "rnn"}, "cell='rnn' is not one of simple, gru, lstm"),
-        ("bottleneck_cnn", {"stages": (((8,),),)}, "each block is"),
-        ("bottleneck_cnn", {"stages": 5}, "stages=5 must be lists"),
+        ("cnn", {"input_shape": (6, 6, 1), "padding": "valid"}, "gives a feature map of 2x2 before convolution 2"),
+        ("recurrent", {"cell": "rnn"}, "cell='rnn' must be one of simple, gru, lstm"),
+        ("bottleneck_cnn", {"stages": (((8,),),)}, "each block in stages must be"),
+        ("bottleneck_cnn", {"stages": 5}, "stages=5 must have a list"),
         ("bottleneck_cnn", {"momentum": 5}, "momentum=5 must be a number in"),
         ("mlp", {"input_shape": 28}, "input_shape=28"),
-        ("resnet20", {"input_shape": (4, 4, 3)}, "the smallest side it can take is 8 px"),
-        ("perceptron", {"output": "sigmoid"}, "output='sigmoid' is not one of logits, threshold"),
+        ("resnet20", {"input_shape": (4, 4, 3)}, "height and width must be at least 8 px"),
+        ("perceptron", {"output": "sigmoid"}, "output='sigmoid' must be one of logits, threshold"),
     ],
 )
 def test_misuse_is_one_clear_error(name, arguments, message):
@@ -249,7 +249,7 @@ def test_metrics_read_logits():
 def test_unknown_task_and_loss_are_named():
     with pytest.raises(ModelError, match="task must be one of multiclass, multilabel, regression, got 'softmax'"):
         find_task("softmax")
-    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass task; it takes cross_entropy"):
+    with pytest.raises(ModelError, match="loss='mse' cannot be used for a multiclass task; use cross_entropy"):
         TASKS["multiclass"].make_loss("mse")
     for task in TASKS.values():
         assert {task.loss, *task.other_losses} <= set(LOSSES)

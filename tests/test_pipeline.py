@@ -499,7 +499,7 @@ def test_changed_weights_and_changed_data_are_noticed(images, tmp_path):
     contents = bytearray(weights.read_bytes())
     contents[-1] ^= 1
     weights.write_bytes(contents)
-    with pytest.raises(WeightsError, match="it was changed"):
+    with pytest.raises(WeightsError, match="was changed"):
         evaluate(made)
 
 
@@ -534,7 +534,7 @@ def test_a_loss_that_does_not_go_with_the_task_leaves_nothing(images, tmp_path):
         (train, recipe(images, training={"loss": "mse"})),
         (finetune, recipe(images, training={"loss": "mse"}, transfer={"weights": "none"})),
     ):
-        with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass task"):
+        with pytest.raises(ModelError, match="loss='mse' cannot be used for a multiclass task"):
             make(asked, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
@@ -633,9 +633,9 @@ def test_a_real_backbone_goes_the_whole_way(shared, images, tmp_path):
 
 def test_finetune_refuses_weights_that_do_not_fit(run, images, tmp_path):
     cases = {
-        "resnet20": (run.folder, "are of bottleneck_cnn, not of resnet20"),
-        "vgg_small": (tmp_path / "missing.h5", "there are no weights '.*missing.h5' for vgg_small; take none"),
-        "bottleneck_cnn": ("cifar", "there are no weights 'cifar' for bottleneck_cnn; take mnist, none"),
+        "resnet20": (run.folder, "must be for resnet20, but they are for bottleneck_cnn"),
+        "vgg_small": (tmp_path / "missing.h5", "there are no weights '.*missing.h5' for vgg_small; use none"),
+        "bottleneck_cnn": ("cifar", "there are no weights 'cifar' for bottleneck_cnn; use mnist, none"),
     }
     for model, (weights, message) in cases.items():
         with pytest.raises(WeightsError, match=message):

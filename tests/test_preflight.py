@@ -704,7 +704,7 @@ def test_colours_of_a_bmp_in_another_order_are_refused():
     bmp = header + info + masks + bytes(108 - 40 - 16) + pixels.tobytes()
     kind, reason = inspect_contents(bmp, ".bmp").bad
     assert kind == "undecodable"
-    assert "order of colours" in reason
+    assert "order of colors" in reason
 
 
 @pytest.mark.parametrize(

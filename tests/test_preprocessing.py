@@ -227,7 +227,7 @@ def test_it_travels_as_json_and_refuses_what_it_does_not_know():
     assert Preprocessing.from_json(made.to_json()) == made
     with pytest.raises(ModelError, match="unknown key 'sise'"):
         Preprocessing.from_json({"height": 1, "width": 1, "sise": 2})
-    with pytest.raises(ModelError, match="resize='squash' is not one of stretch, crop, pad"):
+    with pytest.raises(ModelError, match="resize='squash' must be one of stretch, crop, pad"):
         Preprocessing(8, 8, resize="squash")
     for channels in (0, 1.5, True):
         with pytest.raises(ModelError, match=f"channels={channels} must be a whole number of at least 1"):

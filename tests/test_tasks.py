@@ -155,13 +155,13 @@ def test_mixed_and_balanced_labels_train(classes, tmp_path, balance, policy):
 
 def test_what_does_not_go_together_is_refused_before_any_work(classes, tmp_path):
     mixed = {"policy": "strong"}
-    with pytest.raises(ModelError, match="loss='perceptron' takes no mixed labels; it goes without mixup and cutmix"):
+    with pytest.raises(ModelError, match="loss='perceptron' does not allow mixed labels; remove mixup and cutmix"):
         train(recipe(classes, model={"name": "perceptron"}, augmentation=mixed), root=tmp_path)
     with pytest.raises(RecipeError, match=r"augmentation.policy must be 'none', 'light'"):
         train(recipe(classes, augmentation={"policy": "wild"}), root=tmp_path)
     with pytest.raises(RecipeError, match=r"augmentation.hue must be a number in \[0, 0.5\], got 0.7"):
         train(recipe(classes, augmentation={"hue": 0.7}), root=tmp_path)
-    with pytest.raises(ModelError, match="loss='mse' does not go with a multiclass task"):
+    with pytest.raises(ModelError, match="loss='mse' cannot be used for a multiclass task"):
         train(recipe(classes, training={"loss": "mse"}), root=tmp_path)
     assert not list(tmp_path.iterdir())
 

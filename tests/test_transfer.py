@@ -428,7 +428,7 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     known = {layer.name for layer in plain.layers}
     assert all("pooling" in name for name in chosen[0] - chosen[1])  # Keras numbers these
     assert not (chosen[1] - chosen[0]) & known
-    with pytest.raises(ModelError, match="'conv_pw_4' is none of its stages conv_pw_1_relu, conv_pw_3_relu"):
+    with pytest.raises(ModelError, match="'conv_pw_4' must be one of conv_pw_1_relu, conv_pw_3_relu"):
         kerazoo.build("mobilenet_025", **shape, taps=["conv_pw_4"])
     for odd in ("conv_pw_1_relu", ["conv_pw_1_relu", "conv_pw_1_relu"]):
         with pytest.raises(ModelError, match="must be a list of different stages"):
@@ -458,12 +458,14 @@ def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path)
     for name in ("circle", "square"):
         (few / name).rename(few / "train" / name)
     one = asked(few, "training.batch_size=2")
-    assert re.search("class 'circle' has 1 image to train on, and cross-validation takes at least 2", refusal(one))
+    assert re.search("class 'circle' has 1 image to train on, but cross-validation needs at least 2", refusal(one))
     table = tmp_path / "table.csv"
     rows = [f"{path},{number}" for number, path in enumerate(sorted(data.glob("*/*.png")))]
     table.write_text("\n".join(["path,target", *rows]))
     balanced = asked(table, "training.balance=weights")
-    assert "training.balance='weights' is for one class an image; this data is regression" in refusal(balanced)
+    assert "training.balance='weights' applies only to one class per image, but this data is regression" in refusal(
+        balanced
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", None])

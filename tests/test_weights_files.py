@@ -62,7 +62,7 @@ def test_a_file_that_holds_hdf5_for_ever_is_given_up(saved, mlp, monkeypatch, tm
     monkeypatch.setattr(weights_file, "READER", loop)
     monkeypatch.setattr(weights_file, "PATIENCE", 0.3)
     start = time.monotonic()
-    with pytest.raises(WeightsError, match=r"features.weights.h5 is not a whole .*HDF5 did not finish reading it"):
+    with pytest.raises(WeightsError, match=r"features.weights.h5 is not a complete .*HDF5 did not finish reading it"):
         load_features(mlp, saved)
     loop.write_text("import os; os.kill(os.getpid(), 11)")
     with pytest.raises(WeightsError, match=r"HDF5 crashed \(SIGSEGV\) while reading it"):
@@ -125,7 +125,7 @@ def test_a_small_file_of_many_zeros_takes_no_memory(tmp_path, bomb):
 
 
 def test_the_shape_is_said_and_the_zeros_are_not(mlp, tmp_path):
-    with pytest.raises(WeightsError, match="do not fit mlp: they have 1 arrays of other shapes than its 2"):
+    with pytest.raises(WeightsError, match="do not fit mlp: their 1 arrays have other shapes than its 2"):
         load_features(mlp, zeros(tmp_path / "zeros.weights.h5", (1024, 1 << 20)))
 
 
@@ -158,8 +158,8 @@ def test_links_text_and_arrays_elsewhere_are_refused(tmp_path, saved):
             file.attrs[f"a{number}"] = 1
 
     expected = {
-        soft: "is a link", external: "is a link", elsewhere: "in another file", virtual: "in another file",
-        text: "no numbers", deep: "more than 32 deep", round_in_circles: "more than 32 deep",
+        soft: "is a link", external: "is a link", elsewhere: "are in another file", virtual: "are in another file",
+        text: "does not contain numbers", deep: "more than 32 deep", round_in_circles: "more than 32 deep",
         many: "more than 1,000 attributes",
     }  # fmt: skip
     for build, message in expected.items():
@@ -181,7 +181,7 @@ def test_weights_with_their_classifier_name_the_file_without_it(tmp_path, shared
         file.attrs["layer_names"] = [*file.attrs["layer_names"], b"conv_preds"]
     with pytest.raises(
         WeightsError,
-        match=rf"top.h5 holds mobilenet_025 with its classifier .*; take the file without it, {REAL}: "
+        match=rf"top.h5 contains mobilenet_025 with its classifier .*; use the file without it, {REAL}: "
         "`kerazoo weights fetch mobilenet_025`",
     ):
         load_features(backbone, path)
@@ -189,7 +189,9 @@ def test_weights_with_their_classifier_name_the_file_without_it(tmp_path, shared
 
 def test_weights_of_a_whole_network_name_its_run(mlp, tmp_path):
     mlp.save_weights(tmp_path / "all.weights.h5")
-    with pytest.raises(WeightsError, match=r"holds mlp with its classifier \(2 arrays more\); name the folder of the"):
+    with pytest.raises(
+        WeightsError, match=r"contains mlp with its classifier \(2 more arrays\); use the folder of its"
+    ):
         load_features(mlp, tmp_path / "all.weights.h5")
 
 
@@ -206,9 +208,9 @@ def test_a_folder_that_is_no_run_says_what_to_name(tmp_path, mlp):
     (tmp_path / "export" / "saved_model.pb").touch()
     os.mkfifo(tmp_path / "pipe")
     expected = {
-        "empty": "it has no model.json; name a weights file", "files": "it holds a.h5: name one",
-        "half": "it did not finish", "runs": "it holds mnist-1: name one", "pipe": "is no regular file",
-        "export": "name the run that it was made from",
+        "empty": "it has no model.json; give a weights file", "files": "it contains a.h5: use one",
+        "half": "it did not finish", "runs": "it contains mnist-1: use one", "pipe": "must be a regular file",
+        "export": "use the run that it was made from",
     }  # fmt: skip
     for name, message in expected.items():
         for act in (lambda p: check_weights(entry, str(p)), lambda p: load_features(mlp, p)):
@@ -225,7 +227,7 @@ def test_a_model_with_weights_of_another_network_is_one_line(mlp, tmp_path, monk
     digest = save_model(tmp_path, spec, mlp)
     monkeypatch.setattr("kerazoo.models.saved._WRITTEN", set())
     with pytest.raises(
-        WeightsError, match=r"model.weights.h5 do not fit mlp.*take the model.json that was written with"
+        WeightsError, match=r"model.weights.h5 do not fit mlp.*use the model.json that was written with"
     ):
         load_model(tmp_path)
     right = ModelSpec("mlp", {**spec.arguments, "units": (8,)}, spec.preprocessing, spec.class_names)

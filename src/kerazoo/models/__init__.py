@@ -1,1 +1,1 @@
-"""What a network is: builders, backbones, heads, weights. Nothing heavy is imported until it is used."""
+"""Networks: builders, backbones, heads and weights. Nothing heavy is imported until it is used."""

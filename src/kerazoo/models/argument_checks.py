@@ -1,4 +1,4 @@
-"""Checks of what builders are given. Each raises ModelError with the value received and the values allowed."""
+"""Checks of builders' arguments. Each raises ModelError with the value received and the values allowed."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -7,12 +7,14 @@ from kerazoo.errors import ModelError
 
 
 def check_input_shape(input_shape: Sequence[int], *, smallest: int, model: str) -> tuple[int, int, int]:
-    """`input_shape` as (H, W, C): H and W at least `smallest` px."""
+    """`input_shape` as (H, W, C), with H and W at least `smallest` px."""
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     if len(shape) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
-        raise ModelError(f"{model}: input_shape={input_shape!r} is not (height, width, channels) in whole numbers")
+        raise ModelError(f"{model}: input_shape={input_shape!r} must be (height, width, channels), in whole numbers")
     if min(shape[:2]) < smallest:
-        raise ModelError(f"{model}: input_shape={shape!r} is too small; the smallest side it can take is {smallest} px")
+        raise ModelError(
+            f"{model}: input_shape={shape!r} is too small; height and width must be at least {smallest} px"
+        )
     return shape
 
 
@@ -31,9 +33,9 @@ def check_counts(values: Any, *, name: str, model: str, allow_empty: bool = Fals
 
 
 def check_choice(value: Any, allowed: Collection[str], *, name: str, model: str) -> str:
-    """`value` where it is one of `allowed`."""
+    """`value`, if it is one of `allowed`."""
     if value not in allowed:
-        raise ModelError(f"{model}: {name}={value!r} is not one of {', '.join(allowed)}")
+        raise ModelError(f"{model}: {name}={value!r} must be one of {', '.join(allowed)}")
     return str(value)
 
 

@@ -1,8 +1,7 @@
-"""A pretrained backbone over `keras.applications`, built flat so that inner layers can be tapped.
+"""A pretrained backbone from `keras.applications`, built flat so that inner layers can be tapped.
 
-A row of the table names the builder, its exact preprocessing, the sizes it takes, its stages (the last named layer
-before each halving of the feature map, stem first) and its feature width; `parameters` counts the network without its
-head.
+A row of the table has the builder, its exact preprocessing, the allowed sizes, its stages (the last named layer
+before each halving of the feature map, stem first) and the number of features. `parameters` does not count the head.
 """
 
 import functools
@@ -34,7 +33,7 @@ class Backbone:
     stages: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     published_std: tuple[float, ...] = ()  # see `loading.fold_scaling`
-    scaling_inside: str = ""  # what keras.applications builds into the network for three channels, and for no others
+    scaling_inside: str = ""  # scaling that keras.applications builds into the network, only for three channels
 
     weights = ("imagenet",)
     loss = "cross_entropy"
@@ -46,17 +45,17 @@ class Backbone:
 
     @property
     def summary(self) -> str:
-        """One line for a list."""
+        """One line for the list of models."""
         return f"keras.applications.{self.function}, {self.features} features"
 
     def scaling_of(self, channels: int) -> str:
-        """The scaling that images of so many channels need in front of the network."""
+        """The scaling that images with this number of channels need before the network."""
         return self.scaling_inside if self.scaling_inside and channels != 3 else self.scaling
 
     def preprocessing(
         self, height: int | None = None, width: int | None = None, resize: str = "crop", channels: int = 3
     ) -> Preprocessing:
-        """What the pretrained weights expect, at the default size or the one given."""
+        """The preprocessing that the pretrained weights expect, for the given size or the default size."""
         scaling = self.scaling_of(channels)
         return Preprocessing(
             height or self.size, width or height or self.size, channels, resize=resize, scaling=scaling
@@ -77,10 +76,10 @@ def build_backbone(
     taps: Sequence[str] = (),
     **fixed: Any,
 ) -> "keras.Model":
-    """(B, H, W, C) as `backbone.preprocessing()` gives -> (B, num_classes) logits, over mean-pooled `features`.
+    """(B, H, W, C) from `backbone.preprocessing()` -> (B, num_classes) logits, over mean-pooled `features`.
 
-    `taps` are stages whose mean-pooled maps come before the last one's in `features`, as in Head2Toe (Evci et al. 2022,
-    arXiv:2201.03529). Raises ModelError.
+    `taps` are stages whose mean-pooled maps are added to `features`, before those of the last stage, as in Head2Toe
+    (Evci et al. 2022, arXiv:2201.03529). Raises ModelError.
     """
     import keras
 
@@ -92,8 +91,8 @@ def build_backbone(
     for tap in taps:
         if tap not in backbone.stages[:-1]:
             raise ModelError(
-                f"{backbone.name}: taps={list(taps)}: {tap!r} is none of its stages {', '.join(backbone.stages[:-1])}; "
-                "the last stage is always there"
+                f"{backbone.name}: taps={list(taps)}: {tap!r} must be one of {', '.join(backbone.stages[:-1])}; the "
+                "last stage is always used"
             )
     inputs = keras.Input(shape, name="inputs")
     make = getattr(keras.applications, backbone.function)
@@ -102,7 +101,7 @@ def build_backbone(
         arguments["include_preprocessing"] = False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
-        # never weights="imagenet" here: EfficientNet builds another network then, and a run could not rebuild it
+        # do not use weights="imagenet": EfficientNet then builds another network, which a run could not rebuild
         base = make(weights=None, input_tensor=inputs, **arguments)
     pooled = base.output
     if taps:

@@ -1,4 +1,4 @@
-"""Building by name, with the weights that are asked for: the one place that both builds and loads."""
+"""Build a network by name and load its weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""What a `model.json` may say: every value is checked before anything is built, read or allocated.
+"""The checks of `model.json`: every value is checked before anything is built, read or allocated.
 
-A model folder may come from anyone. Only arguments in the builder's own signature are taken, each of the type of its
-default and within limits that no honest model reaches.
+A model folder may come from an unknown source. Only arguments in the builder's signature are allowed, each with the
+type of its default and within limits that no normal model reaches.
 """
 
 import reprlib
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import keras
 
 
-LARGEST = 65_536  # of any whole number, such as units
-MOST = 1_000  # values in a list of them
-LARGEST_NUMBER = 1e6  # of any other number, such as a penalty
-LONGEST = 1_000  # characters of a name
+LARGEST = 65_536  # limit on whole numbers, such as units
+MOST = 1_000  # limit on the values in a list
+LARGEST_NUMBER = 1e6  # limit on other numbers, such as a penalty
+LONGEST = 1_000  # limit on the characters of a name
 TEMPERATURES = (1e-3, 1e3)
-BYTES = 4  # of a stored float32
+BYTES = 4  # bytes of a stored float32
 
 
 def check_description(spec: "ModelSpec") -> None:
-    """Raise ModelError, naming key and value, where `spec` is none that kerazoo makes."""
+    """Raise ModelError, which names the key and the value, if kerazoo would not make such a `spec`."""
     check_arguments(spec.name, spec.arguments)
     task = find_task(spec.task)
     low, high = TEMPERATURES
@@ -39,49 +39,51 @@ def check_description(spec: "ModelSpec") -> None:
     if not task.probabilities and spec.temperature != 1:
         raise ModelError(f"temperature must be 1 for a {task.name}, got {short(spec.temperature)}")
     check_names(spec.class_names)
-    made = {**describe(spec.name), **spec.arguments}
+    all_arguments = {**describe(spec.name), **spec.arguments}
     for key, expected, what in (
         ("input_shape", spec.preprocessing.shape, "as in preprocessing"),
         ("num_classes", len(spec.class_names), "the number of class_names"),
     ):
-        found = tuple(made[key]) if isinstance(made[key], list) else made[key]
-        if found != expected:
-            raise ModelError(f"arguments.{key} must be {expected}, {what}, got {short(found)}")
+        value = tuple(all_arguments[key]) if isinstance(all_arguments[key], list) else all_arguments[key]
+        if value != expected:
+            raise ModelError(f"arguments.{key} must be {expected}, {what}, got {short(value)}")
 
 
 def check_names(names: Any) -> None:
-    """Raise ModelError where `names` are not different, non-empty names."""
+    """Raise ModelError unless `names` are different, non-empty names."""
     if not isinstance(names, list | tuple) or not names:
         raise ModelError(f"class_names must be a list of names, got {short(names)}")
     for name in names:
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
-            raise ModelError(f"class_names must hold names of 1 to {LONGEST:,} characters, got {short(name)}")
+            raise ModelError(f"class_names must have names of 1 to {LONGEST:,} characters, got {short(name)}")
     if len(set(names)) < len(names):
         name, times = Counter(names).most_common(1)[0]
         raise ModelError(f"class_names must be different, got {short(name)} {times} times")
 
 
 def check_arguments(name: Any, arguments: Any) -> None:
-    """Raise ModelError where `arguments` are none that the builder of `name` takes, or beyond the limits.
+    """Raise ModelError if the builder of `name` does not have these `arguments`, or if they exceed the limits.
 
-    `weights`, which names a file, is never one of them: weights lie beside the description.
+    `weights`, which names a file, is not allowed: the weights are beside the description.
     """
     if not isinstance(name, str):
-        raise ModelError(f"name must be that of a model, got {short(name)}")
+        raise ModelError(f"name must be the name of a model, got {short(name)}")
     entry = find(name)
     if not isinstance(arguments, Mapping):
         raise ModelError(f"arguments must be an object, got {short(arguments)}")
     known = {key: value for key, value in describe(entry.name).items() if key != "weights"}
     for key, value in arguments.items():
         if key not in known:
-            raise ModelError(f"arguments.{reprlib.repr(key)[1:-1]} is none of {name}'s: {', '.join(known)}")
+            raise ModelError(
+                f"arguments.{reprlib.repr(key)[1:-1]} is not an argument of {name}, which has {', '.join(known)}"
+            )
         wanted = _wanted(value, known[key], taps=key == "taps")
         if wanted:
             raise ModelError(f"arguments.{key} must be {wanted}, got {short(value)}")
 
 
 def _wanted(value: Any, default: Any, *, taps: bool) -> str:
-    """What `value` must be, in words, by the type of the default; "" where it is that."""
+    """What `value` must be, in words, given the type of the default; "" if it is right."""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, int):
@@ -101,16 +103,16 @@ def _wanted(value: Any, default: Any, *, taps: bool) -> str:
 
 
 def _leaves(value: Any, depth: int = 4) -> list[Any] | None:
-    """The values in nested lists; None for what is no list, or too deep."""
+    """The values in nested lists; None if `value` is not a list, or nested too deeply."""
     if not isinstance(value, list | tuple) or not depth or len(value) > MOST:
         return None
-    found: list[Any] = []
+    leaves: list[Any] = []
     for part in value:
         inner = _leaves(part, depth - 1) if isinstance(part, list | tuple) else [part]
-        if inner is None or len(found) > MOST:
+        if inner is None or len(leaves) > MOST:
             return None
-        found += inner
-    return found
+        leaves += inner
+    return leaves
 
 
 def _is_count(value: Any) -> bool:
@@ -122,32 +124,33 @@ def _is_number(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """A value in few characters."""
+    """The value as a short text."""
     text = reprlib.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_size(spec: "ModelSpec", weights: Path) -> None:
-    """Raise ModelError where the file `weights` is too small to hold what `spec` describes; nothing is allocated."""
-    entry, size = find(spec.name), weights.stat().st_size
+    """Raise ModelError if the file `weights` is too small for the network of `spec`. It allocates nothing."""
+    entry = find(spec.name)
+    size = weights.stat().st_size
     count = _parameters(spec) if isinstance(entry, Network) else entry.features * len(spec.class_names)
     if count * BYTES > size:
         raise ModelError(
-            f"arguments describe {count:,} weights of {BYTES} bytes each, and {weights.name} has {size:,} bytes"
+            f"arguments describe {count:,} weights of {BYTES} bytes each, but {weights.name} has only {size:,} bytes"
         )
 
 
 def _parameters(spec: "ModelSpec") -> int:
-    """The number of weights, from a network that is built without any."""
+    """The number of weights, from a network that is built without allocating them."""
     with without_variables():
         return int(construct(spec.name, **spec.arguments).count_params())
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that rebuilds a network but its weights: `construct(name, **arguments)`, its input, its answers.
+    """A network without its weights: the arguments of `construct(name, **arguments)`, its input and its outputs.
 
-    `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 leaves them alone.
+    `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 has no effect.
     """
 
     name: str
@@ -162,11 +165,11 @@ class ModelSpec:
         return construct(self.name, **self.arguments)
 
     def answers(self, logits: Any) -> Any:
-        """(B, K) logits of the network -> (B, K) answers of its task, calibrated probabilities or plain numbers."""
+        """(B, K) logits -> (B, K) answers of the task: calibrated probabilities, or a regression's numbers."""
         return find_task(self.task).answers(logits / self.temperature)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """The spec as JSON values, as in `model.json`."""
         return {
             "name": self.name,
             "arguments": dict(self.arguments),

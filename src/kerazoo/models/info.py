@@ -1,4 +1,4 @@
-"""What the zoo knows of a model before it is built."""
+"""The facts about a model that are known before it is built."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from kerazoo.startup import import_keras
 class ModelInfo:
     """A model of the registry. `kind` is "network" or "backbone"; `input_shape` is (H, W, C) at the default size.
 
-    `parameters` counts moving statistics, and of a backbone not the head.
+    `parameters` includes moving statistics, but not the head of a backbone.
     """
 
     name: str
@@ -25,12 +25,12 @@ class ModelInfo:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that `kerazoo.build` takes for it, with their defaults; this imports keras."""
+        """The arguments of `kerazoo.build` for this model, with their defaults. This imports keras."""
         import_keras()
         return registry.describe(self.name)
 
     def preprocessing(self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop") -> Preprocessing:
-        """What turns images into this model's input: its size and the scaling that its weights expect.
+        """The preprocessing from images to this model's input, with its size and the scaling that its weights expect.
 
         It is the same for all weights that `kerazoo.build` loads, and for random ones. `input_shape` is (H, W, C), as
         in `build`; the default is the model's own. `resize` is "crop", "pad" or "stretch". Raises ModelError.
@@ -41,5 +41,5 @@ class ModelInfo:
         return entry.preprocessing(height, width, resize, channels)
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields."""
+        """The fields by name."""
         return asdict(self)

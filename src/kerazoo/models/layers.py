@@ -1,8 +1,9 @@
 """Layers that Keras does not have: threshold activation, sum and min pooling, the parameter-free residual shortcut.
 
-All are registered (package "kerazoo"), serialisable, and written in `keras.ops`, so they run on every Keras backend.
+All are registered (package "kerazoo"), serializable, and written in `keras.ops`, so they run on every Keras backend.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ class Threshold(layers.Layer):  # type: ignore[misc]
 
 
 class _Pooling2D(layers.Layer):  # type: ignore[misc]
-    """The common part of the poolings below: window, stride (default: the window) and padding ("valid" or "same")."""
+    """The base of the poolings below: window, stride (default: the window) and padding ("valid" or "same")."""
 
     def __init__(
         self, pool_size: int = 2, strides: int | None = None, padding: str = "valid", **arguments: Any
@@ -61,12 +62,14 @@ class _Pooling2D(layers.Layer):  # type: ignore[misc]
     def _size(self, size: int | None) -> int | None:
         if size is None:
             return None
-        return -(-size // self.strides) if self.padding == "same" else (size - self.pool_size) // self.strides + 1
+        if self.padding == "same":
+            return math.ceil(size / self.strides)
+        return (size - self.pool_size) // self.strides + 1
 
 
 @register
 class MinPooling2D(_Pooling2D):
-    """(B, H, W, C) -> (B, H', W', C): the smallest value of each window. Padding never wins."""
+    """(B, H, W, C) -> (B, H', W', C): the smallest value of each window. Padding is never the smallest value."""
 
     def call(self, x: KerasTensor) -> KerasTensor:
         """min(x) = -max(-x)."""
@@ -78,9 +81,9 @@ class SumPooling2D(_Pooling2D):
     """(B, H, W, C) -> (B, H', W', C): the sum of each window; "same" pads with zeros."""
 
     def call(self, x: KerasTensor) -> KerasTensor:
-        """Window size times the mean, over an input padded by hand: Keras's mean does not count padding."""
+        """Window size times the mean, over an input padded here, because Keras's mean does not count padding."""
         if self.padding == "same":
-            # symbolic shapes may be None only in the batch; sizes are static where a network is built
+            # height and width are static when a network is built; only the batch may be None
             pads = [self._pad(size) for size in x.shape[1:3]]
             x = ops.pad(x, [[0, 0], *pads, [0, 0]])
         return ops.average_pool(x, self.pool_size, self.strides, "valid", data_format="channels_last") * (
@@ -88,8 +91,8 @@ class SumPooling2D(_Pooling2D):
         )
 
     def _pad(self, size: int) -> list[int]:
-        total = max((-(-size // self.strides) - 1) * self.strides + self.pool_size - size, 0)
-        return [total // 2, total - total // 2]  # the extra row or column goes right and below, as everywhere in Keras
+        total = max((math.ceil(size / self.strides) - 1) * self.strides + self.pool_size - size, 0)
+        return [total // 2, total - total // 2]  # an extra row or column goes below or right, as everywhere in Keras
 
 
 @register
@@ -113,7 +116,7 @@ class ShortcutA(layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters)."""
         batch, height, width, _ = input_shape
-        sizes = [None if size is None else -(-size // self.strides) for size in (height, width)]
+        sizes = [None if size is None else math.ceil(size / self.strides) for size in (height, width)]
         return (batch, *sizes, self.filters)
 
     def get_config(self) -> dict[str, Any]:
@@ -141,15 +144,15 @@ def convolution(
     x: KerasTensor, filters: int, size: int, *, strides: int = 1, name: str, relu: bool = True, momentum: float = 0.99,
     synchronized: bool = False,
 ) -> KerasTensor:  # fmt: skip
-    """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters): convolution without bias, batch norm, ReLU (by choice).
+    """(B, H, W, C) -> (B, ceil(H/s), ceil(W/s), filters): convolution without bias, batch norm, optional ReLU.
 
-    `synchronized` batch norm takes the statistics of the whole batch where it is shared by several replicas.
+    `synchronized` batch norm uses the statistics of the whole batch if several replicas share it.
     """
     x = layers.Conv2D(
         filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)  # fmt: skip
-    # on other backends batch norm sees the whole batch as it is, and Keras refuses the argument
+    # on other backends batch norm always uses the whole batch, and Keras refuses the argument
     shared = synchronized and keras.config.backend() == "tensorflow"
     x = layers.BatchNormalization(momentum=momentum, synchronized=shared, name=f"{name}_bn")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x

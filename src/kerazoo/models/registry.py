@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Network:
-    """A network of our own: `module` under `kerazoo.models.networks` holds a builder called `function`.
+    """A network of the zoo: `module` in `kerazoo.models.networks` has a builder called `function`.
 
-    `input_shape` is (H, W, C) and `parameters` the exact count at the defaults, moving statistics included. `loss` is
-    the loss that belongs to the network (see `losses.py`), `weights` the names of weights that ship with the package.
+    `input_shape` is (H, W, C). `parameters` is the exact count for the defaults, including moving statistics. `loss` is
+    the network's own loss (see `losses.py`). `weights` has the names of weights that ship with the package.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Network:
         )
 
     def builder(self) -> Callable[..., "keras.Model"]:
-        """The function that builds it."""
+        """The function that builds the network."""
         function: Callable[..., keras.Model] = getattr(
             importlib.import_module(f"kerazoo.models.networks.{self.module}"), self.function
         )
@@ -103,14 +103,14 @@ REGISTRY: Mapping[str, Network | Backbone] = {entry.name: entry for entry in ENT
 
 
 def list_models(text: str = "") -> list[str]:
-    """The names in the registry that contain `text` (any case), networks first, in the order of the tables."""
+    """The names in the registry that contain `text` (ignoring case), networks first, in the order of the tables."""
     return [name for name in REGISTRY if text.lower() in name]
 
 
 def find(name: str) -> Network | Backbone:
-    """The entry called `name`. Raises ModelError, with the nearest names, where there is none."""
+    """The entry called `name`. Raises ModelError, with the most similar names, if there is none."""
     if name not in REGISTRY:
-        import difflib  # needed here only; `kerazoo --help` starts sooner without it
+        import difflib  # imported here so that `kerazoo --help` starts sooner
 
         near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`kerazoo models` lists them all"
@@ -119,27 +119,27 @@ def find(name: str) -> Network | Backbone:
 
 
 def weight_names(entry: Network | Backbone) -> tuple[str, ...]:
-    """What weights of `entry` may be called beside a path: those there are, and "none", which is random ones."""
+    """The names of weights for `entry`: those that exist, and "none" for random weights."""
     return (*entry.weights, "none")
 
 
 def construct(name: str, **arguments: Any) -> "keras.Model":
-    """The network called `name` with random weights; see `build` in `build.py`, which also loads weights.
+    """The network called `name` with random weights; `build` in `build.py` also loads weights.
 
-    Raises ModelError for an unknown name or argument and for values that the builder does not allow.
+    Raises ModelError for an unknown name or argument, and for values that the builder does not allow.
     """
     entry = find(name)
     allowed = describe(name)
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
-        raise ModelError(f"{name} takes no argument {unknown[0]!r}; it takes {', '.join(allowed)}")
+        raise ModelError(f"{name} has no argument {unknown[0]!r}; its arguments are {', '.join(allowed)}")
     defaults: dict[str, Any] = {"input_shape": entry.input_shape, **entry.arguments}
     return entry.builder()(**(defaults | arguments))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The arguments that the builder of `name` takes, each with its default."""
+    """The arguments of the builder of `name`, each with its default."""
     entry = find(name)
     parameters = inspect.signature(entry.builder()).parameters.values()
-    found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}
-    return found | {"input_shape": entry.input_shape}
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}
+    return defaults | {"input_shape": entry.input_shape}

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION, WEIGHTS = "model.json", "model.weights.h5"
-_WRITTEN: set[str] = set()  # sha256 of weights that this process wrote: they need not be read by another one first
+_WRITTEN: set[str] = set()  # sha256 of weights that this process wrote; they need no check in another process
 
 
 def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str:
-    """Write both files into `folder`, weights first, each whole or not at all; the sha256 of the weights.
+    """Write both files into `folder`, weights first, and return the sha256 of the weights.
 
-    Raises OSError, on a full disk for one.
+    Each file is written under a temporary name, then renamed. Raises OSError, for example if the disk is full.
     """
     content = weights_file(model)
     digest = hashlib.sha256(content).hexdigest()
@@ -36,15 +36,16 @@ def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str
 
 
 def load_spec(folder: str | Path) -> ModelSpec:
-    """The spec stored in `folder`, checked by `description.py`. Raises RunError where there is none, or a bad one."""
+    """The spec stored in `folder`, checked by `description.py`. Raises RunError if it is missing or bad."""
     path = Path(folder) / DESCRIPTION
     values = read_json(path)
     try:
-        if missing := {"name", "arguments", "preprocessing", "class_names", "task"} - set(values):
+        missing = {"name", "arguments", "preprocessing", "class_names", "task"} - set(values)
+        if missing:
             raise ModelError(f"it has no {min(missing)}")
         check_arguments(values["name"], values["arguments"])
         check_names(values["class_names"])
-        # JSON has no tuples; builders take lists where they take sequences
+        # JSON has no tuples, so lists become tuples
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values["arguments"].items()}
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
@@ -57,21 +58,25 @@ def load_spec(folder: str | Path) -> ModelSpec:
 
 
 def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
-    """The spec and the network stored in `folder`. Raises RunError, or WeightsError where the sha256 differs."""
+    """The spec and the network stored in `folder`. Raises RunError, or WeightsError if the sha256 differs."""
     folder = Path(folder)
     spec = load_spec(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise RunError(f"{folder} has no {WEIGHTS}: the run did not finish; train it again")
-    recorded, found = read_json(folder / DESCRIPTION).get("weights_sha256"), sha256(weights)
-    if recorded != found:
-        raise WeightsError(f"{weights} has sha256 {found[:16]}, not {str(recorded)[:16]} as recorded: it was changed")
+    recorded = read_json(folder / DESCRIPTION).get("weights_sha256")
+    digest = sha256(weights)
+    if recorded != digest:
+        raise WeightsError(
+            f"{weights} was changed: its sha256 is {digest[:16]}, but {str(recorded)[:16]} is recorded; restore it, or "
+            "train again"
+        )
     try:
         check_size(spec, weights)
         model = spec.build()
     except ModelError as error:
-        raise RunError(f"{folder / DESCRIPTION} describes no model that can be loaded: {error}") from error
-    if found in _WRITTEN:
+        raise RunError(f"{folder / DESCRIPTION} describes a model that cannot be loaded: {error}") from error
+    if digest in _WRITTEN:
         model.load_weights(weights)
     else:
         load_whole(model, weights)

@@ -1,1 +1,1 @@
-"""Encoded bytes to numbers: decode, resize, scale. The same functions for training, evaluation and exports."""
+"""Encoded bytes -> numbers: decode, resize, scale. Training, evaluation and exports use the same functions."""

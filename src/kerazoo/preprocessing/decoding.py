@@ -1,4 +1,4 @@
-"""The graph code that turns encoded bytes into upright pixels; `headers.py` says first what may be decoded."""
+"""The graph code that turns encoded bytes into upright pixels; `headers.py` first checks what may be decoded."""
 
 import functools
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from kerazoo.preprocessing.headers import (
 )
 
 Way = Callable[[tf.Tensor], tf.Tensor]
-BAND = 1 << 20  # pixels that arithmetic takes at once: its whole numbers take ten times the memory of the image
-LOCK = "kerazoo_large_image"  # one in a process
+BAND = 1 << 20  # pixels to compute at once: the integers need ten times the memory of the image
+LOCK = "kerazoo_large_image"  # one lock for each process
 
 
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
@@ -30,13 +30,13 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
 
 @functools.cache
 def _compiled(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The graph, built once a process: it takes longer than to decode many a folder."""
+    """The graph, built once for each process, because building it takes longer than decoding a small folder."""
     decode = tf.function(lambda contents: decoded(contents, channels), autograph=False)
     return decode.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
 
 
 def announced_bytes(contents: bytes) -> int:
-    """The decoded bytes that an image announces. Raises tf.errors.InvalidArgumentError for what is not decoded."""
+    """The number of decoded bytes by the image's header. Raises tf.errors.InvalidArgumentError if it is refused."""
     return int(_compiled_header()(tf.constant(contents)))
 
 
@@ -57,7 +57,7 @@ DAMAGED = (
 
 
 def reason_of(error: Exception) -> str:
-    """Why an image was not decoded, in one line, from what TensorFlow raised."""
+    """Why an image was not decoded, in one line, from TensorFlow's error."""
     reason = _words_of(error)
     return f"it is cut off or damaged ({reason})" if reason.startswith(DAMAGED) else reason
 
@@ -75,12 +75,12 @@ def _words_of(error: Exception) -> str:
 def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None) -> tf.Tensor:
     """Scalar string -> (H, W, channels) uint8, in a graph.
 
-    By `resize_large`, an image over LARGE decoded bytes is decoded and fitted while no other one is in this process, so
-    that the memory which large images take does not grow with the number of threads.
+    With `resize_large`, an image over LARGE decoded bytes is decoded and resized while no other large image is, so that
+    the memory for large images does not grow with the number of threads.
     """
 
     def finished(way: Way) -> Way:
-        """`way`, and its grey where that is asked for: one function of the graph, wherever it is called."""
+        """`way`, followed by a conversion to gray for one channel, as one function of the graph."""
 
         def finish(contents: tf.Tensor) -> tf.Tensor:
             image = tf.ensure_shape(way(contents), (None, None, 3))
@@ -90,7 +90,7 @@ def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None)
 
     def alone(whole: Way, contents: tf.Tensor) -> tf.Tensor:
         assert resize_large is not None
-        lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # given back where decoding fails, too
+        lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name=LOCK))  # released even if decoding fails
         with tf.control_dependencies([lock]):
             contents = tf.identity(contents)
         fitted = resize_large(whole(contents))
@@ -99,7 +99,7 @@ def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None)
         return _after(done, fitted)
 
     def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
-        """The index among `ways`, to which, for a large image, `whole` is added."""
+        """The index and `ways`; with `resize_large`, `whole` is added for large images."""
         if resize_large is None:
             return _after(size, tf.convert_to_tensor(index)), ways
         return tf.where(size > LARGE, len(ways), index), [*ways, functools.partial(alone, whole)]
@@ -111,10 +111,10 @@ def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None)
         image = choose(other_kind_of(head_of(contents)), others, contents)
         return tf.ensure_shape(image, (None, None, channels))
 
-    others = [finished(way) for way in (_png, _gif, _bmp, _webp)]  # anything else has no size
+    others = [finished(way) for way in (_png, _gif, _bmp, _webp)]  # other formats are refused when their size is read
     jpegs = [finished(way) for way in (_jpeg, _turned_jpeg)]
     is_jpeg, size = jpeg_bytes(contents)
-    # walking the segments costs more than decoding a small image, and few images have anything to find there
+    # reading the segments takes longer than decoding a small image, and few images have an orientation
     may_turn = tf.cast(occurrences(contents, b"Exif\x00\x00", 1), tf.int32)
     index, ways = by_size(size, may_turn, jpegs, jpegs[1])
     index = tf.where(is_jpeg, index, len(ways))
@@ -136,8 +136,8 @@ def _turned_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _png(contents: tf.Tensor) -> tf.Tensor:
-    # byte 25 is the colour type: 3 a palette, 4 and 6 with alpha. Grey of under 8 bits must not be asked for four
-    # channels: TensorFlow fills its alpha with 1 of 255.
+    # byte 25 is the color type: 3 is a palette, 4 and 6 have alpha. Do not decode gray with fewer than 8 bits to four
+    # channels: TensorFlow then sets alpha to 1 of 255.
     may_have_alpha = tf.cast(tf.reduce_any(head_of(contents)[25] == [3, 4, 6]), tf.int32)
     ways: list[Way] = [
         lambda contents: tf.io.decode_png(contents, channels=3),
@@ -155,32 +155,33 @@ def _bmp(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _webp(contents: tf.Tensor) -> tf.Tensor:
-    # three channels or four, and it takes no other number than its own
+    # three or four channels; the decoder accepts only the image's own number
     image = tf.ensure_shape(tf.io.decode_image(contents, expand_animations=False), (None, None, None))
     has_alpha = tf.cast(tf.shape(image)[-1] == 4, tf.int32)
     return choose(has_alpha, [lambda image: image[..., :3], over_white], image)
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:
-    """(H, W, 3) uint8 -> (H, W, 1) uint8: ITU-R 601-2 luma in Pillow's whole numbers; grey stays exactly grey."""
+    """(H, W, 3) uint8 -> (H, W, 1) uint8: ITU-R 601-2 luma with Pillow's integers; gray pixels do not change."""
     weights = tf.constant([19595, 38470, 7471])  # 65536 * (0.299, 0.587, 0.114)
     total = tf.reduce_sum(tf.cast(image, tf.int32) * weights, axis=-1, keepdims=True)
     return tf.cast((total + 32768) // 65536, tf.uint8)
 
 
 def over_white(image: tf.Tensor) -> tf.Tensor:
-    """(H, W, 4) uint8 -> (H, W, 3) uint8: laid over white by its alpha; opaque pixels stay as they are."""
+    """(H, W, 4) uint8 -> (H, W, 3) uint8: blended with white by its alpha; opaque pixels do not change."""
 
     def lay(image: tf.Tensor) -> tf.Tensor:
         pixels = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits, in half the memory of int32
-        colour, alpha = pixels[..., :3], pixels[..., 3:]
-        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+        color = pixels[..., :3]
+        alpha = pixels[..., 3:]
+        return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
     return _in_bands(lay, image, 3)
 
 
 def _in_bands(function: Way, image: tf.Tensor, channels: int) -> tf.Tensor:
-    """`function(image)`, (H, W, channels): of all pixels at once where the image is small, else of BAND at a time."""
+    """`function(image)`, (H, W, channels): all pixels at once if the image is small, else BAND pixels at a time."""
 
     def banded(image: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(image)
@@ -195,5 +196,5 @@ def _in_bands(function: Way, image: tf.Tensor, channels: int) -> tf.Tensor:
         return tf.reshape(bands.concat(), (shape[0], shape[1], channels))
 
     is_large = tf.size(image) // tf.shape(image)[2] > BAND
-    found = choose(tf.cast(is_large, tf.int32), [function, banded], image)
-    return tf.ensure_shape(found, (None, None, channels))
+    result = choose(tf.cast(is_large, tf.int32), [function, banded], image)
+    return tf.ensure_shape(result, (None, None, channels))

@@ -1,4 +1,4 @@
-"""Encoded images on disk: read whole into memory, but for pipes, devices and files that no camera writes."""
+"""Read encoded images into memory. Pipes, devices and files that are too large are refused."""
 
 import errno
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 from kerazoo.files import open_regular
 from kerazoo.terminal import format_bytes
 
-MAX_ENCODED = 256_000_000  # bytes of an image's file; a camera's JPEG has up to 60 MB
+MAX_ENCODED = 256_000_000  # bytes of an image file; a camera's JPEG has up to 60 MB
 
 
 class TooLargeError(OSError):
-    """An image's file of `size` bytes, which are more than are read into memory."""
+    """An image file whose `size` in bytes is above the limit."""
 
     def __init__(self, path: str | Path, size: int) -> None:
-        words = f"the file has {format_bytes(size)}, and an image may have {format_bytes(MAX_ENCODED)}"
+        words = f"the file has {format_bytes(size)}, but an image may have at most {format_bytes(MAX_ENCODED)}"
         super().__init__(errno.EFBIG, words, str(path))
         self.size = size
 
@@ -23,7 +23,7 @@ class TooLargeError(OSError):
 
 
 def read_image(path: str | Path) -> tuple[bytes, os.stat_result]:
-    """The bytes of an image's file, and its status. Raises NotRegularError, OSError, and TooLargeError."""
+    """The bytes of an image file, and its status. Raises NotRegularError, OSError or TooLargeError."""
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         contents = (file.read(MAX_ENCODED + 1) or b"") if status.st_size <= MAX_ENCODED else b""

@@ -1,10 +1,10 @@
-"""Preprocessing: encoded bytes -> image -> resized pixels -> the numbers a network takes. One object, used everywhere.
+"""Preprocessing: encoded bytes -> image -> resized pixels -> the network's input. The same object is used everywhere.
 
-Training, evaluation and the exported graph call these same methods, so they cannot drift apart. The work is done by
-the graph code in `resizing.py`, which runs inside `tf.data` and inside a SavedModel; it is imported on first use.
+Training, evaluation and the exported graph call the same methods, so they cannot differ. The graph code is in
+`resizing.py`, which runs inside `tf.data` and inside a SavedModel; it is imported on first use.
 
-Order: decode (uint8) -> resize (uint8) -> [augmentation, in training only] -> scale (float32). Resized pixels are
-rounded to uint8 as an image library would leave them, so that they can be kept on disk without loss.
+The order is decode (uint8) -> resize (uint8) -> [augmentation, in training only] -> scale (float32). Resized pixels are
+rounded to uint8, as image libraries do, so they can be stored on disk without loss.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-MOST_VALUES = 2**26  # of one prepared image, 268 MB: 4,096 x 4,096 in colour
+MOST_VALUES = 2**26  # values of one preprocessed image, 268 MB: 4,096 x 4,096 in color
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "lanczos5", "area", "nearest")
 
@@ -26,11 +26,11 @@ SCALINGS = ("none", "unit", "tf", "torch", "caffe")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become a network's input of shape (height, width, channels).
+    """The conversion of images to a network's input of shape (height, width, channels).
 
-    Encoded images have 1 or 3 channels; arrays of pixels may have any number, which is then kept.
-    `resize`: "stretch" to the size; "crop" the largest centred part of the right shape; "pad" the whole image with
-    black to the right shape. `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
+    Encoded images have 1 or 3 channels; arrays of pixels may have any number. `resize` is "stretch" (to the size),
+    "crop" (the largest centered part of the right shape) or "pad" (the whole image, with black, to the right shape).
+    `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
     """
 
     height: int
@@ -44,8 +44,8 @@ class Preprocessing:
         allowed = {"resize": RESIZES, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                received, choices = repr(getattr(self, name)), ", ".join(map(str, values))
-                raise ModelError(f"preprocessing: {name}={received:.60} is not one of {choices}")
+                received = repr(getattr(self, name))
+                raise ModelError(f"preprocessing: {name}={received:.60} must be one of {', '.join(map(str, values))}")
         for name in ("height", "width", "channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -53,23 +53,25 @@ class Preprocessing:
         if self.height * self.width * self.channels > MOST_VALUES:
             raise ModelError(
                 f"preprocessing: height x width x channels must be at most {MOST_VALUES:,} values, "
-                f"got {self.height:,} x {self.width:,} x {self.channels:,}; take a smaller size"
+                f"got {self.height:,} x {self.width:,} x {self.channels:,}; use a smaller size"
             )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The object that `to_json` described."""
+        """The object for the values of `to_json`. Raises ModelError."""
         if not isinstance(values, dict):
             raise ModelError(f"preprocessing must be an object, got {values!r:.60}")
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ModelError(f"preprocessing: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-        if missing := sorted({"height", "width"} - set(values)):
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"preprocessing: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(known))}")
+        missing = sorted({"height", "width"} - set(values))
+        if missing:
             raise ModelError(f"preprocessing: there is no {missing[0]}")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, as they are stored with a run and an export."""
+        """The fields, as stored in a run and an export."""
         return asdict(self)
 
     @property
@@ -88,12 +90,12 @@ class Preprocessing:
     def decode(self, contents: "tf.Tensor") -> "tf.Tensor":
         """Scalar string of an encoded image -> (H, W, channels) uint8, upright.
 
-        JPEG by the accurate integer transform, bit-identical to Pillow, CMYK included, and turned as its EXIF
-        orientation says; PNG, GIF (a still one), BMP (24 or 32 bits) and WebP through TensorFlow. Alpha is laid over
-        white, palettes and grey become what `channels` asks for, 16 bits keep the upper 8. Grey is ITU-R 601-2 luma,
-        as in Pillow. A colour key (PNG's tRNS without a palette) counts for opaque.
-        Raises tf.errors.InvalidArgumentError for anything else, and, before it decodes, for what costs too much
-        (`headers.py`): animations, sizes, scans. Raises ModelError where `channels` is neither 1 nor 3.
+        JPEG is decoded with the accurate integer transform, with the same bits as Pillow, including CMYK, and rotated
+        by its EXIF orientation. PNG, still GIF, BMP (24 or 32 bits) and WebP are decoded by TensorFlow. Alpha is
+        blended with white. Palettes and gray are converted to `channels`. Of 16 bits, the upper 8 are used. Gray is
+        ITU-R 601-2 luma, as in Pillow. A color key (PNG's tRNS without a palette) is ignored.
+        Raises tf.errors.InvalidArgumentError for other files, and, before decoding, for animations and for images with
+        too many pixels or scans (`headers.py`). Raises ModelError if `channels` is neither 1 nor 3.
         """
         self._check_encoded()
         from kerazoo.preprocessing import decoding
@@ -103,8 +105,8 @@ class Preprocessing:
     def read(self, contents: "tf.Tensor") -> "tf.Tensor":
         """Scalar string of an encoded image -> (height, width, channels) uint8: decode, resize.
 
-        Large images are decoded and fitted one at a time in a process, whatever the number of threads. Raises what
-        `decode` does.
+        Large images are decoded and resized one at a time in a process, for any number of threads. Raises as `decode`
+        does.
         """
         self._check_encoded()
         from kerazoo.preprocessing import resizing
@@ -114,26 +116,26 @@ class Preprocessing:
     def _check_encoded(self) -> None:
         if self.channels not in (1, 3):
             raise ModelError(
-                f"encoded images have 1 or 3 channels, and this takes {self.channels}: give it pixels, (H, W, "
-                f"{self.channels}) in an .npz file or an array"
+                f"encoded images have 1 or 3 channels, but {self.channels} are needed; use pixels, (H, W, "
+                f"{self.channels}), in an .npz file or an array"
             )
 
     def resize_pixels(self, image: "tf.Tensor") -> "tf.Tensor":
         """(H, W, C) pixels in [0, 255], any type -> (height, width, channels) uint8.
 
-        Grey and colours turn into one another (copied; ITU-R 601-2 luma); any other C must be `channels`, or it raises
-        ModelError.
+        Gray is copied to three channels, and RGB is converted to gray by ITU-R 601-2 luma. Any other C must be
+        `channels`. Raises ModelError.
         """
         from kerazoo.preprocessing import resizing
 
         return resizing.resize(image, self.shape, self.resize, self.interpolation)
 
     def scale(self, image: "tf.Tensor") -> "tf.Tensor":
-        """(..., channels) pixels in [0, 255] -> the same shape, float32, as the network wants them.
+        """(..., channels) pixels in [0, 255] -> the same shape, float32, in the network's scale.
 
-        "none": [0, 255], for networks that scale inside; "unit": [0, 1]; "tf": [-1, 1]; "torch": [0, 1], less
-        ImageNet's mean, over its standard deviation; "caffe": BGR, less ImageNet's mean. The last two, for other
-        channels than three: see `scaling.affine`.
+        "none": [0, 255], for networks with their own scaling layer; "unit": [0, 1]; "tf": [-1, 1]; "torch": [0, 1],
+        minus ImageNet's mean, divided by its standard deviation; "caffe": BGR, minus ImageNet's mean. For the last two
+        with other than three channels, see `scaling.affine`.
         """
         from kerazoo.preprocessing.scaling import scale
 

@@ -1,4 +1,4 @@
-"""The graph code behind `Preprocessing` that fits and scales decoded pixels; `decoding.py` makes them."""
+"""The graph code of `Preprocessing` that resizes decoded pixels; `decoding.py` decodes them."""
 
 import functools
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from kerazoo.preprocessing.decoding import decoded, luma
 
 
 def read(contents: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
-    """Scalar string -> `shape`, uint8: decoded and fitted, of large images one at a time in a process."""
+    """Scalar string -> `shape`, uint8: decoded and resized; large images are processed one at a time in a process."""
     return _compiled_reading(shape, how, interpolation)(tf.convert_to_tensor(contents, tf.string))
 
 
 @functools.cache
 def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The graph, built once a process. What is fitted already, because it is large, is left as it is."""
+    """The graph, built once for each process. Large images are already resized when they are decoded."""
     resized = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
     read = tf.function(lambda contents: resized(decoded(contents, shape[-1], resize_large=resized)), autograph=False)
     return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
@@ -33,7 +33,7 @@ def resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolatio
 def _compiled(
     spec: tf.TensorSpec, shape: tuple[int, int, int], how: str, interpolation: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The graph, built once a process."""
+    """The graph, built once for each process."""
     compiled = tf.function(lambda image: _resize(image, shape, how, interpolation), autograph=False)
     return compiled.get_concrete_function(spec)  # type: ignore[no-any-return]
 
@@ -45,8 +45,8 @@ def _resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
         image = tf.repeat(image, 3, axis=-1) if channels == 3 else luma(image)
     elif image.shape[-1] != channels:
         raise ModelError(
-            f"images of {image.shape[-1]} channels do not become {channels}: grey and colours turn into one another, "
-            "any other number stays as it is"
+            f"images with {image.shape[-1]} channels cannot be converted to {channels} channels; only gray and RGB can "
+            "be converted"
         )
 
     if tuple(image.shape) == shape:
@@ -63,11 +63,11 @@ def _resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
 
     part = _largest_part(image, height, width) if how == "crop" else image
     size = tf.shape(part)[:2]
-    # what is not made smaller has nothing to alias, and TensorFlow's plain kernel is three times as fast
+    # without a reduction there is no aliasing, and TensorFlow's plain kernel is three times as fast
     enlarged = tf.reduce_all(size <= (height, width)) if interpolation == "bilinear" else tf.constant(False)
     index = tf.where(tf.reduce_all(size == (height, width)), 0, tf.where(enlarged, 1, 2))
     ways = [lambda part: part, resized(antialias=False), resized(antialias=True)]
-    # a call for each way: what is not taken is one operation, and the bare Case (see `decoding.choose`) is slower here
+    # each branch is one call, so the other branches are only one operation; the raw Case of `choose` is slower here
     spec = tf.TensorSpec(part.shape, part.dtype)
     calls = [
         tf.function(way, autograph=False, experimental_attributes=NO_INLINE).get_concrete_function(spec) for way in ways
@@ -76,7 +76,7 @@ def _resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
 
 
 def _padded(image: tf.Tensor, height: int, width: int, interpolation: str, antialias: bool) -> tf.Tensor:
-    """tf.image.resize_with_pad, bit for bit, but that a side keeps 1 pixel at least, where that one raises."""
+    """The same as tf.image.resize_with_pad, bit for bit, but a side has at least 1 pixel, where that one raises."""
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     target = tf.constant([height, width], tf.float32)
     resized = size / tf.reduce_max(size / target)
@@ -87,19 +87,19 @@ def _padded(image: tf.Tensor, height: int, width: int, interpolation: str, antia
 
 
 def antialiased(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """tf.image.resize(image, (height, width), antialias=True) of (H, W, C), bit for bit, in half of its time.
+    """The same as tf.image.resize(image, (height, width), antialias=True) for (H, W, C), bit for bit, in half the time.
 
-    Its kernel is fast down the rows and slow along them. Here it goes down the rows twice: an image one pixel wide,
-    whose channels are a whole row, and then the same of the transposed.
+    TensorFlow's kernel is fast along columns and slow along rows. Here it runs along columns twice: first on an image
+    one pixel wide, whose channels are a whole row, and then on the transposed image.
     """
     image = tf.transpose(_fewer_rows(image, height), (1, 0, 2))
     return tf.transpose(_fewer_rows(image, width), (1, 0, 2))
 
 
 def _fewer_rows(image: tf.Tensor, rows: int) -> tf.Tensor:
-    """(H, W, C) -> (rows, W, C) float32, by the triangle kernel as wide as a new row."""
+    """(H, W, C) -> (rows, W, C) float32, with the triangle kernel of the width of a new row."""
     shape = tf.shape(image)
-    found = tf.raw_ops.ScaleAndTranslate(
+    scaled = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, (1, shape[0], 1, -1)),
         size=(rows, 1),
         scale=tf.stack([rows / tf.cast(shape[0], tf.float32), 1.0]),
@@ -107,7 +107,7 @@ def _fewer_rows(image: tf.Tensor, rows: int) -> tf.Tensor:
         kernel_type="triangle",
         antialias=True,
     )
-    return tf.reshape(found, (rows, shape[1], image.shape[-1]))
+    return tf.reshape(scaled, (rows, shape[1], image.shape[-1]))
 
 
 def _rounded(image: tf.Tensor, interpolation: str) -> tf.Tensor:
@@ -123,9 +123,11 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
 
 
 def _largest_part(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """The largest centred part with the proportions height : width."""
-    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
+    """The largest centered part with the proportions height : width."""
+    rows = tf.shape(image)[0]
+    columns = tf.shape(image)[1]
     part_rows = tf.clip_by_value(columns * height // width, 1, rows)
     part_columns = tf.clip_by_value(rows * width // height, 1, columns)
-    top, left = (rows - part_rows) // 2, (columns - part_columns) // 2
+    top = (rows - part_rows) // 2
+    left = (columns - part_columns) // 2
     return image[top : top + part_rows, left : left + part_columns]

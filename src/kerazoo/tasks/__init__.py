@@ -1,1 +1,1 @@
-"""What is learned: classes, labels or numbers; their losses and scores."""
+"""The tasks: classes, labels or numbers, with their losses and scores."""

@@ -1,8 +1,8 @@
-"""What a task must say; `task.py` has the three of them.
+"""The interface of a task; `task.py` has the three tasks.
 
 | task       | labels of N examples   | answers (N, K)    | score of an example           | loss of an example         |
 |------------|------------------------|-------------------|-------------------------------|----------------------------|
-| multiclass | (N,) int64 class       | softmax           | 1 where it is right, else 0   | cross-entropy, nats        |
+| multiclass | (N,) int64 class       | softmax           | 1 if it is right, else 0      | cross-entropy, nats        |
 | multilabel | (N, K) float32, 0 or 1 | sigmoids          | share of its labels right     | mean cross-entropy, nats   |
 | regression | (N, K) float32 numbers | logits themselves | minus the mean absolute error | mean squared error         |
 """
@@ -18,17 +18,17 @@ from kerazoo.errors import DataError, ModelError, RecipeError
 from kerazoo.tasks.linear import ALL, Rows, Solution
 from kerazoo.tasks.measures import near
 
-SMOOTHED = ("cross_entropy", "binary_cross_entropy", "focal")  # the losses that label smoothing goes with
+SMOOTHED = ("cross_entropy", "binary_cross_entropy", "focal")  # the losses that allow label smoothing
 
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What is learned, by `name`, and all that depends on it. Nothing else compares the names of tasks.
+    """A task, and everything that depends on it. No other code compares the names of tasks.
 
-    `column` of a table holds its labels. It learns several of `units`. `loss` is the name of its own loss,
-    `other_losses` go with it, too. Where it is `exclusive`, an example has exactly one class. Its answers are
-    `probabilities`, or else numbers; they are the `main_output` among the `outputs` of an export. `digits` is the
-    format of an answer in a CSV file.
+    `column` is the label column of a table. `units` is the word for its classes, labels or numbers. `loss` is its
+    default loss, and `other_losses` are also allowed. `exclusive` is whether an example has exactly one class.
+    `probabilities` is whether its answers are probabilities, or else numbers. They are the `main_output` among the
+    `outputs` of an export. `digits` is the format of an answer in a CSV file.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Task(ABC):
         self, name: str | None = None, *, soft: bool = False, label_smoothing: float = 0.0,
         focal_gamma: float | None = None,
     ) -> Any:  # fmt: skip
-        """The Keras loss that belongs to the task, or another one called `name` that goes with it.
+        """The Keras loss called `name`, or the default loss of the task.
 
-        `soft` is for classes whose labels are (B, K) shares of the classes, as mixup makes them. `label_smoothing` in
-        [0, 1) is for the cross-entropies and the focal loss, `focal_gamma` >= 0 (2 where it is None) for the focal
-        loss. Raises ModelError for what does not go together.
+        `soft` is for labels that are (B, K) shares of the classes, as from mixup. `label_smoothing` in [0, 1) is for
+        the cross-entropies and the focal loss, `focal_gamma` >= 0 (default: 2) for the focal loss. Raises ModelError
+        for settings that cannot be combined.
         """
         import keras
 
@@ -62,15 +62,15 @@ class Task(ABC):
         soft = soft and self.exclusive
         allowed = (self.loss, *self.other_losses)
         if name not in allowed:
-            raise ModelError(f"loss={name!r} does not go with a {self.name} task; it takes {', '.join(allowed)}")
+            raise ModelError(f"loss={name!r} cannot be used for a {self.name} task; use {' or '.join(allowed)}")
         if soft and name not in SOFT_LOSSES:
-            raise ModelError(f"loss={name!r} takes no mixed labels; it goes without mixup and cutmix")
+            raise ModelError(f"loss={name!r} does not allow mixed labels; remove mixup and cutmix")
         if focal_gamma is not None and name != "focal":
-            raise ModelError(f"focal_gamma={focal_gamma!r} is of loss='focal', not of {name!r}; leave it out")
+            raise ModelError(f"focal_gamma={focal_gamma!r} applies only to loss='focal', not {name!r}; remove it")
         if label_smoothing and name not in SMOOTHED:
-            smoothed = ", ".join(SMOOTHED)
             raise ModelError(
-                f"label_smoothing={label_smoothing!r} does not go with loss={name!r}; it goes with {smoothed}"
+                f"label_smoothing={label_smoothing!r} cannot be combined with loss={name!r}; it applies only to "
+                f"{', '.join(SMOOTHED)}"
             )
         if name == "focal":
             gamma = 2.0 if focal_gamma is None else focal_gamma
@@ -82,7 +82,7 @@ class Task(ABC):
         return (SOFT_LOSSES if soft else LOSSES)[name]()
 
     def preferred_loss(self, of_network: str | None) -> str:
-        """The name of the loss where a recipe names none. Networks prefer a loss for one class an image."""
+        """The name of the loss if the recipe has none. A network's own loss applies only to one class per image."""
         return self.loss
 
     @abstractmethod
@@ -94,13 +94,16 @@ class Task(ABC):
         """(B, K) logits -> (B, K) answers, as tensors of the backend."""
 
     def shares(self, labels: Any, units: int) -> Any:
-        """A tensor of labels -> (B, K) float32, which can be mixed."""
+        """A tensor of labels -> (B, K) float32 that can be mixed."""
         return labels
 
     def check_balance(self, balance: str) -> None:
-        """Raise RecipeError where classes are to be balanced by `training.balance` and there are none."""
+        """Raise RecipeError if `training.balance` is set but the task does not have one class per image."""
         if balance != "none" and not self.exclusive:
-            raise RecipeError(f"training.balance={balance!r} is for one class an image; this data is {self.name}")
+            raise RecipeError(
+                f"training.balance={balance!r} applies only to one class per image, but this data is {self.name}; "
+                "remove it"
+            )
 
     # -- labels -------------------------------------------------------------------------------------------------------
 
@@ -108,37 +111,37 @@ class Task(ABC):
     def read_columns(
         self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The labels in columns of a table and the names of classes, labels or numbers. `where` begins its errors.
+        """The labels in columns of a table, and the names of classes, labels or numbers. Errors start with `where`.
 
         Raises DataError, which names the row and the column.
         """
 
     @abstractmethod
     def from_stored(self, values: Sequence[Any], units: int) -> np.ndarray:
-        """The labels of examples from one value each: a class number, the numbers of the labels, or what to predict."""
+        """The labels of examples from one value each: a class number, label numbers, or numbers to predict."""
 
     def labelled(self, labels: np.ndarray) -> np.ndarray:
         """(N,) whether an example has a label."""
         return np.ones(len(labels), bool)
 
     def unit_count(self, labels: np.ndarray) -> int:
-        """K, as far as the labels show it."""
+        """K, the number of units that the labels imply."""
         return int(labels.shape[1])
 
     def naming_problem(self, count: int, named: int) -> str:
-        """What is wrong where labels show `count` units and `named` have names, or ""."""
+        """The problem in words if the labels have `count` units but there are `named` names; else ""."""
         return "" if count == named else f"class_names has {named} names for {count} columns of labels"
 
     def counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-        """How many examples there are of each class, or with each label; of numbers, all under one name."""
+        """The number of examples of each class or label; for numbers, the total under one name."""
         return {"examples": len(labels)}
 
     @abstractmethod
     def text(self, label: Any, names: Sequence[str]) -> str:
-        """The label of one example for a person."""
+        """The label of one example as text."""
 
     def strata(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) int64, what a split keeps the shares of."""
+        """(N,) int64 strata, whose shares a split preserves."""
         return np.zeros(len(labels), np.int64)
 
     # -- measures -----------------------------------------------------------------------------------------------------
@@ -153,42 +156,45 @@ class Task(ABC):
 
     @abstractmethod
     def losses_of_answers(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, K) float32 answers and labels -> (N,) losses as of their logits.
+        """(N, K) float32 answers and labels -> (N,) losses, the same as from logits.
 
-        A probability that float32 rounds to 0 or 1 counts as the one next to it.
+        A probability that float32 rounds to 0 or 1 counts as the next representable number.
         """
 
     def doubts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """(N,) losses had each example been answered wrong: its label the likeliest other class, or one of its labels
-        (the mean over which) turned round. None for numbers, where no answer is wrong or right."""
+        """(N,) losses if each answer had been wrong; None for numbers, which are neither right nor wrong.
+
+        For classes, the true class is replaced by the most probable other class. For labels, one label is inverted, and
+        the loss is the mean over all choices of that label.
+        """
         return None
 
     def calibration_error(self, logits: np.ndarray, labels: np.ndarray) -> float | None:
         """The expected calibration error (`calibration_gap`); None for numbers.
 
-        Of classes, the confidence is the probability of the answer; of several labels, each label of each example
-        counts, its probability beside whether it is there.
+        For classes, the confidence is the probability of the answer. For labels, it compares the probability of each
+        label of each example with whether the example has it.
         """
         return None
 
     def loss_slope(self, logits: np.ndarray, labels: np.ndarray) -> Callable[[float], float]:
-        """Of log T: the slope of the mean loss of logits / T in 1 / T, which rises. Of probabilities alone."""
+        """A function of log T: the slope of the mean loss of logits / T in 1 / T. For probabilities only."""
         raise NotImplementedError(f"the answers of {self.name} have no temperature")
 
     @abstractmethod
     def chart_values(self, score: float) -> dict[str, float]:
-        """A mean score under the name that the metric has in the history."""
+        """A mean score under the name of the metric in the history."""
 
     # -- the linear probe ---------------------------------------------------------------------------------------------
 
     def fold_count(self, labels: np.ndarray, names: Sequence[str], folds: int) -> int:
-        """As many folds as the examples (every class of them) can be in. Raises DataError where there are too few."""
+        """The number of folds, at most `folds`, that the examples allow. Raises DataError if there are too few."""
         if len(labels) < 2:
-            raise DataError("cross-validation takes at least 2 training examples; add some, or name one penalty")
+            raise DataError("cross-validation needs at least 2 training examples; add some, or set only one penalty")
         return min(folds, len(labels))
 
     def splitter(self, folds: int, seed: int) -> Any:
-        """The scikit-learn splitter that makes the folds."""
+        """The scikit-learn splitter for the folds."""
         from sklearn.model_selection import KFold
 
         return KFold(folds, shuffle=True, random_state=seed)
@@ -197,23 +203,23 @@ class Task(ABC):
     def solutions(
         self, x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], rows: Rows = ALL
     ) -> Iterator[Solution]:
-        """The linear model of each penalty in turn, begun from the one before, on some `rows`.
+        """The linear model for each penalty in turn, starting from the previous one, on some `rows`.
 
-        These are taken out anew for each: folds that go down the path side by side would be so many copies of x.
+        The rows are selected again for each penalty. Otherwise each fold would have its own copy of x.
         """
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def predicted(self, answers: np.ndarray) -> np.ndarray:
-        """(N, K) answers -> what they say, as labels."""
+        """(N, K) answers -> the predicted labels."""
 
     def accuracy(self, labels: np.ndarray, answers: np.ndarray) -> float:
-        """The share answered right: of examples, or of the labels of all examples."""
+        """The share of right answers: of examples, or of the labels of all examples."""
         return float((self.predicted(answers) == labels).mean())
 
     def right(self, labels: np.ndarray, answers: np.ndarray) -> float:
-        """The share of examples answered wholly right."""
+        """The share of examples for which the whole answer is right."""
         same = self.predicted(answers) == labels
         return float(same.all(axis=1).mean() if same.ndim == 2 else same.mean())
 
@@ -223,41 +229,41 @@ class Task(ABC):
 
     @abstractmethod
     def line(self, labels: np.ndarray, answers: np.ndarray) -> str:
-        """The metrics for a person."""
+        """The metrics in one line."""
 
     def details(self, labels: np.ndarray, answers: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-        """What is known of each class or label."""
+        """The details for each class or label."""
         return {}
 
     @abstractmethod
     def columns(self, names: Sequence[str]) -> list[str]:
-        """The columns of a CSV file of answers, behind the keys of the examples."""
+        """The columns of a CSV file of answers, after the keys of the examples."""
 
     @abstractmethod
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
-        """The cells of one example in these columns: names as text, and numbers."""
+        """The cells of one example in these columns: names and numbers."""
 
     def agree(self, answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-        """(N,) whether two (N, K) answers for an image are the same, within TOLERANCE."""
+        """(N,) whether two (N, K) answers for an image are equal, within TOLERANCE."""
         return near(answers, recorded)
 
     # -- exports and predictions --------------------------------------------------------------------------------------
 
     @abstractmethod
     def signature(self, answers: Any, every: Any, names: Any, count: int) -> Mapping[str, Any]:
-        """The `outputs` of an export as TensorFlow tensors: of (B, K) `answers` and `every` name for each of them.
+        """The `outputs` of an export as TensorFlow tensors, from (B, K) `answers` and their (B, K) names, `every`.
 
-        `names` are (K,) strings; of probabilities the `count` highest are named.
+        `names` are (K,) strings. For probabilities, the `count` highest are named.
         """
 
     def is_first(self, top: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-        """(N,) whether the classes `top` (N,) may come first where `recorded` are the (N, K) right answers."""
+        """(N,) whether the classes `top` (N,) are the first ones by the (N, K) `recorded` answers."""
         return np.ones(len(top), bool)
 
     @abstractmethod
     def top(self, answer: np.ndarray, names: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:
-        """(name, value) of the answer for one image: the `count` likeliest, or all numbers."""
+        """(name, value) of the answer for one image: the `count` most probable, or all numbers."""
 
     @abstractmethod
     def top_json(self, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
-        """The same as `--json` says it."""
+        """The same as a JSON object, for `--json`."""

@@ -1,4 +1,4 @@
-"""Linear models on standardised features by convex optimisation, each along a path of penalties.
+"""Linear models on standardized features by convex optimization, for a series of penalties.
 
 Shape letters: N examples, F features, K classes, labels or numbers.
 """
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-ITERATIONS = 1000  # of L-BFGS
-SLOPE = 1e-5  # of the mean loss where L-BFGS ends; scikit-learn's 1e-4 leaves logits a tenth off
-LARGE = 1e10  # multiplications of ridge regression from which BLAS threads are worth it
+ITERATIONS = 1000  # limit for L-BFGS
+SLOPE = 1e-5  # L-BFGS stops at this slope of the mean loss; with scikit-learn's 1e-4, logits are a tenth off
+LARGE = 1e10  # number of multiplications in ridge regression from which BLAS threads are faster
 
 Solution = tuple[np.ndarray, np.ndarray, bool]  # kernel (F, K), bias (K,), whether it converged
 Rows = np.ndarray | slice
@@ -19,7 +19,7 @@ ALL = slice(None)
 
 
 def one_label(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], rows: Rows) -> Iterator[Solution]:
-    """Of one label, (N,) of 0 and 1: the logit of 1. One that is always or never there has a bias only."""
+    """The solutions for one label, (N,) of 0 and 1: the logit of 1. A constant label gives only a bias."""
     if len(np.unique(y[rows])) > 1:
         for kernel, bias, converged in logistic(x, y.astype(np.int64), w, path, 2, rows):
             yield kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1], converged
@@ -32,7 +32,7 @@ def one_label(x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float]
 def logistic(
     x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], classes: int, rows: Rows
 ) -> Iterator[Solution]:
-    """Of class numbers, (N,) below `classes`: multinomial logistic regression by L-BFGS."""
+    """The solutions for class numbers, (N,) below `classes`: multinomial logistic regression by L-BFGS."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -40,12 +40,13 @@ def logistic(
     model = LogisticRegression(solver="lbfgs", tol=SLOPE, max_iter=ITERATIONS, warm_start=True)
     for penalty in path:
         model.set_params(C=1 / (penalty * w[rows].sum()))
-        with blas.limit(limits=1), warnings.catch_warnings(record=True) as said:
+        with blas.limit(limits=1), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(x[rows], y[rows], sample_weight=w[rows])
-        converged = not any(issubclass(one.category, ConvergenceWarning) for one in said)
-        kernel, bias = np.zeros((x.shape[1], classes)), np.zeros(classes)
-        if len(model.classes_) == 2:  # one row: the logit of the second class against the first
+        converged = not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+        kernel = np.zeros((x.shape[1], classes))
+        bias = np.zeros(classes)
+        if len(model.classes_) == 2:  # coef_ has one row: the logit of the second class against the first
             halves = np.array([[-0.5], [0.5]])
             kernel[:, model.classes_], bias[model.classes_] = (halves * model.coef_).T, halves[:, 0] * model.intercept_
         else:
@@ -54,22 +55,22 @@ def logistic(
 
 
 def ridge(x: np.ndarray, y: np.ndarray, w: np.ndarray, penalty: float) -> Solution:
-    """On numbers in units of their own spread, so that a penalty means the same whatever they measure."""
+    """The solution for numbers: ridge regression in units of their standard deviation, so penalties are comparable."""
     from sklearn.linear_model import Ridge
 
     unit: Any = np.maximum(y.std(axis=0, dtype=np.float64), 1e-12)
-    products = len(x) * x.shape[1] ** 2  # of the Gram matrix
+    products = len(x) * x.shape[1] ** 2  # multiplications for the Gram matrix
     with _blas().limit(limits=None if products >= LARGE else 1):
         model = Ridge(alpha=penalty * w.sum(), solver="cholesky").fit(x, y / unit, sample_weight=w)
     return model.coef_.reshape(y.shape[1], -1).T * unit, np.atleast_1d(model.intercept_) * unit, True
 
 
 def _blas() -> Any:
-    """The BLAS libraries, to be limited to one thread around small products.
+    """The BLAS libraries, whose threads are limited to one for small products.
 
-    NumPy and SciPy bring one each, and their threads wait for work by spinning: two threads take 7 to 60 times longer
-    than one in L-BFGS, and 9 to 18 times in ridge regression on 256 features. Large products elsewhere keep their
-    threads, so that the limit must be local.
+    NumPy and SciPy have one BLAS each, whose threads spin while they wait: two threads take 7 to 60 times longer than
+    one in L-BFGS, and 9 to 18 times in ridge regression on 256 features. The limit is local, because large products
+    elsewhere need threads.
     """
     from threadpoolctl import ThreadpoolController
 

@@ -14,7 +14,7 @@ register = keras.saving.register_keras_serializable(package="kerazoo")
 
 
 def targets(y_true: KerasTensor, y_pred: KerasTensor) -> KerasTensor:
-    """Labels -> (B, K) targets of 0 and 1: one-hot where labels are class numbers and K > 1."""
+    """Labels -> (B, K) targets of 0 and 1: one-hot if labels are class numbers and K > 1."""
     units = y_pred.shape[-1]
     if len(y_true.shape) == 2 and y_true.shape[-1] == units:
         return ops.cast(y_true, y_pred.dtype)
@@ -26,10 +26,10 @@ def targets(y_true: KerasTensor, y_pred: KerasTensor) -> KerasTensor:
 
 @register
 class PerceptronCriterion(keras.losses.Loss):  # type: ignore[misc]
-    """(B,) sum over units of max(0, -t z), with t = +1 or -1; its gradient is -t x where t z <= 0, else 0.
+    """(B,) sum over units of max(0, -t z), with t = +1 or -1; its gradient is -t x if t z <= 0, else 0.
 
-    The weights of a unit that answers right do not move: Rosenblatt's rule. A unit that has not decided (z = 0, as
-    at the zero weights where the rule starts) counts as wrong. Source: Bishop 2006, section 4.1.7, equation 4.54.
+    The weights of a unit with the right answer do not change: Rosenblatt's rule. A unit with z = 0, as with the zero
+    weights at the start, counts as wrong. Source: Bishop 2006, section 4.1.7, equation 4.54.
     """
 
     def call(self, y_true: KerasTensor, y_pred: KerasTensor) -> KerasTensor:
@@ -71,16 +71,19 @@ class SmoothedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]
 
 @register
 class FocalLoss(keras.losses.Loss):  # type: ignore[misc]
-    """(B,) -(1 - p)^g log p of the true class; g = 0 is cross-entropy. No class weights: see `training.balance`.
+    """(B,) -(1 - p)^g log p of the true class; g = 0 is cross-entropy. For class weights, see `training.balance`.
 
-    Of a softmax (`sigmoid` false) summed over t_k for labels t that are shares of the classes; of sigmoids the mean
-    over units of t (1 - p)^g (-log p) + (1 - t) p^g (-log(1 - p)). `label_smoothing` e makes of t (1 - e) t + e / K, of
-    sigmoids K = 2. All of it from logits, finite wherever they are. Source: Lin et al. 2017, arXiv:1708.02002, eq. 4.
+    With a softmax (`sigmoid` false), it is the sum over classes, weighted with t_k if labels t are shares of the
+    classes. With sigmoids, it is the mean over units of t (1 - p)^g (-log p) + (1 - t) p^g (-log(1 - p)).
+    `label_smoothing` e replaces t by (1 - e) t + e / K, with K = 2 for sigmoids. It is computed from logits and is
+    finite for all of them. Source: Lin et al. 2017, arXiv:1708.02002, eq. 4.
     """
 
     def __init__(self, gamma: float = 2.0, *, sigmoid: bool = False, label_smoothing: float = 0.0, **more: Any) -> None:
         super().__init__(**more)
-        self.gamma, self.sigmoid, self.label_smoothing = gamma, sigmoid, label_smoothing
+        self.gamma = gamma
+        self.sigmoid = sigmoid
+        self.label_smoothing = label_smoothing
 
     def call(self, y_true: KerasTensor, y_pred: KerasTensor) -> KerasTensor:
         """Labels, (B, K) logits -> (B,)."""
@@ -90,7 +93,7 @@ class FocalLoss(keras.losses.Loss):  # type: ignore[misc]
             yes, no = ops.softplus(-y_pred), ops.softplus(y_pred)  # -log p and -log(1 - p)
             return ops.mean(t * ops.exp(-self.gamma * no) * yes + (1 - t) * ops.exp(-self.gamma * yes) * no, axis=-1)
         log_p = ops.log_softmax(y_pred, axis=-1)
-        # 1 - p, kept off 0, where the slope of x^g is infinite for g < 1
+        # 1 - p, but not 0, where the slope of x^g is infinite for g < 1
         rest = -ops.expm1(ops.minimum(log_p, -1e-7))
         return -ops.sum(t * ops.power(rest, self.gamma) * log_p, axis=-1)
 
@@ -101,7 +104,7 @@ class FocalLoss(keras.losses.Loss):  # type: ignore[misc]
 
 
 def smoothed(t: KerasTensor, label_smoothing: float, classes: int) -> KerasTensor:
-    """(1 - e) t + e / K."""
+    """(1 - e) t + e / K, the smoothed targets."""
     return (1 - label_smoothing) * t + label_smoothing / classes if label_smoothing else t
 
 
@@ -114,7 +117,7 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "mse": keras.losses.MeanSquaredError,
     "mae": keras.losses.MeanAbsoluteError,
 }
-# of labels that are (B, K) shares of the classes
+# losses for labels that are (B, K) shares of the classes
 SOFT_LOSSES: dict[str, Callable[[], Any]] = {
     "cross_entropy": lambda: keras.losses.CategoricalCrossentropy(from_logits=True),
     "focal": FocalLoss,
@@ -123,9 +126,9 @@ SOFT_LOSSES: dict[str, Callable[[], Any]] = {
 
 
 def perfect_loss(loss: Any, y_true: np.ndarray, units: int) -> float:
-    """The mean loss of answers that equal the targets, smoothed where `loss` smooths them: what training ends at.
+    """The mean loss of answers that equal the targets, smoothed if `loss` smooths them: the minimum of training.
 
-    The entropy of labels that are mixed or smoothed; 0 for plain classes and for numbers.
+    It is the entropy of labels that are mixed or smoothed, and 0 for plain classes and for numbers.
     """
     smoothing = getattr(loss, "label_smoothing", 0.0)
     logits = np.zeros((len(y_true), units), np.float32)

@@ -1,14 +1,14 @@
-"""Measures that several tasks share: agreement of answers, intervals, counts of confusions, calibration."""
+"""Measures that several tasks share: agreement of answers, intervals, confusion matrices, calibration."""
 
 import numpy as np
 
-TOLERANCE = 1e-4  # largest difference of a probability between two answers for an image; batches round otherwise
-BINS = 15  # of the expected calibration error
+TOLERANCE = 1e-4  # largest allowed difference of a probability; different batches round differently
+BINS = 15  # bins of the expected calibration error
 
 
 def near(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """(N,) whether two (N, K) answers for an image differ by at most TOLERANCE (of the number, where it is over 1)."""
-    each = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # NaN is near nothing
+    """(N,) whether two (N, K) answers for an image differ by at most TOLERANCE, relative for numbers over 1."""
+    each = np.abs(answers - recorded) <= TOLERANCE * np.maximum(1, np.abs(recorded))  # false for NaN
     same: np.ndarray = each.all(axis=1)
     return same
 
@@ -17,8 +17,8 @@ def interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a `share` of `count` examples (Wilson 1927), within [0, 1]."""
     from scipy.stats import binomtest
 
-    found = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    bounds = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

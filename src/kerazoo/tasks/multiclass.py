@@ -1,4 +1,4 @@
-"""Multiclass: an image is of exactly one of several classes."""
+"""Multiclass: an image has exactly one of several classes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Multiclass(Probabilities):
     exclusive: bool = True
 
     def preferred_loss(self, of_network: str | None) -> str:
-        """The network's own, where it has one."""
+        """The network's own loss, if it has one."""
         return of_network or self.loss
 
     def make_metric(self, *, soft: bool = False) -> Any:
@@ -53,7 +53,7 @@ class Multiclass(Probabilities):
     ) -> tuple[np.ndarray, tuple[str, ...]]:
         """One column of class names."""
         if len(columns) > 1:
-            raise DataError(f"data.label={','.join(names)!r}: classes stand in one column")
+            raise DataError(f"data.label={','.join(names)!r} must be one column for classes")
         (column,) = columns
         for row, value in enumerate(column, start=1):
             if str(value).strip() == "":
@@ -68,12 +68,12 @@ class Multiclass(Probabilities):
         return np.array(values, np.int64)
 
     def labelled(self, labels: np.ndarray) -> np.ndarray:
-        """-1 is none."""
+        """(N,) whether the label is not -1."""
         has_label: np.ndarray = labels >= 0
         return has_label
 
     def unit_count(self, labels: np.ndarray) -> int:
-        """The largest class number and one."""
+        """The largest class number plus one."""
         return int(labels.max(initial=-1)) + 1
 
     def naming_problem(self, count: int, named: int) -> str:
@@ -81,9 +81,9 @@ class Multiclass(Probabilities):
         return f"label {count - 1} has no name; class_names has {named}" if count > named else ""
 
     def counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-        """Of each class."""
-        found = Counter(labels.tolist())
-        return {name: found.get(label, 0) for label, name in enumerate(names)}
+        """The number of examples of each class."""
+        counts = Counter(labels.tolist())
+        return {name: counts.get(label, 0) for label, name in enumerate(names)}
 
     def text(self, label: Any, names: Sequence[str]) -> str:
         """The name of the class."""
@@ -94,7 +94,7 @@ class Multiclass(Probabilities):
         return labels
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """1 where the answer is right, else 0."""
+        """1 if the answer is right, else 0."""
         right: np.ndarray = (logits.argmax(axis=1) == labels).astype(np.float64)
         return right
 
@@ -110,19 +110,19 @@ class Multiclass(Probabilities):
         return self.losses(np.log(np.maximum(answers.astype(np.float64), LEAST)), labels)
 
     def doubts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The losses of the likeliest other classes."""
+        """The losses of the most probable other classes."""
         z = logits.astype(np.float64)
         z[np.arange(len(z)), labels] = -np.inf
         return self.losses(logits, z.argmax(axis=1))
 
     def calibration_error(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Of the probability of the answer."""
+        """The error of the answer's probability."""
         z = logits.astype(np.float64)
         chances = np.exp(-self.losses(z, z.argmax(axis=1)))
         return calibration_gap(chances, self.scores(z, labels))
 
     def loss_slope(self, logits: np.ndarray, labels: np.ndarray) -> Callable[[float], float]:
-        """The mean logit that the softmax expects, less that of the labels."""
+        """The mean logit expected by the softmax, minus that of the labels."""
         z = logits.astype(np.float64)
         z = z - z.max(axis=1, keepdims=True)
         of_labels = z[np.arange(len(z)), labels].mean()
@@ -135,13 +135,13 @@ class Multiclass(Probabilities):
         return slope
 
     def fold_count(self, labels: np.ndarray, names: Sequence[str], folds: int) -> int:
-        """Every class is in every fold. Raises DataError that names the class which is too small."""
+        """The number of folds for which every class is in every fold. Raises DataError, which names a small class."""
         counts = np.bincount(labels, minlength=len(names))
         least = int(counts.argmin())
         if counts[least] < 2:
             raise DataError(
-                f"class {names[least]!r} has {counts[least]} image to train on, and cross-validation takes at "
-                "least 2; add images, leave the class out, or name one penalty by transfer.penalties=[0.01]"
+                f"class {names[least]!r} has {counts[least]} image to train on, but cross-validation needs at least 2; "
+                "add images, remove the class, or set only one penalty, such as transfer.penalties=[0.01]"
             )
         return min(folds, int(counts.min()))
 
@@ -180,7 +180,7 @@ class Multiclass(Probabilities):
         return {"recall": dict(zip(names, recall.tolist(), strict=True)), "confusion": counts.tolist()}
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """What was right, what was answered, and how probable that is."""
+        """The true class, the predicted class, and its probability."""
         return ["label", "predicted", "probability"]
 
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
@@ -188,11 +188,11 @@ class Multiclass(Probabilities):
         return [names[label], names[predicted], answer[predicted]]
 
     def agree(self, answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-        """They must also be the same class."""
+        """(N,) whether the answers are equal and predict the same class."""
         same: np.ndarray = super().agree(answers, recorded) & (answers.argmax(axis=1) == recorded.argmax(axis=1))
         return same
 
     def is_first(self, top: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-        """It is the class of the recorded answer."""
+        """(N,) whether `top` is the class of the recorded answer."""
         same: np.ndarray = top == recorded.argmax(axis=1)
         return same

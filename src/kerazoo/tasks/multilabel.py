@@ -1,4 +1,4 @@
-"""Multilabel: an image has any number of several labels."""
+"""Multilabel: an image may have several labels, or none."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Multilabel(Probabilities):
     exclusive: bool = False
 
     def make_metric(self, *, soft: bool = False) -> Any:
-        """Accuracy of the labels at p = 0.5."""
+        """The accuracy of labels at p = 0.5."""
         import keras
 
         return keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)  # a logit of 0 is p = 0.5
@@ -39,12 +39,12 @@ class Multilabel(Probabilities):
     def read_columns(
         self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """One column of the names of labels, or a column of 0 and 1 for each label."""
+        """The labels from one column of names, or from a column of 0 and 1 for each label."""
         if len(columns) > 1:
             values = numbers(where, columns, names)
             if not np.isin(values, (0, 1)).all():
                 row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
-                raise DataError(f"{where}, row {row + 1}: column {names[at]} is {values[row, at]:g}; a label is 0 or 1")
+                raise DataError(f"{where}, row {row + 1}: column {names[at]} must be 0 or 1, got {values[row, at]:g}")
             return values.astype(np.float32), tuple(names)
         sets = [labels_in(value) for value in columns[0]]
         class_names = in_order(label for labels in sets for label in labels)
@@ -54,11 +54,11 @@ class Multilabel(Probabilities):
         return targets.reshape(len(sets), len(class_names)), class_names
 
     def from_stored(self, values: Sequence[Any], units: int) -> np.ndarray:
-        """0 and 1 from lists of numbers of labels."""
+        """0 and 1 from lists of label numbers."""
         return np.array([[unit in row for unit in range(units)] for row in values], np.float32)
 
     def counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-        """With each label."""
+        """The number of examples with each label."""
         return dict(zip(names, labels.sum(axis=0).astype(int).tolist(), strict=True))
 
     def text(self, label: Any, names: Sequence[str]) -> str:
@@ -82,18 +82,18 @@ class Multilabel(Probabilities):
         return self.losses(np.log(wide) - np.log1p(-wide), labels)
 
     def doubts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The losses with one label turned round, the mean over which."""
+        """The losses with one label inverted, as the mean over the labels."""
         z = logits.astype(np.float64)
-        turned: np.ndarray = self.losses(logits, labels) + (z * (2 * labels - 1)).mean(axis=1) / z.shape[1]
-        return turned
+        inverted: np.ndarray = self.losses(logits, labels) + (z * (2 * labels - 1)).mean(axis=1) / z.shape[1]
+        return inverted
 
     def calibration_error(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Of each label of each example."""
+        """The error over all labels of all examples."""
         chances = 0.5 * (1 + np.tanh(logits.astype(np.float64).ravel() / 2))  # the sigmoid, without overflow
         return calibration_gap(chances, labels.ravel())
 
     def loss_slope(self, logits: np.ndarray, labels: np.ndarray) -> Callable[[float], float]:
-        """The mean logit that the sigmoids expect, less that of the labels."""
+        """The mean logit expected by the sigmoids, minus that of the labels."""
         z = logits.astype(np.float64)
         of_labels = (z * labels).mean()
 
@@ -126,7 +126,7 @@ class Multilabel(Probabilities):
         }
 
     def line(self, labels: np.ndarray, answers: np.ndarray) -> str:
-        """The same on one line."""
+        """The metrics in one line."""
         values = self.metrics(labels, answers)
         low, high = values["exact_match_interval"]
         right = f"all right {values['exact_match']:.4f} (95 % {low:.4f}-{high:.4f})"
@@ -139,7 +139,7 @@ class Multilabel(Probabilities):
         return {"average_precision": dict(zip(names, average_precisions(labels, answers), strict=True))}
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """The labels that are right, those that are answered, and the probability of each."""
+        """The true labels, the predicted labels, and the probability of each label."""
         return ["labels", "predicted", *names]
 
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:

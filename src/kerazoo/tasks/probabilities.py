@@ -1,4 +1,4 @@
-"""What tasks have in common whose answers are probabilities: of one class out of several, or of several labels."""
+"""The common base of tasks whose answers are probabilities: multiclass and multilabel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from kerazoo.tasks.base import Task
 
-# float32 has no probability nearer to 0 or to 1 than these
+# the float32 numbers next to 0 and to 1
 LEAST = np.finfo(np.float32).smallest_subnormal
 MOST = 1 - np.finfo(np.float32).epsneg
 

@@ -39,7 +39,7 @@ class Regression(Task):
     def read_columns(
         self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """A column of finite numbers for each."""
+        """The numbers from a column for each."""
         return numbers(where, columns, names).astype(np.float32), tuple(names)
 
     def from_stored(self, values: Sequence[Any], units: int) -> np.ndarray:
@@ -79,7 +79,7 @@ class Regression(Task):
         return answers
 
     def metrics(self, labels: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
-        """mae, rmse, r2."""
+        """The metrics mae, rmse and r2."""
         wide = labels.astype(np.float64)
         error = answers - wide
         unexplained = (error**2).sum()
@@ -91,12 +91,12 @@ class Regression(Task):
         }
 
     def line(self, labels: np.ndarray, answers: np.ndarray) -> str:
-        """The same on one line."""
+        """The metrics in one line."""
         values = self.metrics(labels, answers)
         return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """The numbers that are right, and those that are answered."""
+        """The true numbers and the predicted numbers."""
         return [*names, *(f"predicted_{name}" for name in names)]
 
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:

@@ -1,4 +1,4 @@
-"""What one model gains over another on the same examples, in score and in loss (`base.py` says what these are)."""
+"""The gain of one model over another on the same examples, in score and in loss (see `base.py`)."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from kerazoo.tasks.base import Task
 
 @dataclass(frozen=True)
 class Gain:
-    """How much higher a mean is than before on the same examples, with the 95 % interval of it."""
+    """The increase of a mean on the same examples, with its 95 % interval."""
 
     mean: float
     low: float
@@ -22,12 +22,12 @@ class Gain:
 
 
 def gain(before: np.ndarray, after: np.ndarray, *, unseen: float | None = None, choices: int = 1) -> Gain:
-    """What `after` gains over `before`, (N,) each, of the same examples in the same order.
+    """The gain of `after` over `before`, (N,) each, on the same examples in the same order.
 
-    Where both are 0 and 1: the interval of a difference of paired shares, half an example added to each of the four
-    cells (Agresti & Min 2005, doi 10.1002/sim.1781). Else that of a mean of differences, `unseen` added as one more
-    of them. Where `after` is the best of several `choices` on these examples, the interval holds for all of them
-    at once (Bonferroni).
+    If both are 0 and 1, it has the interval of a difference of paired shares, with half an example added to each of the
+    four cells (Agresti & Min 2005, doi 10.1002/sim.1781). Otherwise it has the interval of a mean of differences, with
+    `unseen` added as one more difference. If `after` is the best of several `choices` on these examples, the interval
+    is valid for all of them at once (Bonferroni).
     """
     difference = after.astype(np.float64) - before
     side = 1 - 0.025 / choices
@@ -35,9 +35,9 @@ def gain(before: np.ndarray, after: np.ndarray, *, unseen: float | None = None, 
         won = (difference > 0).sum() + 0.5
         lost = (difference < 0).sum() + 0.5
         n = len(difference) + 2
-        centre = (won - lost) / n
+        center = (won - lost) / n
         half = NormalDist().inv_cdf(side) * math.sqrt(won + lost - (won - lost) ** 2 / n) / n
-        return Gain(float(difference.mean()), float(centre - half), float(centre + half))
+        return Gain(float(difference.mean()), float(center - half), float(center + half))
     from scipy.stats import t
 
     mean = float(difference.mean())
@@ -50,9 +50,9 @@ def gain(before: np.ndarray, after: np.ndarray, *, unseen: float | None = None, 
 
 @dataclass(frozen=True)
 class Measured:
-    """The (N,) scores and losses of one model on the examples of one split, and its losses had it been wrong on each.
+    """The (N,) scores and losses of one model on the examples of one split.
 
-    `doubts` are as `Task.doubts` gives them, None where there are none.
+    `doubts` are the losses if each answer had been wrong, from `Task.doubts`, or None.
     """
 
     scores: np.ndarray
@@ -61,18 +61,18 @@ class Measured:
 
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray, task: Task) -> "Measured":
-        """Of (N, K) logits."""
+        """The measure for (N, K) logits."""
         return cls(task.scores(logits, labels), task.losses(logits, labels), task.doubts(logits, labels))
 
     def gain_over(self, other: "Measured", *, choices: int = 1) -> Gain:
-        """In score."""
+        """The gain in score."""
         return gain(other.scores, self.scores, choices=choices)
 
     def saved_over(self, other: "Measured", *, choices: int = 1) -> Gain:
-        """In loss: how much lower it is.
+        """The reduction of the loss.
 
-        A rare wrong answer that these examples happen not to show can cost more than all others save: where all are
-        right, the surer model always seems the better. So one example more, answered wrong, is counted against it.
+        If all answers on these examples are right, the more confident model always seems better, although a rare wrong
+        answer could cost more than it saves on the others. So one more example, with a wrong answer, is added.
         """
         unseen = None
         if self.doubts is not None and other.doubts is not None:
@@ -80,10 +80,10 @@ class Measured:
         return gain(-other.losses, -self.losses, unseen=unseen, choices=choices)
 
     def helps_over(self, other: "Measured", *, choices: int = 1) -> bool:
-        """Whether it is better by more than chance: its loss is surely lower, and its score is not lower.
+        """Whether this is significantly better: the loss is significantly lower, and the score is not lower.
 
-        What answers with numbers that are not finite never is better. `choices` is of how many it is the best on these
-        examples.
+        A model with answers that are not finite is never better. `choices` is the number of models from which this one
+        was chosen as the best on these examples.
         """
         if not np.isfinite(self.losses).all():
             return False

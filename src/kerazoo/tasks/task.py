@@ -1,6 +1,6 @@
-"""The tasks by name. What a task says of itself is in `base.py`; each has a module of its own.
+"""The tasks by name. `base.py` has their interface, and each task has a module of its own.
 
-This is read in processes without keras: it imports none until a loss, a metric or an activation is asked for.
+Processes without keras also import this. It imports keras only for a loss, a metric or an activation.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (MULTICLASS, MULTILABEL, R
 
 
 def find_task(name: Any) -> Task:
-    """The task called `name`. Raises ModelError where there is none."""
+    """The task called `name`. Raises ModelError if there is none."""
     if not isinstance(name, str) or name not in TASKS:
         raise ModelError(f"task must be one of {', '.join(TASKS)}, got {str(name)[:100]!r}")
     return TASKS[name]

@@ -1,1 +1,1 @@
-"""What stands on top of features."""
+"""The heads of networks, on top of the features."""

@@ -1,6 +1,6 @@
-"""Heads: how features become logits; a task (`tasks/task.py`) says how logits become answers.
+"""The head: from features to logits. A task (`tasks/task.py`) turns logits into answers.
 
-Logits and features are float32 also where the rest of the network computes in 16 bits.
+Logits and features are always float32, even if the rest of the network uses 16 bits.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from kerazoo.models.argument_checks import check_count, check_fraction
 
 
 def attach(x: KerasTensor, num_classes: int, *, dropout: float = 0.0, model: str, **dense: Any) -> KerasTensor:
-    """(B, F) -> (B, num_classes) logits, by the layers `features`, `features_dropout` (where > 0) and `logits`.
+    """(B, F) -> (B, num_classes) logits, by the layers `features`, `features_dropout` (if > 0) and `logits`.
 
-    All of them compute in float32 under any mixed precision: a logit of 8 bits is wrong by up to 1 part in 256.
+    They always compute in float32, because a logit with 8 bits of precision is wrong by up to 1 part in 256.
     """
     check_count(num_classes, name="num_classes", model=model)
     rate = check_fraction(dropout, name="dropout", model=model)

@@ -40,7 +40,7 @@ def cnn(
     For each of `filters`: a convolution (`kernel_size`, `strides`, `padding` "same" or "valid"), the activation, and
     2x2 pooling by `pooling` ("max", "mean", "sum" or "min"); then flatten and a dense layer for each of `units`.
     Sizes follow floor((W - K + 2P) / S) + 1. `activation`, `dropout`, `l1` and `l2` as in `mlp`; dropout acts after
-    each dense layer. Raises ModelError, also where the feature map would shrink to nothing.
+    each dense layer. Raises ModelError, also if the feature map would become too small.
     """
     shape = check_input_shape(input_shape, smallest=4, model="cnn")
     filters = check_counts(filters, name="filters", model="cnn")
@@ -77,6 +77,6 @@ def cnn(
 def _check_size(x: keras.KerasTensor, window: int, input_shape: tuple[int, ...], where: str) -> None:
     if min(x.shape[1:3]) < window:
         raise ModelError(
-            f"cnn: input_shape={input_shape!r} leaves a feature map of {x.shape[1]}x{x.shape[2]} before {where}, which "
-            f"needs {window}x{window}; take a larger image, fewer filters, or smaller strides"
+            f"cnn: input_shape={input_shape!r} gives a feature map of {x.shape[1]}x{x.shape[2]} before {where}, which "
+            f"needs {window}x{window}; use larger images, fewer filters, or smaller strides"
         )

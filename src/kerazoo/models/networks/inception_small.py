@@ -1,6 +1,7 @@
 """The small Inception network of Zhang et al. 2016, arXiv:1611.03530, Figure 3, with batch norm.
 
-A module is a 1x1 and a 3x3 convolution side by side; a downsampling module a strided 3x3 beside a strided max pooling.
+A module has a 1x1 and a 3x3 convolution in parallel. A downsampling module has a strided 3x3 convolution and a strided
+max pooling in parallel.
 """
 
 import keras
@@ -26,7 +27,8 @@ def inception_small(
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits; H and W are halved twice before global pooling.
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
+    `dropout` acts before the logits. `momentum` is that of batch norm, and `synchronized` says whether replicas share
+    its statistics. Raises ModelError.
     """
     shape = check_input_shape(input_shape, smallest=8, model="inception_small")
     check_fraction(momentum, name="momentum", model="inception_small")

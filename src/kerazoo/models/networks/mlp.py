@@ -23,8 +23,8 @@ def mlp(
 ) -> keras.Model:
     """(B, ...) -> (B, num_classes) logits: flatten, then for each of `units` a dense layer, activation and dropout.
 
-    `activation` is one of `layers.ACTIVATIONS`; "threshold" learns by a straight-through gradient. `dropout` is the
-    share of units left out, in [0, 1); `l1` and `l2` add l1 * sum|w| + l2 * sum w^2 over kernels to the loss.
+    `activation` is one of `layers.ACTIVATIONS`; "threshold" uses a straight-through gradient. `dropout` is the share
+    of units that are dropped, in [0, 1); `l1` and `l2` add l1 * sum|w| + l2 * sum w^2 over kernels to the loss.
     Raises ModelError.
     """
     shape = check_counts(input_shape, name="input_shape", model="mlp")

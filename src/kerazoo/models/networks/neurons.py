@@ -1,4 +1,4 @@
-"""Single layers of neurons: the threshold unit (Rosenblatt 1958) and the sigmoid neuron. The notes' starting point."""
+"""Single layers of neurons: the threshold unit (Rosenblatt 1958) and the sigmoid neuron."""
 
 import keras
 from keras import layers
@@ -11,11 +11,11 @@ from kerazoo.models.layers import Threshold
 def perceptron(
     *, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10, output: str = "logits"
 ) -> keras.Model:
-    """(B, ...) -> (B, num_classes): one threshold unit a class over all inputs, z = w x + b.
+    """(B, ...) -> (B, num_classes): one threshold unit for each class over all inputs, z = w x + b.
 
     `output="logits"` gives z, for the perceptron criterion (`losses.PerceptronCriterion`); `output="threshold"` gives
-    the unit's own answer, 1 where z >= 0 else 0, through a straight-through gradient. Weights start at zero, as the
-    rule's convergence proof has them. It learns what one hyperplane can part: AND and OR, never XOR.
+    the unit's own answer, 1 if z >= 0 else 0, with a straight-through gradient. Weights start at zero, as in the
+    rule's convergence proof. It learns classes that one hyperplane can separate: AND and OR, but not XOR.
 
     `input_shape` is any shape without the batch: (2,) for two inputs. Raises ModelError.
     Source: Rosenblatt 1958, "The perceptron"; Minsky & Papert 1969 for XOR.
@@ -29,7 +29,7 @@ def perceptron(
 def sigmoid_neuron(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
     """(B, ...) -> (B, num_classes) logits z of sigmoid neurons; the neuron's output is sigmoid(z).
 
-    Belongs to the quadratic cost (`losses.QuadraticCost`), which applies the sigmoid itself. Raises ModelError.
+    Use it with the quadratic cost (`losses.QuadraticCost`), which applies the sigmoid itself. Raises ModelError.
     Source: Nielsen 2015, "Neural Networks and Deep Learning", chapter 1.
     """
     inputs, logits = _layer(input_shape, num_classes, "sigmoid_neuron", "glorot_uniform")

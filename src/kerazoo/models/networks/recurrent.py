@@ -1,4 +1,4 @@
-"""A recurrent network that reads an image row by row, to set beside the feed-forward ones (Le et al. 2015)."""
+"""A recurrent network that reads an image row by row, for comparison with the feed-forward ones (Le et al. 2015)."""
 
 import keras
 from keras import layers

@@ -1,6 +1,7 @@
 """The ResNets for CIFAR-10 of He et al. 2015, arXiv:1512.03385, section 4.2: 6n + 2 layers, option A shortcuts.
 
-Three stages of n blocks of two 3x3 convolutions, at 16, 32 and 64 filters; the first block of stages 2 and 3 strides.
+Three stages of n blocks with two 3x3 convolutions, of 16, 32 and 64 filters. The first block of stages 2 and 3 has
+stride 2.
 """
 
 import keras
@@ -25,7 +26,8 @@ def resnet_small(
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits, by `depth` = 6n + 2 weighted layers (20, 32, 44, 56, ...).
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
+    `dropout` acts before the logits. `momentum` is that of batch norm, and `synchronized` says whether replicas share
+    its statistics. Raises ModelError.
     """
     name = f"resnet{depth}"
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:

@@ -2,7 +2,8 @@
 
 Source: Simonyan & Zisserman 2014, arXiv:1409.1556, section 2.
 
-Batch norm after each convolution and global pooling in place of the 4096-unit layers, which 32 px cannot feed.
+It has batch norm after each convolution, and global pooling in place of the 4096-unit layers, which are too large for
+32 px.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ def vgg_small(
 ) -> keras.Model:
     """(B, H, W, C) -> (B, num_classes) logits; each of `filters` is a stage that halves H and W.
 
-    `dropout` acts before the logits; `momentum` is batch norm's; it is `synchronized` over replicas. Raises ModelError.
+    `dropout` acts before the logits. `momentum` is that of batch norm, and `synchronized` says whether replicas share
+    its statistics. Raises ModelError.
     """
     filters = check_counts(filters, name="filters", model="vgg_small")
     shape = check_input_shape(input_shape, smallest=max(8, 2 ** len(filters)), model="vgg_small")

@@ -1,1 +1,1 @@
-"""Weights: where they come from, whether they are whole, and how they get into a network."""
+"""Weights: find or download them, check them, and load them into a network."""

@@ -1,7 +1,7 @@
-"""Weights carried by hand: one file with published weights in it, made where there is a network, unpacked where not.
+"""Weights bundles: a file with published weights, made on a machine with a network, to copy to one without.
 
-A bundle is a plain tar. Its first member, `kerazoo-weights.json`, names every other one with its size and hashes; these
-lie as `weights/FILE`. The same weights give the same bytes.
+A bundle is a plain tar. Its first member, `kerazoo-weights.json`, lists the other members, `weights/FILE`, with their
+sizes and hashes. The same weights give the same bytes.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ MAX_INDEX = 1 << 20  # bytes
 
 
 def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[dict[str, Any]]:
-    """Write `files`, each a published entry and its checked file, into the bundle `output`; the rows of its index.
+    """Write `files`, each a published entry and its checked file, into the bundle `output`. Returns its index rows.
 
-    Raises WeightsError where `output` exists or cannot be written; nothing is left behind then.
+    Raises WeightsError if `output` exists or cannot be written; then nothing is left behind.
     """
     check_output(output)
     ordered = sorted({entry.file: (entry, path) for entry, path in files}.items())
@@ -51,25 +51,26 @@ def write_bundle(output: Path, files: Sequence[tuple[Published, Path]]) -> list[
                 with path.open("rb") as opened:
                     tar.addfile(_member(f"weights/{row['file']}", row["size"]), opened)
     except OSError as error:
-        raise WeightsError(f"{output} cannot be written: {error.strerror}; name another --output") from error
+        raise WeightsError(f"{output} cannot be written: {error.strerror}; use another --output") from error
     return rows
 
 
 def check_output(output: Path) -> None:
-    """Raise WeightsError where no new file `output` can be made."""
+    """Raise WeightsError if the file `output` exists, or cannot be created."""
     if output.exists():
-        raise WeightsError(f"{output} exists; name another --output, or remove it")
+        raise WeightsError(f"{output} exists; use another --output, or remove it")
     if not output.absolute().parent.is_dir():
-        raise WeightsError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
+        raise WeightsError(f"--output {output}: there is no folder {output.parent}; create it, or use another file")
 
 
 def unpack_bundle(bundle: Path) -> list[tuple[Published, Path]]:
-    """Put every file of `bundle` into the cache; each entry and its path.
+    """Put every file of `bundle` into the cache, and return each entry with its path.
 
-    All are checked first, against the bundle's own index and against what Keras publishes: where one is not what it
-    should be, or the bundle holds anything else, none is put in place. Raises WeightsError.
+    First, all files are compared with the bundle's index and with the hashes that Keras publishes. If one differs, or
+    if the bundle contains anything else, nothing is put into the cache. Raises WeightsError.
     """
-    folder, parts = cache_folder(FOLDER), list[tuple[Published, Path]]()
+    folder = cache_folder(FOLDER)
+    parts: list[tuple[Published, Path]] = []
     with ExitStack() as stack:
         try:
             tar = stack.enter_context(_opened(bundle))
@@ -83,33 +84,38 @@ def unpack_bundle(bundle: Path) -> list[tuple[Published, Path]]:
                 stack.callback(part.unlink, missing_ok=True)
                 parts.append((entry, part))
                 _extract(bundle, tar, member, part, row)
-                if wrong := file_problem(part, entry):
-                    raise WeightsError(f"{bundle}: {entry.file} is not the published file: {wrong}; nothing was kept")
+                problem = file_problem(part, entry)
+                if problem:
+                    raise WeightsError(f"{bundle}: {entry.file} is not the published file: {problem}; nothing was kept")
         except tarfile.TarError as error:
             raise WeightsError(f"{bundle} is not a complete weights bundle ({error}); copy it again") from error
         except OSError as error:
-            raise WeightsError(f"{bundle} cannot be unpacked into {folder}: {error.strerror}; make room") from error
-        if missing := sorted(rows.keys() - {entry.file for entry, _ in parts}):
-            raise WeightsError(f"{bundle} is cut: {missing[0]} of its index is not in it; copy it again")
+            raise WeightsError(
+                f"{bundle} cannot be unpacked into {folder}: {error.strerror}; free some disk space"
+            ) from error
+        missing = sorted(rows.keys() - {entry.file for entry, _ in parts})
+        if missing:
+            raise WeightsError(f"{bundle} is not complete: {missing[0]} is missing; copy it again")
         return [(entry, put_in_place(part, entry)) for entry, part in parts]
 
 
 def _opened(bundle: Path) -> tarfile.TarFile:
     if bundle.exists() and not bundle.is_file() and not bundle.is_dir():
-        raise WeightsError(f"{bundle} is no regular file; name a file of `kerazoo weights bundle`")
+        raise WeightsError(f"{bundle} must be a regular file; give a file that `kerazoo weights bundle` made")
     try:
         return tarfile.open(bundle, "r:")
     except FileNotFoundError as error:
         raise WeightsError(f"there is no bundle {bundle}") from error
     except OSError as error:
         raise WeightsError(
-            f"{bundle} cannot be read: {error.strerror}; name a file of `kerazoo weights bundle`"
+            f"{bundle} cannot be read: {error.strerror}; give a file that `kerazoo weights bundle` made"
         ) from error
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)  # of no user and no time, so that the bytes depend on the weights alone
-    member.size, member.mode = size, 0o644
+    member = tarfile.TarInfo(name)  # without user and time, so that the bytes depend only on the weights
+    member.size = size
+    member.mode = 0o644
     return member
 
 
@@ -118,42 +124,47 @@ def _index(
 ) -> dict[str, tuple[Published, dict[str, Any]]]:
     """File name -> the manifest's entry and the index's row."""
     if member is None or member.name != INDEX or not member.isreg() or member.size > MAX_INDEX:
-        raise WeightsError(f"{bundle} is no bundle of `kerazoo weights bundle`: it does not begin with {INDEX}")
+        raise WeightsError(
+            f"{bundle} must be a file that `kerazoo weights bundle` made: it does not begin with {INDEX}"
+        )
     opened = tar.extractfile(member)
     assert opened is not None  # a regular file
-    found: dict[str, tuple[Published, dict[str, Any]]] = {}
+    entries: dict[str, tuple[Published, dict[str, Any]]] = {}
     try:
         values = json.loads(opened.read())
         if values["kerazoo_weights"] != VERSION:
-            raise WeightsError(f"{bundle} is of version {values['kerazoo_weights']!r}; this kerazoo reads {VERSION}")
+            raise WeightsError(
+                f"{bundle} has version {values['kerazoo_weights']!r}, but this kerazoo reads only {VERSION}"
+            )
         if not isinstance(values["weights"], list) or not values["weights"]:
-            raise WeightsError(f"{bundle} holds no weights; make it again by `kerazoo weights bundle`")
+            raise WeightsError(f"{bundle} contains no weights; make it again with `kerazoo weights bundle`")
         for row in values["weights"]:
             entry = manifest().get(row["name"])
             if entry is None or entry.file != row["file"]:
-                raise WeightsError(f"{bundle} holds {row['file']!r}, which is not published for {row['name']!r}")
-            found[entry.file] = (entry, {"size": int(row["size"]), "sha256": str(row["sha256"])})
+                raise WeightsError(f"{bundle} contains {row['file']!r}, which is not published for {row['name']!r}")
+            entries[entry.file] = (entry, {"size": int(row["size"]), "sha256": str(row["sha256"])})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"the index of {bundle} cannot be read ({error!r}); copy the bundle again") from error
-    return found
+    return entries
 
 
 def _expected(
     bundle: Path, members: Iterator[tarfile.TarInfo], rows: dict[str, tuple[Published, dict[str, Any]]]
 ) -> Iterator[tuple[tarfile.TarInfo, Published, dict[str, Any]]]:
-    """The members that the index names, each once. Raises WeightsError for a link, another path, another size."""
+    """The members that the index lists, each once. Raises WeightsError for a link, or a wrong path or size."""
     left = {f"weights/{file}": value for file, value in rows.items()}
     for member in members:
         entry, row = left.pop(member.name, (None, {}))
         if entry is None or not member.isreg() or member.size != row["size"]:
-            raise WeightsError(f"{bundle} holds {member.name!r}, which its index does not name so; nothing was kept")
+            raise WeightsError(f"{bundle} contains {member.name!r}, which differs from its index; nothing was kept")
         yield member, entry, row
 
 
 def _extract(bundle: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, part: Path, row: dict[str, Any]) -> None:
-    opened, digest = tar.extractfile(member), hashlib.sha256()
+    opened = tar.extractfile(member)
+    digest = hashlib.sha256()
     assert opened is not None  # a regular file
     try:
         with part.open("xb") as file:
@@ -164,5 +175,6 @@ def _extract(bundle: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, part: 
         raise no_room(error, part) from error
     if digest.hexdigest() != row["sha256"]:
         raise WeightsError(
-            f"{bundle}: {member.name} has sha256 {digest.hexdigest()}, not {row['sha256']}; copy the bundle again"
+            f"{bundle}: the sha256 of {member.name} must be {row['sha256']}, got {digest.hexdigest()}; copy the bundle "
+            "again"
         )

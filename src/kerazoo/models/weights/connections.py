@@ -1,7 +1,7 @@
-"""Connections that end: http and https only, and given up if they bring too few bytes over a whole attempt.
+"""Connections over http and https that are closed if they are too slow over a whole attempt.
 
-A time limit for each read does not end a server that sends one byte a minute, nor one that drips its headers. So a
-watch beside the reading one closes the connection.
+A time limit for each read does not stop a server that sends one byte a minute, or slow headers. A watching thread
+therefore closes the connection.
 """
 
 import http.client
@@ -14,19 +14,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-LEAST = 1000.0  # bytes a second, on average since the attempt began
-CHECKS = 4  # in each time limit
+LEAST = 1000.0  # bytes a second, on average since the start of the attempt
+CHECKS = 4  # checks in each time limit
 
 
 class RedirectError(Exception):
-    """A redirect to where no weights are fetched from; the message is one line."""
+    """A redirect to an address that is not allowed; the message is one line."""
 
 
 class Watch:
-    """A context in which connections are closed once they brought less than LEAST bytes a second.
+    """A context that closes its connections if they transfer less than LEAST bytes a second.
 
-    It looks first when `grace` seconds are over. `moved` is told how many bytes came; `slow` says whether it has ended
-    the attempt.
+    The first check is after `grace` seconds. Call `moved` with the number of received bytes. `slow` is whether the
+    watch has closed the connections.
     """
 
     def __init__(self, grace: float) -> None:
@@ -38,11 +38,11 @@ class Watch:
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def moved(self, count: int) -> None:
-        """Count bytes that came."""
+        """Count received bytes."""
         self._bytes += count
 
     def open(self, request: urllib.request.Request, timeout: float) -> Any:
-        """The answer to `request`, redirects followed. Raises as `urlopen` does, and RedirectError."""
+        """The response to `request`, after redirects. Raises as `urlopen` does, and RedirectError."""
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(), _Http(self), _Https(self), _Redirects(), urllib.request.UnknownHandler(),
@@ -52,7 +52,7 @@ class Watch:
         return opener.open(request, timeout=timeout)
 
     def holds(self, opened: socket.socket) -> None:
-        """Close `opened`, too, where the attempt is slow."""
+        """Also close `opened` if the attempt is slow."""
         self._sockets.append(opened)
 
     def __enter__(self) -> "Watch":
@@ -74,12 +74,12 @@ class Watch:
                 for opened in self._sockets:
                     try:
                         opened.shutdown(socket.SHUT_RDWR)
-                    except OSError:  # the server was faster
+                    except OSError:  # the server closed it first
                         continue
 
 
 def _connecting(kind: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
-    """`kind`, of which every connection is told to `watch` before a byte is read."""
+    """`kind`, whose connections are registered with `watch` before a byte is read."""
 
     def make(host: str, **given: Any) -> Any:
         connection = kind(host, **given)
@@ -114,7 +114,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https, never from https to http: most files can be checked by their hash, but not all."""
+    """Follow redirects to http and https, but not from https to http, because not all files have a known hash."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         old, new = (urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl))
@@ -125,7 +125,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         target = headers.get("Location", headers.get("URI", ""))
         scheme = urllib.parse.urlsplit(target).scheme.lower()
-        if scheme not in ("", "http", "https"):  # urllib follows to ftp, and has an error of its own for others
+        if scheme not in ("", "http", "https"):  # urllib would follow ftp, and has its own error for others
             _refuse(req, fp, target)
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -134,4 +134,4 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _refuse(request: Any, answer: Any, target: str) -> NoReturn:
     answer.close()
-    raise RedirectError(f"{request.full_url} redirects to {target[:200]!r}, which is not followed")
+    raise RedirectError(f"{request.full_url} redirects to {target[:200]!r}, which is not allowed")

@@ -1,8 +1,9 @@
-"""The published weights on this machine: found in a cache, or fetched once, checked, and only then put in place.
+"""Find the published weights in a cache, or download them once, check them, and put them into the cache.
 
-A file is looked for in kerazoo's cache (`weights/` below `caches.cache_path`) and in Keras's own (`$KERAS_HOME/models`,
-else `~/.keras/models`), which is read only. It is fetched from where Keras publishes it, or from a mirror: an address
-or a folder under which the file lies by its plain name, given by hand or as `$KERAZOO_WEIGHTS_MIRROR`.
+A file is searched for in kerazoo's cache (`weights/` in `caches.cache_path`) and in Keras's cache
+(`$KERAS_HOME/models`, or else `~/.keras/models`), to which nothing is written. It is downloaded from Keras's address,
+or from a mirror: an address or a folder that contains the file under its plain name, given as an argument or as
+`$KERAZOO_WEIGHTS_MIRROR`.
 """
 
 import logging
@@ -39,17 +40,19 @@ def published_path(
     name: str, *, mirror: str | None = None, entry: Published | None = None,
     timeout: float = TIMEOUT, pause: float = PAUSE,
 ) -> Path:  # fmt: skip
-    """The file of the ImageNet weights for the backbone `name`, whole and checked; fetched where no cache holds it.
+    """The checked file of the ImageNet weights for the backbone `name`, downloaded if it is not in a cache.
 
-    `entry` stands in for the manifest's own. Of processes
-    that want a file at once one fetches it. Raises WeightsError, which names the ways to get weights without a network.
+    `entry` replaces the manifest's entry. If several processes need a file at once, one downloads it. Raises
+    WeightsError, which names the ways to get weights without a network.
     """
     entry = entry or published(name)
-    if (path := find_cached(entry)) is not None:
+    path = find_cached(entry)
+    if path is not None:
         return path
     folder = cache_folder(FOLDER)
     with alone(folder, entry):
-        if (path := find_cached(entry)) is not None:
+        path = find_cached(entry)
+        if path is not None:
             return path
         try:
             return _fetch(folder, entry, mirror or os.environ.get(MIRROR) or None, timeout, pause)
@@ -58,41 +61,42 @@ def published_path(
 
 
 def cache_paths(entry: Published) -> tuple[Path, Path]:
-    """Where the file would lie: in kerazoo's cache, in Keras's."""
+    """The paths of the file in kerazoo's cache and in Keras's cache, whether or not it exists."""
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     return cache_path(FOLDER, entry.file), home / "models" / entry.file
 
 
 def find_cached(entry: Published) -> Path | None:
-    """The file where a cache holds it whole. The log names one that is damaged; Keras's own is passed over."""
+    """The file in a cache, or None. A damaged file is not used, and the log says so."""
     ours, theirs = cache_paths(entry)
     for path in (ours, theirs):
         if path.is_file():
             try:
-                wrong = cache_problem(path, entry)
+                problem = cache_problem(path, entry)
             except OSError as error:
-                wrong = f"it cannot be read: {error.strerror}"
-            if not wrong:
+                problem = f"it cannot be read: {error.strerror}"
+            if not problem:
                 return path
-            log.warning(f"{path} is not used: {wrong}")
+            log.warning(f"{path} is not used: {problem}")
     return None
 
 
 def cache_problem(path: Path, entry: Published) -> str:
-    """Why a cached file is not `entry`, in words, "" where it is. Raises OSError.
+    """Why a cached file is not `entry`, in words; "" if it is. Raises OSError.
 
-    A file of which Keras publishes no hash is compared with the sha256 that was kept when it came.
+    If Keras publishes no hash of the file, it is compared with the sha256 that was recorded after the download.
     """
-    wrong = file_problem(path, entry)
-    if wrong or entry.checked_by != "structure" or not (record := _record(path)).is_file():
-        return wrong
-    kept = record.read_text(encoding="utf-8", errors="replace").split(" ")[0][:64]
-    found = sha256(path)
-    return "" if kept == found else f"its sha256 is {found}, not {kept} as when it came"
+    problem = file_problem(path, entry)
+    record = _record(path)
+    if problem or entry.checked_by != "structure" or not record.is_file():
+        return problem
+    recorded = record.read_text(encoding="utf-8", errors="replace").split(" ")[0][:64]
+    digest = sha256(path)
+    return "" if recorded == digest else f"its sha256 is {digest}, but {recorded} was recorded after the download"
 
 
 def put_in_place(part: Path, entry: Published) -> Path:
-    """Give the checked `part` its own name in the cache; the path. The caller holds the lock."""
+    """Rename the checked `part` to its name in the cache, and return the path. The caller must have the lock."""
     path = cache_paths(entry)[0]
     if entry.checked_by == "structure":
         write_whole(_record(path), f"{sha256(part)}  {entry.file}\n")
@@ -102,12 +106,12 @@ def put_in_place(part: Path, entry: Published) -> Path:
 
 @contextmanager
 def alone(folder: Path, entry: Published) -> Iterator[None]:
-    """Only one process at a time brings the file of `entry`; the lock goes with the process, however it ends."""
+    """Lock the file of `entry`, so that only one process at a time downloads it. The lock ends with the process."""
     path = folder / f"{entry.file}.lock"
     with ExitStack() as stack:
         try:
             if is_locked(path):
-                log.info(f"{entry.file} is being fetched by another process; waiting for it")
+                log.info(f"another process is downloading {entry.file}; waiting for it")
             stack.enter_context(locked(path, wait=True))
         except NotRegularError as error:
             raise WeightsError(f"{path} cannot be a lock: {error.strerror}") from error
@@ -117,30 +121,31 @@ def alone(folder: Path, entry: Published) -> Iterator[None]:
 
 
 def _fetch(folder: Path, entry: Published, mirror: str | None, timeout: float, pause: float) -> Path:
-    part, source = folder / f"{entry.file}.part", _source(entry, mirror)
+    part = folder / f"{entry.file}.part"
+    source = _source(entry, mirror)
     if part.exists() and not part.is_file():
-        raise WeightsError(f"{part} is no regular file; remove it")
+        raise WeightsError(f"{part} must be a regular file; remove it")
     with download_bar(f"fetching {entry.name}", _host(source)) as progress:
         for again in (True, False):
             if isinstance(source, Path):
                 _copy(source, part, most_bytes(entry), progress)
             else:
                 download(source, part, progress=progress, most=most_bytes(entry), timeout=timeout, pause=pause)
-            wrong = file_problem(part, entry)
-            if not wrong:
+            problem = file_problem(part, entry)
+            if not problem:
                 break
             forget(part)
-            if not again or isinstance(source, Path):  # bytes may be wrong once, on the way or from an earlier process
-                raise UnreachableError(f"{source} is not the published file: {wrong}; it was removed")
+            if not again or isinstance(source, Path):  # try again once: the transfer or an earlier part may be damaged
+                raise UnreachableError(f"{source} is not the published file: {problem}; it was removed")
     path = put_in_place(part, entry)
     forget(part)
     if entry.checked_by == "structure":
-        log.info(f"{path}: Keras publishes no hash of it; its structure is right")
+        log.info(f"{path}: Keras publishes no hash of this file; only its structure was checked")
     return path
 
 
 def _source(entry: Published, mirror: str | None) -> str | Path:
-    """An address, or the path of a file."""
+    """The address or the path to get the file from."""
     if mirror is None:
         return entry.url
     scheme = urllib.parse.urlsplit(mirror).scheme.lower()
@@ -158,9 +163,9 @@ def _host(source: str | Path) -> str:
 
 
 def most_bytes(entry: Published) -> int:
-    """How long the file can be: its size, or where that is not known exactly, a tenth and 10 MB more than its numbers.
+    """The largest allowed size of the file: its exact size, or if unknown, that of its numbers plus a tenth and 10 MB.
 
-    HDF5's own tables take a few MB at most.
+    HDF5's own tables need a few MB at most.
     """
     return entry.size or entry.bytes + entry.bytes // 10 + TABLES
 
@@ -171,7 +176,7 @@ def _copy(source: Path, part: Path, most: int, progress: Progress) -> None:
         total = source.stat().st_size
         if not source.is_file() or total > most:
             raise UnreachableError(
-                f"{source} is not the published file, but longer than {most:,} bytes or no regular file"
+                f"{source} is not the published file: it is longer than {most:,} bytes, or not a regular file"
             )
         opened = source.open("rb")
     except OSError as error:
@@ -180,7 +185,10 @@ def _copy(source: Path, part: Path, most: int, progress: Progress) -> None:
     forget(part)
     try:
         with opened, part.open("wb") as file:
-            while file.tell() <= total and (block := opened.read(CHUNK)):
+            while file.tell() <= total:
+                block = opened.read(CHUNK)
+                if not block:
+                    break
                 file.write(block)
                 progress(file.tell(), total)
     except OSError as error:
@@ -190,9 +198,9 @@ def _copy(source: Path, part: Path, most: int, progress: Progress) -> None:
 
 def _ways(entry: Published) -> str:
     return (
-        f"without a network: (1) elsewhere `kerazoo weights fetch {entry.name}` and `kerazoo weights bundle "
-        f"{entry.name} --output weights.tar`, then here `kerazoo weights unbundle weights.tar`; "
-        f"(2) set {MIRROR} to an address or folder that holds {entry.file}; (3) give the file by --weights PATH"
+        f"without a network: (1) on another machine run `kerazoo weights fetch {entry.name}` and `kerazoo weights "
+        f"bundle {entry.name} --output weights.tar`, then here `kerazoo weights unbundle weights.tar`; "
+        f"(2) set {MIRROR} to an address or folder with {entry.file}; (3) give the file with --weights PATH"
     )
 
 

@@ -1,11 +1,11 @@
-"""Reads a weights file (HDF5) and copies it. A script of its own, which `weights_file.py` starts and ends in time:
+"""Read a weights file (HDF5) and copy it. `weights_file.py` runs this script, with a time limit:
 
     python -P h5_copy.py FILE COPY NUMBERS BYTES SECONDS
 
 It prints one JSON object: {"error": line}, or {"legacy": whether FILE has the format of the published files, "arrays":
-[[name, shape], ...], "copied": bool}. FILE is copied to COPY only if its arrays hold NUMBERS numbers at most; only then
-are they read. BYTES and SECONDS bound the memory and the processor time. A file that makes HDF5 hang, crash or fill the
-memory harms this process alone, which imports h5py and nothing heavier.
+[[name, shape], ...], "copied": bool}. Only if its arrays have at most NUMBERS numbers is FILE read and copied to COPY.
+BYTES and SECONDS limit the memory and the processor time. If a file makes HDF5 hang, crash or fill the memory, this
+affects only this process, which imports nothing heavier than h5py.
 """
 
 import json
@@ -16,19 +16,19 @@ import h5py
 
 MAX_OBJECTS = 20_000  # groups and arrays; the largest published network has about 2,000
 MAX_DEPTH = 32
-MAX_ATTRIBUTES = 1_000  # of one object
+MAX_ATTRIBUTES = 1_000  # attributes of one object
 MAX_NAME = 300  # characters that are printed
-OPTIMIZER = ("optimizer", "optimizer_weights")  # its state, in the two formats: up to several times the weights
-PLAIN = "biuf"  # kinds of numpy's types: booleans and numbers
+OPTIMIZER = ("optimizer", "optimizer_weights")  # optimizer state in the two formats; it may be larger than the weights
+PLAIN = "biuf"  # numpy's codes for booleans and numbers
 BFLOAT16 = "|V2"
 
 
 class RefusedError(Exception):
-    """The file holds what no weights file has."""
+    """The file contains something that no weights file has."""
 
 
 class Copy:
-    """A walk through `source`, first to see what is there, then to write it to another file."""
+    """Walk through `source`, first to list its arrays, then to write them to another file."""
 
     def __init__(self, source: h5py.File) -> None:
         self.source = source
@@ -41,28 +41,28 @@ class Copy:
         return "layer_names" in self.source.attrs
 
     def look(self) -> int:
-        """Note every array; how many numbers they hold. No array is read."""
+        """List every array, and return the total number of numbers. It reads no array."""
         numbers = 0
         for name, item in self._walk(self.source, "", 0):
             if isinstance(item, h5py.Dataset):
                 if (item.dtype.kind not in PLAIN and item.dtype.str != BFLOAT16) or item.shape is None:
-                    raise RefusedError(f"{name[:MAX_NAME]!r} holds no numbers")
+                    raise RefusedError(f"{name[:MAX_NAME]!r} does not contain numbers")
                 if item.external or item.is_virtual:
-                    raise RefusedError(f"{name[:MAX_NAME]!r} has its numbers in another file")
+                    raise RefusedError(f"the numbers of {name[:MAX_NAME]!r} are in another file")
                 self.arrays.append((name, tuple(item.shape)))
                 numbers += int(item.size)
         return numbers
 
     def write(self, target: h5py.File) -> None:
-        """Write all that `look` saw."""
+        """Write everything that `look` listed to `target`."""
         self._visited = 0
         _copy_attributes(self.source, target)
         for name, item in self._walk(self.source, "", 0):
             if isinstance(item, h5py.Group):
-                made = target.create_group(name)
+                copy = target.create_group(name)
             else:
-                made = target.create_dataset(name, data=item[()], dtype=item.dtype)
-            _copy_attributes(item, made)
+                copy = target.create_dataset(name, data=item[()], dtype=item.dtype)
+            _copy_attributes(item, copy)
 
     def _walk(self, group: h5py.Group, prefix: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -72,7 +72,7 @@ class Copy:
                 continue
             self._visited += 1
             if self._visited > MAX_OBJECTS:
-                raise RefusedError(f"it holds more than {MAX_OBJECTS:,} objects")
+                raise RefusedError(f"it contains more than {MAX_OBJECTS:,} objects")
             name = f"{prefix}{key}"
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise RefusedError(f"{name[:MAX_NAME]!r} is a link")
@@ -95,9 +95,9 @@ def _copy_attributes(source: Any, target: Any) -> None:
 
 
 def limit(size: int, seconds: int) -> None:
-    """Let this process take `size` bytes more than it has now, and `seconds`, where the system can hold it to that.
+    """Limit this process to `size` more bytes and `seconds` of processor time, if the system can do so.
 
-    The seconds are for the case that the process which waits for this one is killed.
+    The time limit is for the case that the waiting process is killed.
     """
     try:
         import resource
@@ -119,21 +119,21 @@ def _lower(which: int, most: int) -> None:
 
 
 def main(source: str, target: str, numbers: int, size: int, seconds: int) -> dict[str, Any]:
-    """What there is to print."""
+    """The object to print."""
     limit(size, seconds)
     try:
         with h5py.File(source, "r") as file:
             copy = Copy(file)
             copied = copy.look() <= numbers
             if copied:
-                with h5py.File(target, "w") as made:
-                    copy.write(made)
+                with h5py.File(target, "w") as target_file:
+                    copy.write(target_file)
             arrays = [(name[:MAX_NAME], shape) for name, shape in copy.arrays]
             return {"legacy": copy.legacy, "arrays": arrays, "copied": copied}
     except RefusedError as error:
         return {"error": str(error)}
     except MemoryError:
-        return {"error": f"reading it takes more than {size // 1_000_000:,} MB"}
+        return {"error": f"reading it needs more than {size // 1_000_000:,} MB"}
     except Exception as error:  # h5py raises many kinds for damaged tables
         return {"error": " ".join(str(error).split())[:200] or type(error).__name__}
 

@@ -1,7 +1,7 @@
-"""One address into one file, over http or https: what a cut connection has left is kept, and the rest is asked for.
+"""Download an address into a file, over http or https. After an interruption, only the rest is requested.
 
-A part goes on only where the server says that the file is still the one it was (If-Range, with its strong ETag or its
-Last-Modified); else it starts anew. `FILE.part.json` beside `FILE.part` keeps the address and that answer.
+A download is continued only if the server confirms that the file has not changed (If-Range, with its strong ETag or its
+Last-Modified); otherwise it starts again. `FILE.part.json` beside `FILE.part` has the address and that ETag or date.
 """
 
 import http.client
@@ -19,17 +19,17 @@ from kerazoo.files import FULL, read_json, write_json
 from kerazoo.models.weights.connections import LEAST, RedirectError, Watch
 from kerazoo.terminal import format_bytes
 
-Progress = Callable[[int, int | None], None]  # bytes there, and of how many where the server says
+Progress = Callable[[int, int | None], None]  # bytes received, and the total if the server gives it
 TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 4  # in a row that bring nothing new
-PAUSE = 1.0  # seconds before the second attempt, twice as long before each next
+ATTEMPTS = 4  # attempts in a row without new bytes
+PAUSE = 1.0  # seconds before the second attempt, doubled before each next
 RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 BLOCK = 1 << 20  # bytes read at a time
-BUSY = (408, 429, 500, 502, 503, 504)  # answers that may be another in a moment
+BUSY = (408, 429, 500, 502, 503, 504)  # temporary errors
 
 
 class UnreachableError(Exception):
-    """What was asked for could not be had; the message is one line."""
+    """The file could not be downloaded; the message is one line."""
 
 
 class _CutError(Exception):
@@ -40,12 +40,12 @@ def download(
     url: str, part: Path, *, progress: Progress, most: int | None = None, timeout: float = TIMEOUT,
     attempts: int = ATTEMPTS, pause: float = PAUSE,
 ) -> None:  # fmt: skip
-    """Fill `part` with all that lies at `url`; it may hold the first bytes already.
+    """Download `url` into `part`, which may already contain the first bytes.
 
-    Redirects to http and https are followed, but not from https to http. A server that sends nothing for `timeout`
-    seconds, or after twice that less than 1 kB/s over a whole attempt, and `attempts` in a row without new bytes end
-    it; `part` stays, and the next call goes on. What is longer than `most` bytes is not the file: it ends it, too, and
-    `part` goes. Raises UnreachableError; WeightsError where the disk is full.
+    Redirects to http and https are followed, but not from https to http. The download fails if the server sends nothing
+    for `timeout` seconds, if an attempt has less than 1 kB/s after twice that time, or after `attempts` in a row
+    without new bytes. Then `part` is kept, and the next call continues. It also fails if the file is longer than `most`
+    bytes, and then `part` is removed. Raises UnreachableError, or WeightsError if the disk is full.
     """
     reached, left = 0, attempts
     while True:
@@ -62,31 +62,31 @@ def download(
 
 
 def forget(part: Path) -> None:
-    """Remove `part` and what is known of it."""
+    """Remove `part` and its record."""
     part.unlink(missing_ok=True)
     _state(part).unlink(missing_ok=True)
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
-    """Raise WeightsError where `folder` has no room for `size` bytes more."""
+    """Raise WeightsError if `folder` does not have `size` bytes of free space."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise WeightsError(
-            f"{what} takes {format_bytes(size)} more, and {folder} has {format_bytes(free)} free; "
-            "make room, or name another folder by KERAZOO_CACHE"
+            f"{what} needs {format_bytes(size)} more, but {folder} has only {format_bytes(free)} free; "
+            "free some disk space, or set KERAZOO_CACHE to another folder"
         )
 
 
 def no_room(error: OSError, path: Path) -> WeightsError:
-    """What to say of an error in writing `path`."""
+    """The error to raise if `path` cannot be written."""
     return WeightsError(
-        f"{path} cannot be written: {error.strerror}; make room, or name another folder by KERAZOO_CACHE"
+        f"{path} cannot be written: {error.strerror}; free some disk space, or set KERAZOO_CACHE to another folder"
     )
 
 
 def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int | None) -> None:
-    """One attempt, which ends. Raises _CutError, UnreachableError."""
-    with Watch(2 * timeout) as watch:  # a server that sends nothing is told apart by the limit of a read
+    """Make one attempt, with a time limit. Raises _CutError, UnreachableError."""
+    with Watch(2 * timeout) as watch:  # the time limit of a read covers a server that sends nothing
         try:
             _attempt(url, part, progress, timeout, most, watch)
         except RedirectError as error:
@@ -94,13 +94,14 @@ def _watched(url: str, part: Path, progress: Progress, timeout: float, most: int
         except (_CutError, UnreachableError) as error:
             if watch.slow:
                 raise UnreachableError(
-                    f"{url} sent less than {format_bytes(LEAST)} a second for {2 * timeout:g} s; what came is kept"
+                    f"{url} sent less than {format_bytes(LEAST)} a second for {2 * timeout:g} s; the received part is "
+                    "kept"
                 ) from error
             raise
 
 
 def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int | None, watch: Watch) -> None:
-    """Ask once, for all of it or for the rest. Raises _CutError, UnreachableError."""
+    """Request the whole file or the rest, once. Raises _CutError, UnreachableError."""
     from kerazoo.version import __version__
 
     have, validator = _kept(part, url)
@@ -116,8 +117,8 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int
                 progress(have, have)
                 return
             forget(part)
-        said = f"{url} answers {error.code} ({error.reason})"
-        raise (_CutError if error.code in (416, *BUSY) else UnreachableError)(said) from error
+        message = f"{url} answers {error.code} ({error.reason})"
+        raise (_CutError if error.code in (416, *BUSY) else UnreachableError)(message) from error
     except TimeoutError as error:
         raise UnreachableError(f"{url} did not answer within {timeout:g} s") from error
     except urllib.error.URLError as error:
@@ -132,14 +133,14 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float, most: int
     with answer:
         total = _length(answer)
         if have and answer.status == 206:
-            found = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != have or _validator(answer) not in ("", validator):
+            match = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            if not match or int(match[1]) != have or _validator(answer) not in ("", validator):
                 forget(part)
-                raise _CutError(f"{url} does not go on where it was cut")
-            total = int(found[2]) if found[2].isdigit() else None
+                raise _CutError(f"{url} does not continue from where it stopped")
+            total = int(match[2]) if match[2].isdigit() else None
         else:
             have = 0
-            with part.open("wb"):  # what it held is of another file; only then is the new one known by name
+            with part.open("wb"):  # empty the old content before the new validator is recorded
                 pass
             _remember(part, url, _validator(answer))
         if total is not None and most is not None and total > most:
@@ -155,7 +156,7 @@ def _write(
     answer: Any, url: str, part: Path, have: int, total: int | None, most: int | None, progress: Progress,
     timeout: float, watch: Watch,
 ) -> int:  # fmt: skip
-    """Write what comes behind the `have` bytes of `part`; how many there are then."""
+    """Append the received bytes to the `have` bytes of `part`, and return the new total."""
     done = have
     progress(done, total)
     with part.open("ab") as file:
@@ -164,10 +165,12 @@ def _write(
             try:
                 block = answer.read1(BLOCK)
             except TimeoutError as error:
-                raise UnreachableError(f"{url} sent nothing for {timeout:g} s {so_far}; what came is kept") from error
+                raise UnreachableError(
+                    f"{url} sent nothing for {timeout:g} s {so_far}; the received part is kept"
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 raise _CutError(f"{url} ended the connection {so_far}") from error
-            if watch.slow:  # its closed connection looks like the end of the file
+            if watch.slow:  # the closed connection looks like the end of the file
                 raise _CutError(f"{url} is too slow {so_far}")
             if not block:
                 return done
@@ -178,7 +181,7 @@ def _write(
                 file.flush()
             except OSError as error:
                 if error.errno in FULL:
-                    forget(part)  # to leave the disk full harms others
+                    forget(part)  # a full disk would affect other programs
                 raise no_room(error, part) from error
             done += len(block)
             watch.moved(len(block))
@@ -190,15 +193,16 @@ def _after(done: int, total: int | None) -> str:
 
 
 def _refuse(url: str, part: Path, most: int) -> NoReturn:
-    """End it: what lies at `url` is longer than the file can be."""
+    """Raise UnreachableError, because the file at `url` is too long."""
     forget(part)
     raise UnreachableError(f"{url} is not the published file: it is longer than {most:,} bytes; it was removed")
 
 
 def _kept(part: Path, url: str) -> tuple[int, str]:
-    """How many bytes of `url` are in `part`, and by what the server knows that they still are its own; (0, "")."""
+    """The number of bytes of `url` in `part`, and the validator for the server; (0, "") if it cannot be continued."""
     try:
-        size, state = part.stat().st_size, read_json(_state(part))
+        size = part.stat().st_size
+        state = read_json(_state(part))
     except (OSError, KerazooError):
         return 0, ""
     validator = state.get("validator")
@@ -214,7 +218,7 @@ def _state(part: Path) -> Path:
 
 
 def _validator(answer: Any) -> str:
-    """The strong ETag of the answer, else its Last-Modified (RFC 9110, section 13.1.5), else ""."""
+    """The strong ETag of the response, else its Last-Modified (RFC 9110, section 13.1.5), else ""."""
     etag = str(answer.headers.get("ETag", ""))
     return etag if etag.startswith('"') else str(answer.headers.get("Last-Modified", ""))
 

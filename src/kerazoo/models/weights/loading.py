@@ -1,4 +1,4 @@
-"""Loading pretrained features into a network: shipped weights, a kerazoo model folder, or a weights file."""
+"""Load pretrained weights into a network, from shipped weights, a kerazoo model folder, or a weights file."""
 
 import hashlib
 import warnings
@@ -21,51 +21,52 @@ from kerazoo.models.weights.weights_file import SPARE, Shape, WeightsFile, copy_
 if TYPE_CHECKING:
     import keras
 
-CLASSIFIER = 6  # arrays: three dense layers, as VGG has
+CLASSIFIER = 6  # largest number of arrays of a classifier: VGG has three dense layers
 BY_NAME = {backbone.name: backbone for backbone in BACKBONES}
 
 
 def load_features(model: "keras.Model", source: str | Path, *, scaling: str | None = None) -> None:
-    """Fill every layer of `model` below its head from `source`; the head keeps its random weights.
+    """Load weights from `source` into all layers of `model` below its head; the head keeps its random weights.
 
-    `source` is a folder with a kerazoo model of the same architecture (any number of classes, any input size that
-    leaves the weights' shapes as they are), or a Keras weights file (.h5, .weights.h5) of the network without its
-    head. Weights of three channels fill a backbone of any number (see `channels.py`). `scaling` says how the network of
-    a backbone's file scaled pixels, "published" or "plain", where the file does not tell (see `scaling_layers.py`).
-    Raises WeightsError where the source is missing, damaged, of another architecture, holds what is no finite number,
-    or does not tell its scaling.
+    `source` is a folder with a kerazoo model of the same architecture (with any number of classes, and any input size
+    for which the weights have the same shapes), or a Keras weights file (.h5, .weights.h5) of the network without its
+    head. Weights for three channels can be used in a backbone with any number of channels (see `channels.py`).
+    `scaling` says how the network of a backbone's file scaled pixels, "published" or "plain", if the file does not
+    record it (see `scaling_layers.py`). Raises WeightsError if the source is missing or damaged, has another
+    architecture or numbers that are not finite, or does not record its scaling.
     """
     from kerazoo.models.heads.classifier import feature_extractor
 
     features = feature_extractor(model)
     source = Path(source)
     if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
-        source = source.parent  # the file of a run: its folder says what it is
+        source = source.parent  # the folder of a run describes the file
     check_source(source)
     if source.is_dir():
         stored = feature_extractor(load_model(source)[1])
         if stored.name != features.name or not _give(stored, features):
             raise WeightsError(
-                f"the weights in {source} are of {_name(stored)}; they do not fit {_name(features)} as it is built here"
+                f"the weights in {source} are for {_name(stored)}; they do not fit this {_name(features)}"
             )
     else:
         _load_file(features, source, scaling)
     for weight in features.weights:
         if not np.isfinite(np.asarray(weight)).all():
             raise WeightsError(
-                f"the weights in {source} are not finite in {weight.path}, as of a training that diverged; take others"
+                f"the weights in {source} are not finite in {weight.path}, probably because training "
+                "diverged; use others"
             )
 
 
 def copy_weights(giver: "keras.Model", taker: "keras.Model") -> None:
-    """Give `taker` the weights of `giver`, which has the same variables in the same order."""
+    """Copy the weights of `giver` into `taker`, which has the same variables in the same order."""
     taker.set_weights(giver.get_weights())
     _finalize(taker)
 
 
 def _finalize(model: "keras.Model") -> None:
     for layer in model.layers:
-        if hasattr(layer, "finalize_state"):  # Normalization works with what it derived from its weights
+        if hasattr(layer, "finalize_state"):  # Normalization uses values that it derives from its weights
             layer.finalize_state()
 
 
@@ -78,7 +79,7 @@ def weights_digest(model: "keras.Model") -> str:
 
 
 def fold_scaling(features: "keras.Model", std: tuple[float, ...]) -> None:
-    """Put EfficientNet's extra 1 / sqrt(std), a layer it has with published weights only, into its Normalization."""
+    """Fold the factor 1 / sqrt(std), a layer that EfficientNet has only with published weights, into Normalization."""
     import keras
 
     norm = next(layer for layer in features.layers if isinstance(layer, keras.layers.Normalization))
@@ -87,7 +88,7 @@ def fold_scaling(features: "keras.Model", std: tuple[float, ...]) -> None:
 
 
 def _give(giver: "keras.Model", taker: "keras.Model") -> bool:
-    """Give `taker` the weights of `giver`, of its own channels or of three; False where they do not fit."""
+    """Copy the weights of `giver`, with the same channels or three, into `taker`; False if they do not fit."""
     if _shapes(giver) == _shapes(taker):
         copy_weights(giver, taker)
         return True
@@ -103,28 +104,28 @@ def _load_file(features: "keras.Model", source: Path, scaling: str | None) -> No
         with copy_of(source, numbers_of(features) + SPARE) as file:
             _take(features, source, file, scaling)
     except DamagedError as error:
-        raise WeightsError(
-            f"{source} is not a whole Keras weights file (HDF5): {error}; it may be cut short or something else"
-        ) from error
+        raise WeightsError(f"{source} is not a complete Keras weights file (HDF5): {error}; copy it again") from error
 
 
 def _take(features: "keras.Model", source: Path, file: WeightsFile, scaling: str | None) -> None:
-    """Fill `features` from the clean copy of `source`; its shapes are compared before any array is read."""
+    """Load the clean copy of `source` into `features`. The shapes are compared before any array is read."""
     import h5py
 
     entry = BY_NAME.get(_name(features))
-    found, taker = file.weights(), features
-    if entry is not None and features.input_shape[-1] != 3 and found != _shapes(features):
+    taker = features
+    shapes = file.weights()
+    if entry is not None and features.input_shape[-1] != 3 and shapes != _shapes(features):
         features = _of_three(features, entry)
-    if more := _classifier(found, _shapes(features)):
+    more = _classifier(shapes, _shapes(features))
+    if more:
         raise WeightsError(
-            f"{source} holds {_name(features)} with its classifier ({more} arrays more); {_without(entry)}"
+            f"{source} contains {_name(features)} with its classifier ({more} more arrays); {_without(entry)}"
         )
-    # Keras matches the newer format by the kind of layer and its number, and says nothing of what is left over
-    if file.copy is None or (not file.legacy and found != _shapes(features)):
+    # Keras matches layers of the newer format by type and number, and does not report unused arrays
+    if file.copy is None or (not file.legacy and shapes != _shapes(features)):
         raise WeightsError(
-            f"the weights in {source} do not fit {_name(features)}: they have {len(found)} arrays of other shapes "
-            f"than its {len(features.weights)}"
+            f"the weights in {source} do not fit {_name(features)}: their {len(shapes)} arrays have other shapes than "
+            f"its {len(features.weights)}"
         )
     try:
         with warnings.catch_warnings():
@@ -139,28 +140,29 @@ def _take(features: "keras.Model", source: Path, file: WeightsFile, scaling: str
         fold_scaling(features, entry.published_std)
     if taker is not features and not _give(features, taker):
         raise WeightsError(
-            f"the weights in {source} do not fit {_name(taker)} with input {taker.input_shape[1:]}; take 3 channels"
+            f"the weights in {source} do not fit {_name(taker)} with input {taker.input_shape[1:]}; use 3 channels"
         )
 
 
-def _classifier(found: list[Shape], wanted: list[Shape]) -> int:
-    """How many arrays there are beside all that are wanted, if they look like a classifier's; else 0."""
-    missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
-    dense = all(len(shape) <= 2 or shape[:2] == (1, 1) for shape in more)  # MobileNet's is a convolution of 1 x 1
+def _classifier(shapes: list[Shape], wanted: list[Shape]) -> int:
+    """The number of arrays besides the wanted ones, if they look like those of a classifier; else 0."""
+    missing = Counter(wanted) - Counter(shapes)
+    more = Counter(shapes) - Counter(wanted)
+    dense = all(len(shape) <= 2 or shape[:2] == (1, 1) for shape in more)  # MobileNet's is a 1x1 convolution
     return more.total() if dense and not missing and more.total() <= CLASSIFIER else 0
 
 
 def _without(entry: Backbone | None) -> str:
-    """What to take instead of a file with a classifier."""
+    """The advice for a file with a classifier."""
     from kerazoo.models.weights.published import manifest
 
     if entry is not None and entry.name in manifest():
-        return f"take the file without it, {manifest()[entry.name].file}: `kerazoo weights fetch {entry.name}`"
-    return "name the folder of the run that it is of, or save `feature_extractor(model)` alone"
+        return f"use the file without it, {manifest()[entry.name].file}: `kerazoo weights fetch {entry.name}`"
+    return "use the folder of its run, or save `feature_extractor(model)` alone"
 
 
 def _of_three(features: "keras.Model", entry: Backbone) -> "keras.Model":
-    """The same network, of the same size, for images of three channels."""
+    """The same network with the same image size, for three channels."""
     from kerazoo.models.heads.classifier import feature_extractor
 
     shape = (*features.input_shape[1:3], 3)

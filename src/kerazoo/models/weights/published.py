@@ -1,8 +1,8 @@
-"""The weights that keras.applications publishes: where each file lies, what it is, and whether a copy is that file.
+"""The weights that keras.applications publishes: their addresses, their properties, and the check of a copy.
 
-`published.json` holds the entries and, in its first lines, the sources of what they say. Reading it imports nothing
-heavy. Files with a hash are checked by it; for the few that Keras gives none for, only the structure can be: HDF5 of
-full length, in the format of the published files, with as many numbers as the network has parameters.
+`published.json` has the entries and, in its first lines, their sources. Reading it imports nothing heavy. Files with a
+published hash are checked by it. For the few without one, only the structure can be checked: complete HDF5, in the
+format of the published files, with as many numbers as the network has parameters.
 """
 
 import functools
@@ -22,11 +22,10 @@ CHUNK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Published:
-    """One file: `md5` and `sha256` are in hex, "" where unknown; `size` is in bytes, None where
-    it is not known exactly.
+    """A published file. `md5` and `sha256` are in hex, or "" if unknown; `size` is in bytes, or None if unknown.
 
-    `top1` and `top5` are percent of ImageNet's validation images, None where no source states them. `license` is an
-    SPDX name, "" where none is stated; `license_source` says by whom it is stated.
+    `top1` and `top5` are in percent of ImageNet's validation images, or None if no source states them. `license` is an
+    SPDX name, or "" if none is stated; `license_source` is its source.
     """
 
     name: str
@@ -45,18 +44,18 @@ class Published:
 
     @property
     def checked_by(self) -> str:
-        """What a copy is checked by: "sha256", "md5", or "structure" where no hash is known."""
+        """How a copy is checked: "sha256", "md5", or "structure" if no hash is known."""
         return "sha256" if self.sha256 else "md5" if self.md5 else "structure"
 
     @property
     def bytes(self) -> int:
-        """Its size; where that is not known exactly, 4 bytes for each parameter, a little less than it is."""
+        """The size; if it is not known exactly, 4 bytes for each parameter, which is a little too small."""
         return 4 * self.parameters if self.size is None else self.size
 
 
 @functools.cache
 def manifest() -> Mapping[str, Published]:
-    """Every published file, by the name of its backbone, in the order of the registry."""
+    """The published files by the names of their backbones, in the order of the registry."""
     values = json.loads(MANIFEST.read_text(encoding="utf-8"))
     entries = {}
     for backbone in BACKBONES:
@@ -70,35 +69,36 @@ def manifest() -> Mapping[str, Published]:
 
 
 def published(name: str) -> Published:
-    """What is published for the backbone `name`. Raises WeightsError where nothing is, ModelError for no such name."""
+    """The published file for the backbone `name`. Raises WeightsError if there is none, ModelError for a wrong name."""
     from kerazoo.models.registry import find
 
     entry = find(name)
     if name not in manifest():
-        has = f"; {', '.join(entry.weights)} ships with it" if entry.weights else ""
+        shipped = f"; {', '.join(entry.weights)} ships with it" if entry.weights else ""
         raise WeightsError(
-            f"no ImageNet weights are published for {name}{has}; `kerazoo weights list` names the networks with them"
+            f"no ImageNet weights are published for {name}{shipped}; `kerazoo weights list` lists the networks that "
+            "have them"
         )
     return manifest()[name]
 
 
 def file_problem(path: Path, entry: Published) -> str:
-    """Why `path` is not the file `entry`, in words that give both hashes; "" where it is. Raises OSError."""
+    """Why `path` is not the file `entry`, in words with both hashes; "" if it is. Raises OSError."""
     if entry.checked_by == "structure":
         return _structure(path, entry)
     expected = entry.sha256 or entry.md5
-    found = file_hash(path, entry.checked_by)
-    return "" if found == expected else f"its {entry.checked_by} is {found}, not {expected}"
+    digest = file_hash(path, entry.checked_by)
+    return "" if digest == expected else f"its {entry.checked_by} is {digest}, not {expected}"
 
 
 def _structure(path: Path, entry: Published) -> str:
-    path.open("rb").close()  # what cannot be read is no damage
+    path.open("rb").close()  # raise OSError if the file cannot be read, which is not damage
     try:
-        found = look_into(path)
+        content = look_into(path)
     except DamagedError as error:
-        return f"it is not whole HDF5 ({error})"
-    if not found.legacy:
+        return f"it is not a complete HDF5 file ({error})"
+    if not content.legacy:
         return "it is HDF5, but not in the format of the published weights"
-    if found.numbers != entry.parameters:
-        return f"it holds {found.numbers:,} numbers, not {entry.parameters:,}"
+    if content.numbers != entry.parameters:
+        return f"it has {content.numbers:,} numbers, not {entry.parameters:,}"
     return ""

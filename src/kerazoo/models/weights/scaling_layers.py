@@ -1,10 +1,10 @@
-"""How the network that a weights file was saved from scaled its pixels, and whether ours does the same.
+"""Detect how the network of a weights file scaled pixels, and whether our network does the same.
 
-keras.applications puts `Rescaling` and `Normalization` layers into some networks, by arguments that a file does not
-keep: EfficientNet B0 to B7 have one more `Rescaling`, by 1 / sqrt(std), where they were built with weights="imagenet";
-EfficientNetV2, MobileNetV3 and ConvNeXt have none with include_preprocessing=False. All of these have the same arrays.
-A file lists its layers, those without weights among them; that, the values of the `Normalization`, and the published
-hashes tell them apart. Where they do not, the user says which it is (`transfer.scaling`).
+keras.applications puts `Rescaling` and `Normalization` layers into some networks, depending on arguments that a file
+does not record. EfficientNet B0 to B7 have one more `Rescaling`, by 1 / sqrt(std), if they are built with
+weights="imagenet". EfficientNetV2, MobileNetV3 and ConvNeXt have none with include_preprocessing=False. All these
+variants have the same arrays. The file's list of layers, the values of the `Normalization`, and the published hashes
+usually identify the variant. If they do not, the user must set `transfer.scaling`.
 """
 
 import re
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-NEAR = 1e-3  # how far from the published numbers float32 and a conversion may lead
+NEAR = 1e-3  # allowed difference from the published numbers, for float32 and a conversion
 KINDS = ("rescaling", "normalization")
-LAYER = re.compile(r"(?:\w*_prestem_)?(rescaling|normalization)(?:_\d+)?")  # ConvNeXt names its own
+LAYER = re.compile(r"(?:\w*_prestem_)?(rescaling|normalization)(?:_\d+)?")  # ConvNeXt has its own names
 
 Layers = Counter[str]
 
 
 def scaling_layers(file: "h5py.File") -> Layers | None:
-    """How many layers of each of KINDS the saved network had; None where the file does not list its layers."""
+    """The number of layers of each of KINDS in the saved network; None if the file does not list its layers."""
     root = file.get("model_weights", file)  # a whole model in the older format
     if "layer_names" in root.attrs:
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in root.attrs["layer_names"]]
         return _count(names)
     layers = root.get("layers")
-    if layers is None or "input_layer" not in layers:  # a network always has one; its group is there where all are
+    if layers is None or "input_layer" not in layers:  # a network always has an input layer
         return None
     return _count(list(layers))
 
@@ -45,11 +45,11 @@ def scaling_layers(file: "h5py.File") -> Layers | None:
 def has_published_scaling(
     source: Path, saved: Layers | None, features: "keras.Model", std: tuple[float, ...], scaling: str | None
 ) -> bool:
-    """Whether the network in `source` scaled pixels by 1 / sqrt(`std`) behind its Normalization, which ours does not.
+    """Whether the network in `source` scaled pixels by 1 / sqrt(`std`) after its Normalization, which ours does not.
 
-    `features` has the weights of the file. `std` is empty for networks that have no such layer. `scaling` is what the
-    user says: "published", "plain" (as keras.applications builds it with weights=None), or None. Raises WeightsError
-    where the file does not tell, and for one whose network had other scaling layers.
+    `features` has the weights of the file. `std` is empty for networks without such a layer. `scaling` is the user's
+    setting: "published", "plain" (as keras.applications builds it with weights=None), or None. Raises WeightsError
+    if the scaling cannot be determined, and if the network had other scaling layers.
     """
     if scaling is not None:
         return bool(std) and scaling == "published"
@@ -57,9 +57,9 @@ def has_published_scaling(
     if not std:
         if saved is not None and saved != built and not _is_published(source, features):
             raise WeightsError(
-                f"{source} was saved from a network with {_words(saved)}, but {_name(features)} has {_words(built)}: "
-                "it may have been trained on pixels scaled otherwise; set transfer.scaling=published if it was trained "
-                "on pixels scaled as the published weights need them"
+                f"{source} was saved from a network with {_words(saved)}, but {_name(features)} has {_words(built)}, "
+                "so its pixels may have been scaled differently; set transfer.scaling=published if it was trained on "
+                "pixels scaled as for the published weights"
             )
         return False
     mean, variance = _normalization(features)
@@ -71,11 +71,11 @@ def has_published_scaling(
     if _is_published(source, features):
         return True
     if saved is None and _near(mean, np.zeros_like(mean)) and _near(variance, np.ones_like(variance)):
-        return False  # weights="imagenet" never leaves these
+        return False  # weights="imagenet" never gives these values
     raise WeightsError(
-        f"{source} is not the file that Keras publishes, and does not tell how its pixels were scaled; set "
+        f"{source} is not the file that Keras publishes, and does not record how its pixels were scaled; set "
         "transfer.scaling=published if its network was built with weights='imagenet' (or it is a copy of the published "
-        "file), transfer.scaling=plain if it was built with weights=None or a path"
+        "file), or transfer.scaling=plain if it was built with weights=None or a path"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where weights come from: names, files, runs, and what ships with the package."""
+"""The sources of weights: names, files, runs, and weights that ship with the package."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from kerazoo.models.registry import Network, weight_names
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS
 from kerazoo.models.weights.download import published_path
 
-SHIPPED = Path(__file__).parent / "pretrained"  # <network>_<weights>/ holds a model on disk
+SHIPPED = Path(__file__).parent / "pretrained"  # <network>_<weights>/ is the folder of a model
 
 
 def shipped(name: str, weights: str) -> Path:
@@ -17,7 +17,7 @@ def shipped(name: str, weights: str) -> Path:
     if not (folder / DESCRIPTION).is_file():
         names = sorted(p.name.removeprefix(f"{name}_") for p in SHIPPED.glob(f"{name}_*"))
         has = f"it has {', '.join(names)}" if names else "it has none"
-        raise WeightsError(f"{name} ships no weights called {weights!r} ({has}); name a file or run folder, or none")
+        raise WeightsError(f"{name} ships no weights called {weights!r} ({has}); give a weights file or a run, or none")
     return folder
 
 
@@ -29,13 +29,13 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
     if not path.exists():
         names = ", ".join(weight_names(entry))
         raise WeightsError(
-            f"there are no weights {weights!r} for {entry.name}; take {names}, or the path of a file or run"
+            f"there are no weights {weights!r} for {entry.name}; use {names}, or the path of a file or run"
         )
     check_source(path)
 
 
 def weights_of(entry: Network | Backbone, weights: str | Path) -> Path | None:
-    """The file or folder that `weights` names, None for "none"; published ones are fetched. Raises WeightsError."""
+    """The file or folder of `weights`, or None for "none"; published weights are downloaded. Raises WeightsError."""
     check_weights(entry, str(weights))
     if weights == "none":
         return None
@@ -46,26 +46,26 @@ def weights_of(entry: Network | Backbone, weights: str | Path) -> Path | None:
 
 
 def check_source(source: Path) -> None:
-    """Raise WeightsError if `source` is neither a file nor a folder with a model; it says what to name instead."""
+    """Raise WeightsError, which says what to use, if `source` is neither a file nor a folder with a model."""
     if source.suffix == ".keras" and source.is_file():
         raise WeightsError(
-            f"{source} is a whole model, not a weights file; load it in Keras, save the weights without the classifier "
-            "by model.save_weights('NAME.weights.h5'), and name that file"
+            f"{source} is a complete model, not a weights file; load it in Keras, save the weights without the "
+            "classifier with model.save_weights('NAME.weights.h5'), and use that file"
         )
     if source.is_file() or (source / DESCRIPTION).is_file():
         return
     if not source.exists():
         raise WeightsError(f"there is no weights file or model folder {source}")
     if not source.is_dir():
-        raise WeightsError(f"{source} is no regular file; name a weights file (.h5) or the folder of a run")
+        raise WeightsError(f"{source} must be a regular file; give a weights file (.h5) or the folder of a run")
     if (source / "run.json").is_file():
-        raise WeightsError(f"run {source} has no {DESCRIPTION}: it did not finish; finish it, or name another")
+        raise WeightsError(f"run {source} has no {DESCRIPTION}, so it did not finish; resume it, or use another run")
     if (source / "saved_model.pb").is_file():
-        raise WeightsError(f"{source} is an export, which cannot be trained on; name the run that it was made from")
+        raise WeightsError(f"{source} is an export, which cannot be trained; use the run that it was made from")
     runs = sorted(path.parent.name for path in source.glob(f"*/{DESCRIPTION}"))
     files = sorted(path.name for path in source.glob("*.h5"))
     inside = [*runs, *files]
-    hint = f"; it holds {', '.join(inside[:3])}{' and others' if len(inside) > 3 else ''}: name one" if inside else ""
-    raise WeightsError(
-        f"{source} is not the folder of a run: it has no {DESCRIPTION}{hint or '; name a weights file (.h5) or a run'}"
-    )
+    hint = "; give a weights file (.h5) or a run"
+    if inside:
+        hint = f"; it contains {', '.join(inside[:3])}{' and others' if len(inside) > 3 else ''}: use one of these"
+    raise WeightsError(f"{source} is not the folder of a run: it has no {DESCRIPTION}{hint}")

@@ -1,8 +1,9 @@
-"""Weights files of anybody's: read in a process of its own, which is ended in time, before this one opens anything.
+"""Read weights files from unknown sources safely: a separate process with a time limit reads them first.
 
-One damaged HDF5 file in some hundreds makes the HDF5 library hang or crash, and a small compressed one may hold
-gigabytes of zeros. So `h5_copy.py`, a process that imports h5py alone (0.2-0.4 s), looks at names and shapes first,
-reads the arrays only if the network has as many numbers, and writes them to a clean copy. This process reads the copy.
+About one damaged HDF5 file in some hundreds makes the HDF5 library hang or crash, and a small compressed file may
+contain gigabytes of zeros. `h5_copy.py`, a process that imports only h5py (0.2-0.4 s), therefore reads names and shapes
+first. It reads the arrays only if the network has as many numbers, and writes them to a clean copy, which this process
+reads.
 """
 
 import json
@@ -28,21 +29,21 @@ if TYPE_CHECKING:
 
 
 READER = Path(__file__).with_name("h5_copy.py")
-PATIENCE = 30.0  # seconds for a file of no size
-RATE = 10_000_000  # bytes that a slow disk gives in a second more
-MEMORY = 256_000_000  # bytes beside two copies of the arrays
-WIDEST = 8  # bytes of a number
-LEFT = 1_000_000  # bytes; a disk with fewer may have been too full for a copy
-SPARE = 100_000  # numbers beside the weights: seeds, and a first convolution of other channels
+PATIENCE = 30.0  # seconds for an empty file
+RATE = 10_000_000  # bytes a second from a slow disk, for the rest of the time limit
+MEMORY = 256_000_000  # bytes besides two copies of the arrays
+WIDEST = 8  # bytes of the largest number type
+LEFT = 1_000_000  # bytes; a disk with less free space may have been too full for a copy
+SPARE = 100_000  # numbers besides the weights: seeds, and a first convolution for other channels
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a weights file holds: the names and shapes of its arrays, those of an optimizer among them.
+    """The content of a weights file: the names and shapes of its arrays, including those of an optimizer.
 
-    `legacy`: it has the format of the published files. `copy` is a clean copy, where one was asked for and made.
+    `legacy` is whether it has the format of the published files. `copy` is the clean copy, or None if none was made.
     """
 
     legacy: bool
@@ -51,26 +52,26 @@ class WeightsFile:
 
     @property
     def numbers(self) -> int:
-        """How many numbers all arrays hold."""
+        """The total number of numbers in all arrays."""
         return sum(math.prod(shape) for _, shape in self.arrays)
 
     def weights(self) -> list[Shape]:
-        """The shapes of the weights, sorted, without those of an optimizer and without seeds."""
+        """The sorted shapes of the weights, without those of an optimizer and of seeds."""
         return sorted(
             shape for name, shape in self.arrays if not name.startswith("optimizer") and "seed_generator" not in name
         )
 
 
 def look_into(path: Path) -> WeightsFile:
-    """What the file at `path` holds; no array is read. Raises DamagedError."""
+    """The content of the file at `path`. It reads no array. Raises DamagedError."""
     return _read(path, Path(os.devnull), -1)
 
 
 @contextmanager
 def copy_of(path: Path, numbers: int) -> Iterator[WeightsFile]:
-    """What the file at `path` holds, with a clean copy if that is at most `numbers` numbers.
+    """The content of the file at `path`, with a clean copy if it has at most `numbers` numbers.
 
-    Raises DamagedError; WeightsError where there is no room for the copy.
+    Raises DamagedError, or WeightsError if there is not enough space for the copy.
     """
     with tempfile.TemporaryDirectory(prefix="kerazoo-weights-", ignore_cleanup_errors=True) as folder:
         size = min(path.stat().st_size, numbers * WIDEST)
@@ -78,30 +79,32 @@ def copy_of(path: Path, numbers: int) -> Iterator[WeightsFile]:
         try:
             file = _read(path, Path(folder) / "copy", numbers)
         except DamagedError:
-            _check_room(folder, path, max(size, LEFT))  # a compressed file takes more, and others write there, too
+            _check_room(
+                folder, path, max(size, LEFT)
+            )  # a compressed file needs more space, and other programs write there, too
             raise
         yield file
 
 
 def _check_room(folder: str, path: Path, size: int) -> None:
-    """Raise WeightsError where `folder` has no room for `size` bytes, of a copy of `path`."""
+    """Raise WeightsError if `folder` does not have `size` bytes of free space for a copy of `path`."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise WeightsError(
-            f"a copy of {path} takes {format_bytes(size)} at least, and {tempfile.gettempdir()} has "
-            f"{format_bytes(free)} free; make room, or name another folder by TMPDIR"
+            f"a copy of {path} needs at least {format_bytes(size)}, but {tempfile.gettempdir()} has only "
+            f"{format_bytes(free)} free; free some disk space, or set TMPDIR to another folder"
         )
 
 
 def load_whole(model: "keras.Model", path: Path) -> None:
-    """Fill `model` with the weights in `path`, a `.weights.h5` of the same network. Raises WeightsError."""
+    """Load the weights in `path`, a `.weights.h5` of the same network, into `model`. Raises WeightsError."""
     try:
         with copy_of(path, numbers_of(model) + SPARE) as file:
             wanted = sorted(tuple(weight.shape) for weight in model.weights)
             if file.copy is None or file.legacy or file.weights() != wanted:
                 raise WeightsError(
-                    f"the weights in {path} do not fit {model.name}: they have {len(file.weights())} arrays, of other "
-                    f"shapes than its {len(wanted)}; take the model.json that was written with them"
+                    f"the weights in {path} do not fit {model.name}: their {len(file.weights())} arrays have other "
+                    f"shapes than its {len(wanted)}; use the model.json that was written with them"
                 )
             model.load_weights(file.copy)
     except DamagedError as error:
@@ -114,14 +117,14 @@ def load_whole(model: "keras.Model", path: Path) -> None:
 
 
 def numbers_of(model: "keras.Model") -> int:
-    """How many numbers the variables of `model` hold."""
+    """The total number of numbers in the variables of `model`."""
     return sum(math.prod(variable.shape) for variable in model.variables)
 
 
 def _read(path: Path, copy: Path, numbers: int) -> WeightsFile:
     size = path.stat().st_size
     most = MEMORY + 2 * WIDEST * max(numbers, 0)
-    # no plugins of HDF5, and no pool of threads that takes address space
+    # no HDF5 plugins, and no thread pools, which would use address space
     surroundings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     limit = PATIENCE + size / RATE
     command: list[str | Path] = [
@@ -135,25 +138,25 @@ def _read(path: Path, copy: Path, numbers: int) -> WeightsFile:
         str(int(limit) + 1),
     ]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=limit,
             env=os.environ | surroundings, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise DamagedError(f"HDF5 did not finish reading it within {limit:.0f} s") from error
-    if done.returncode < 0:
-        raise DamagedError(f"HDF5 crashed ({signal.Signals(-done.returncode).name}) while reading it")
+    if process.returncode < 0:
+        raise DamagedError(f"HDF5 crashed ({signal.Signals(-process.returncode).name}) while reading it")
     try:
-        values: dict[str, Any] = json.loads(done.stdout)
+        values: dict[str, Any] = json.loads(process.stdout)
     except ValueError as error:
-        raise DamagedError(f"HDF5 cannot read it (exit code {done.returncode})") from error
+        raise DamagedError(f"HDF5 cannot read it (exit code {process.returncode})") from error
     if "error" in values:
         raise DamagedError(values["error"])
     arrays = tuple((str(name), tuple(shape)) for name, shape in values["arrays"])
     if not values["copied"]:
         return WeightsFile(values["legacy"], arrays)
     whole_model = any(name.startswith("model_weights/") for name, _ in arrays)
-    # Keras tells its two formats by the ending
+    # Keras distinguishes its two formats by the extension
     named = copy.with_name("copy.h5" if values["legacy"] or whole_model else "copy.weights.h5")
     copy.rename(named)
     return WeightsFile(values["legacy"], arrays, named)
