@@ -283,7 +283,7 @@ def test_the_preprocessing_of_a_model_is_that_of_its_runs(name):
 
 def test_the_preprocessing_of_a_model_refuses_what_build_refuses():
     assert kerazoo.describe("mobilenet_025").preprocessing().scaling == "tf"
-    with pytest.raises(kerazoo.InputError, match=r"\(64, 64\) is not \(height, width, channels\)"):
+    with pytest.raises(kerazoo.InputError, match=r"\(64, 64\) must be \(height, width, channels\)"):
         kerazoo.describe("mlp").preprocessing((64, 64))
-    with pytest.raises(kerazoo.InputError, match="the smallest side it can take is 32 px"):
+    with pytest.raises(kerazoo.InputError, match="height and width must be at least 32 px"):
         kerazoo.describe("vgg16").preprocessing((16, 16, 3))
