@@ -295,7 +295,7 @@ def test_a_cache_that_cannot_fit_is_refused_before_it_is_begun(train, monkeypatc
 
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10_000, 0, 10_000))
-    with pytest.raises(DataError, match=r"the prepared images take [\d.]+ kB, and .* has 10.0 kB free; make room"):
+    with pytest.raises(DataError, match=r"the prepared images need [\d.]+ kB, but .* has only 10.0 kB free; free"):
         cache_of(train)
     assert prepared(train, SMALL, cache="auto", passes=2) is None
     assert not cache_path(train, SMALL).exists()

@@ -167,7 +167,7 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     given = ["--backbone", "bottleneck_cnn", "--weights", "mnist", *SMALL, "--name", "run"]
     code, out, err = call(monkeypatch, capsys, "finetune", data, *given)
     assert (code, out) == (130, "")
-    last = "kerazoo: `kerazoo finetune` was stopped; the same command goes on with a run that did not finish"
+    last = "kerazoo: `kerazoo finetune` was stopped; run the same command again to resume an unfinished run"
     assert err.splitlines()[-1] == last
     assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
 
@@ -246,7 +246,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         assert odd.endswith(good.split("png")[-1])
         assert r"odd \x1b[31m\n\udcff\x9b.png" in odd
         assert script.endswith("test_cli.py  it cannot be decoded: it is not a JPEG, PNG, GIF, BMP or WebP image")
-        assert err == "kerazoo: 2 of 4 files have no answer; each line says why\n"
+        assert err == "kerazoo: 2 of 4 files have no prediction; their lines say why\n"
         code, out, _ = call(monkeypatch, capsys, "predict", model, *files, "--top", "1", "--json")
         rows = json.loads(out)["predictions"]
         assert code == 1
@@ -280,7 +280,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["resume", "one"], "run .*runs/one is finished"),
         (["resume", "three"], "there is no run .*runs/three to resume"),
         (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
-        (["try", "mlp", "--data", data], "takes either --learning-rate CHART.svg or --one-batch"),
+        (["try", "mlp", "--data", data], "needs either --learning-rate CHART.svg or --one-batch"),
         (["verify", "saved_models/none", "--run", "one"], "there is no export saved_models/none; give a folder"),
         (["train", "mlp", "--data", data, "--name", "n" * 201], "must be a plain folder name of at most 200 bytes"),
         (["train", "mlp", "--data", data, "--devices", "both"], "devices must be one of auto, cpu"),
@@ -378,11 +378,11 @@ WRONG = [
     (["export", "nosuch"], "there is no run nosuch"),
     (["export", "run", "--name", "../up"], "export name '../up' must be a plain folder name"),
     (["verify", "nosuch", "--run", "run"], "there is no export nosuch"),
-    (["train", "--resume", "run"], "`train --resume` has another name: kerazoo resume RUN"),
+    (["train", "--resume", "run"], "`train --resume` was renamed; use: kerazoo resume RUN"),
     (["train", "mlp", "--lr-find=a.svg"], "kerazoo try MODEL --data DATA --learning-rate CHART.svg"),
     (["train", "mlp", "--overfit-one-batch"], "kerazoo try MODEL --data DATA --one-batch"),
     (["finetune", "data", "--probe-only"], "kerazoo finetune DATA --preset linear"),
-    (["probe", "data"], "`probe` has another name: kerazoo rank DATA"),
+    (["probe", "data"], "`probe` was renamed; use: kerazoo rank DATA"),
     (["check", "nosuch"], "there is no folder or file nosuch"),
     (["check", "empty"], "the folder empty is empty; use one that contains a folder of images for each class"),
     (["check", "data", "--policy", "wild"], "recipe key augmentation.policy"),

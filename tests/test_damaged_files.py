@@ -183,7 +183,7 @@ def test_environment_json_keeps_no_run_from_going_on(run, amount, said):
         changes(recorded(path), now)
         assert isinstance(read_json(path), dict)
     assert "environment.json cannot be used: " in said[0]
-    assert "a new one begins" in said[0]
+    assert "a new one was started" in said[0]
     path.unlink()
     path.mkdir()
     changes(recorded(path), now)
@@ -326,7 +326,7 @@ def test_npz_that_announce_too_much(tmp_path):
 
 def test_npz_that_does_not_fit_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("kerazoo.arrays._memory", lambda: 100)
-    with pytest.raises(DataError, match="its arrays take .*, and 100 bytes of memory are to be had"):
+    with pytest.raises(DataError, match="its arrays need .*, but only 100 bytes of memory may be used"):
         load_examples(npz(tmp_path / "a.npz"))
 
 

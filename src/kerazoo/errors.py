@@ -1,20 +1,20 @@
-"""The errors that kerazoo raises on purpose. Each message names the thing, says what is allowed and what to do next."""
+"""The errors that kerazoo raises on purpose. Each message names the object, what is allowed and what to do next."""
 
 
 class KerazooError(Exception):
-    """A failure, whoever caused it; the command line leaves with exit code 1. All errors of kerazoo are ones."""
+    """A failure, and the base of all errors of kerazoo. The command line exits with code 1."""
 
     exit_code = 1
 
 
 class InputError(KerazooError, ValueError):
-    """Bad input: a name, a value or a file that must be changed. The command line leaves with exit code 2."""
+    """Bad input: a name, a value or a file that must be changed. The command line exits with code 2."""
 
     exit_code = 2
 
 
 class ModelError(InputError):
-    """An unknown model name, an argument that a builder does not take, or a value it does not allow."""
+    """An unknown model name, an argument that a builder does not have, or a value that it does not allow."""
 
 
 class WeightsError(InputError):
@@ -22,7 +22,7 @@ class WeightsError(InputError):
 
 
 class DataError(InputError):
-    """A data set that cannot be trained on as it is."""
+    """A data set that cannot be used for training."""
 
 
 class RecipeError(InputError):
@@ -30,15 +30,15 @@ class RecipeError(InputError):
 
 
 class RunError(InputError):
-    """A run or export folder that is missing, unfinished, or in the way."""
+    """A run or export folder that is missing or unfinished, or whose name is already used."""
 
 
 class GateError(KerazooError):
-    """An export that does not answer as the evaluated model did; `kerazoo export` does not keep it."""
+    """An export that does not give the same answers as the evaluated model; `kerazoo export` does not keep it."""
 
 
 class Interrupted(KerazooError):
-    """Training was asked to stop and has saved its state; the exit code is 128 + the signal's number."""
+    """A signal stopped training, and its state is saved. The exit code is 128 plus the signal's number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Interrupted(KerazooError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out, in the words of Python, TensorFlow or JAX; imports none of them."""
+    """Whether `error` is an out-of-memory error of Python, TensorFlow or JAX. It imports none of them."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "ResourceExhaustedError"

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read only where reading ends; JSON, sha256, and locks."""
+"""Files: write them completely or not at all, read only regular files; JSON, sha256, and locks."""
 
 import errno
 import hashlib
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("kerazoo")
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a quota, answers
-WAY_OUT = "restore it from a copy, or make it anew under another name"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
-LOCKED = "only regular files and folders are locked; remove it"
-TEMPORARY = ".tmp"  # the ending of what is being written; a killed process leaves NAME.PID.tmp
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk or a quota
+WAY_OUT = "restore it from a copy, or make it again under another name"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of a file system without locks
+LOCKED = "only regular files and folders can be locked; remove it"
+TEMPORARY = ".tmp"  # the extension of temporary files; a killed process leaves NAME.PID.tmp
 
 
 def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview], *, sync: bool = True) -> None:
-    """Write `content` to `path` whole or not at all, even if the process is killed or the disk is full.
+    """Write `content` to `path` completely or not at all, even if the process is killed or the disk is full.
 
-    It is written under a temporary name, forced to the disk, then renamed. `sync=False` leaves out the forcing, for
-    files that nothing depends on. Characters that UTF-8 does not have (names of files can hold them) become \\udcXX.
-    Raises OSError, which names `path`, and then leaves it as it was.
+    It is written under a temporary name, synced to the disk, then renamed. Use `sync=False` for files that nothing
+    depends on. Characters that UTF-8 does not have, which file names can contain, become \\udcXX. Raises OSError, which
+    names `path`, and then does not change `path`.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
@@ -43,9 +43,9 @@ def write_whole(path: Path, content: str | bytes | Iterable[bytes | memoryview],
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path`, for what writes files by itself; at the end the file there becomes `path`.
+    """A temporary path beside `path`, for code that writes files itself. At the end, it is renamed to `path`.
 
-    Where the body fails, nothing is left of it and `path` is as it was. Raises OSError, which names `path`.
+    If the body fails, the temporary file is removed and `path` does not change. Raises OSError, which names `path`.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -61,7 +61,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def put(written: Path, path: Path, *, sync: bool = True) -> None:
-    """Give the file `written`, which is whole, the name `path`, once it is on the disk. Raises OSError."""
+    """Sync the complete file `written` to the disk, then rename it to `path`. Raises OSError."""
     if sync:
         with written.open("r+b") as file:
             os.fsync(file.fileno())
@@ -69,7 +69,7 @@ def put(written: Path, path: Path, *, sync: bool = True) -> None:
 
 
 def write_array(path: Path, array: "np.ndarray") -> None:
-    """Write `array` as .npy, whole or not at all. Raises OSError."""
+    """Write `array` as .npy, completely or not at all. Raises OSError."""
     import numpy as np
 
     buffer = io.BytesIO()
@@ -78,14 +78,14 @@ def write_array(path: Path, array: "np.ndarray") -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write `values` as JSON, whole or not at all. Raises OSError."""
+    """Write `values` as JSON, completely or not at all. Raises OSError."""
     write_whole(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises RunError if it is missing or broken.
 
-    Pipes and devices, which have no end, are refused before they are opened.
+    Pipes and devices are refused before they are opened, because reading them may never end.
     """
     try:
         with open_regular(path) as file:
@@ -97,35 +97,35 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path} does not hold a JSON object; {WAY_OUT}")
+        raise RunError(f"{path} must contain a JSON object; {WAY_OUT}")
     return values
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file. Raises OSError, also for what is not a regular file."""
+    """The sha256 of a file, in hex. Raises OSError, also if it is not a regular file."""
     return file_hash(path, "sha256")
 
 
 def file_hash(path: Path, algorithm: str) -> str:
-    """The hash of a file, in hex. Raises OSError, also for what is not a regular file."""
+    """The hash of a file, in hex. Raises OSError, also if it is not a regular file."""
     with open_regular(path) as file:
-        # keras publishes md5: it finds damage, and is all there is for most files
+        # Keras publishes only md5 for most files; it is enough to detect damage
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename what nothing depends on, so that it can be begun anew, and say so. Raises OSError."""
+    """Rename a damaged file that nothing depends on, so that a new one can be started, and log it. Raises OSError."""
     aside = path.with_name(f"{path.name}.damaged")
     number = 1
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
     path.rename(aside)
-    log.info(f"{path} cannot be used: {why}; it was renamed {aside.name}, and a new one begins")
+    log.info(f"{path} cannot be used: {why}; it was renamed to {aside.name}, and a new one was started")
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder` and below, where no other process writes now."""
+    """Remove the temporary files that killed processes left below `folder`. No other process may write there now."""
     for path in folder.rglob(f"*{TEMPORARY}"):
         with suppress(OSError):
             path.unlink()
@@ -133,11 +133,11 @@ def remove_temporary(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock `path`, a file (which is made) or a folder, within; whether this process has it.
+    """Lock `path`, a file (which is created) or a folder, inside the context; whether this process has the lock.
 
-    False where another one has it, unless it is to `wait` for that one. A lock goes with its process, however that
-    ends. True where there are no locks: on Windows, and on a file system without them, which the log says. Raises
-    NotRegularError where `path` is a pipe or a device, without waiting for anybody, and OSError.
+    It is False if another process has the lock, unless `wait` is set. The lock ends with its process, even if that is
+    killed. It is True without a lock on Windows, and on file systems without locks, which the log says. Raises
+    NotRegularError if `path` is a pipe or a device, without waiting, or OSError.
     """
     if os.name == "nt" and path.is_dir():  # folders cannot be opened there
         yield True
@@ -150,7 +150,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock `path`, which need not exist. Raises NotRegularError, and OSError."""
+    """Whether a process has locked `path`, which need not exist. Raises NotRegularError or OSError."""
     try:
         descriptor = _open_lock(path, make=False)
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def _open_lock(path: Path, *, make: bool) -> int:
     folder = path.is_dir()
     flags = os.O_RDONLY if folder else os.O_RDWR | (os.O_CREAT if make else 0)
     if not folder:
-        with suppress(FileNotFoundError):  # before it is opened: opening a device can act on it
+        with suppress(FileNotFoundError):  # check before opening, because opening a device can have effects
             check_regular(path, path.stat().st_mode, LOCKED)
     descriptor = os.open(path, flags | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
     try:
@@ -189,7 +189,7 @@ def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.info(f"{path} cannot be locked ({error.strerror}); make sure that no other process works there")
+        log.info(f"{path} cannot be locked ({error.strerror}); make sure that no other process uses it")
     return True
 
 
@@ -198,17 +198,17 @@ class NotRegularError(OSError):
 
 
 class DamagedError(Exception):
-    """What is wrong with the contents of a file, in one line; whoever catches it names the file."""
+    """The content of a file is damaged. The message is one line, and the code that catches it names the file."""
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a regular file for reading; what a link leads to counts. Reading it ends.
+    """Open a regular file, or a link to one, for reading.
 
-    Raises NotRegularError for pipes, devices, sockets and folders, without waiting for anybody to write into them, and
-    OSError. Reading a pipe waits for ever, and devices such as /dev/zero have no end.
+    Raises NotRegularError, without waiting, for pipes, devices, sockets and folders, or OSError. Reading a pipe could
+    wait forever, and devices such as /dev/zero have no end.
     """
-    check_regular(path, Path(path).stat().st_mode)  # before it is opened: opening a device can act on it
-    # without O_NONBLOCK, opening a pipe waits for a writer; for regular files it changes nothing
+    check_regular(path, Path(path).stat().st_mode)  # check before opening, because opening a device can have effects
+    # without O_NONBLOCK, opening a pipe waits for a writer; it has no effect on regular files
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         check_regular(path, os.fstat(number).st_mode)
@@ -219,7 +219,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def check_regular(path: str | Path, mode: int, rule: str = "only regular files are read") -> None:
-    """Raise NotRegularError where the `st_mode` of `path` is not that of a regular file."""
+    """Raise NotRegularError if `mode`, the `st_mode` of `path`, is not that of a regular file."""
     if not stat.S_ISREG(mode):
         word = next((word for is_kind, word in KINDS if is_kind(mode)), "a special file")
         raise NotRegularError(errno.EINVAL, f"it is {word}; {rule}", str(path))

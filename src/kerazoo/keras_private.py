@@ -1,7 +1,7 @@
-"""What kerazoo uses of Keras and TensorFlow that is not public: no other module touches a private name of theirs.
+"""The private names of Keras and TensorFlow that kerazoo uses. No other module uses any.
 
-Each function says why no public name does. `tests/test_keras_private.py` holds one test for each: a newer Keras or
-TensorFlow must pass them before KERAS or TENSORFLOW is changed. Nothing is imported before a function is called.
+Each function says why there is no public way. `tests/test_keras_private.py` has a test for each. Before you change
+KERAS or TENSORFLOW, the new version must pass these tests. Nothing is imported before a function is called.
 """
 
 import functools
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-KERAS, TENSORFLOW = "3.15.1", "2.21.0"  # tested; later ones that share the first two numbers are taken, too
+KERAS, TENSORFLOW = "3.15.1", "2.21.0"  # the tested versions; later ones with the same first two numbers are allowed
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# methods of an optimizer on the TensorFlow backend, called in this order when gradients are applied: one clips them,
-# the other sums those of all replicas; Keras has no callback that sees gradients
+# Methods of an optimizer on the TensorFlow backend, called in this order when gradients are applied. The first clips
+# gradients, the second sums those of all replicas. Keras has no callback that receives gradients.
 CLIP_GRADIENTS, SUM_GRADIENTS = "_clip_gradients", "_all_reduce_sum_gradients"
-# `experimental_attributes` of a tf.function that stays one operation in the graph; the argument is public, the name not
+# `experimental_attributes` of a tf.function that stays one operation in the graph; only the argument is public
 NO_INLINE = {"_noinline": True}
 
 
 def check_versions(keras_version: str | None = None, tensorflow_version: str | None = None) -> None:
-    """Raise KerazooError where Keras or TensorFlow is not one whose private names were tested; says what to install."""
+    """Raise KerazooError, which says what to install, if this version of Keras or TensorFlow was not tested."""
     import keras
     import tensorflow as tf
 
@@ -39,8 +39,8 @@ def check_versions(keras_version: str | None = None, tensorflow_version: str | N
     ):
         if version.split(".")[:2] != tested.split(".")[:2] or _numbers(version) < _numbers(tested):
             raise KerazooError(
-                f"kerazoo uses private names of {name}, tested with {tested} and later {_series(tested)}; this is "
-                f"{version}, which is untested: pip install '{name}~={tested}'"
+                f"{name} must be {tested} or a later {_series(tested)}, because kerazoo uses private names that are "
+                f"tested only there, got {version}; run pip install '{name}~={tested}'"
             )
 
 
@@ -53,7 +53,7 @@ def _series(version: str) -> str:
 
 
 def _tested(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, which is called only where the versions are tested ones."""
+    """`function` with a check that the versions are tested."""
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -68,10 +68,10 @@ def _tested(function: Callable[P, R]) -> Callable[P, R]:
 
 @_tested
 def weights_file(model: "keras.Model") -> bytes:
-    """The contents of a .weights.h5 file, made in memory.
+    """The contents of a .weights.h5 file, created in memory.
 
-    `save_weights` writes such a file to the disk piece by piece; HDF5 cannot close it on a full disk, and ends the
-    interpreter by SIGSEGV.
+    `save_weights` writes the file to the disk in pieces. On a full disk, HDF5 cannot close it, and the interpreter ends
+    with SIGSEGV.
     """
     from keras.src.saving import saving_lib
 
@@ -85,10 +85,10 @@ def weights_file(model: "keras.Model") -> bytes:
 @_tested
 @contextmanager
 def without_variables() -> Iterator[None]:
-    """Inside, networks are built whose variables have shapes and no values.
+    """Inside, the variables of new networks have shapes but no values.
 
-    Such variables wait in a list of Keras's, and the next scope would make them, gigabytes at worst: they are taken
-    out of it, and the random state is put back, from which layers draw seeds.
+    Keras keeps such variables in a list, and the next scope would create them, with gigabytes in the worst case. They
+    are removed from the list. The random state, from which layers draw seeds, is restored.
     """
     import keras
     from keras.src.backend.common import global_state
@@ -107,26 +107,26 @@ def without_variables() -> Iterator[None]:
 
 @_tested
 def all_layers(model: "keras.Model") -> list["keras.Layer"]:
-    """`model`, its layers, and those within networks that it holds; `model.layers` has the outermost only."""
+    """`model`, its layers, and the layers of nested networks; `model.layers` has only the outermost."""
     return list(model._flatten_layers())
 
 
 @_tested
 def averages_of(optimizer: "keras.optimizers.Optimizer") -> list[tuple[Any, Any]]:
-    """(variable, average) of an optimizer with `use_ema`; the public way puts averages over the weights."""
+    """The (variable, average) pairs of an optimizer with `use_ema`; the public way overwrites the weights."""
     return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))
 
 
 @_tested
 def index_of(optimizer: "keras.optimizers.Optimizer", variable: Any) -> int:
-    """The place of `variable` among those that the optimizer was built for, which `update_step` is not told."""
+    """The index of `variable` among the optimizer's variables, which `update_step` does not receive."""
     index: int = optimizer._get_variable_index(variable)
     return index
 
 
 @_tested
 def undecayed(optimizer: "keras.optimizers.Optimizer") -> str | None:
-    """The pattern that `exclude_from_weight_decay` made of its names; the optimizer's config leaves it out."""
+    """The pattern of `exclude_from_weight_decay`, which is not in the optimizer's config."""
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     return None if pattern is None else str(pattern.pattern)
 
@@ -136,13 +136,13 @@ def undecayed(optimizer: "keras.optimizers.Optimizer") -> str | None:
 
 @_tested
 def set_first_epoch(model: "keras.Model", epoch: int | None) -> None:
-    """Have `fit` begin with `epoch`, from `on_train_begin` on; None: as `fit` was told. BackupAndRestore does so."""
+    """Make `fit` start with `epoch`, from `on_train_begin` on; None: as its argument says. BackupAndRestore does so."""
     model._initial_epoch = epoch
 
 
 @_tested
 def build_metrics(model: "keras.Model", batch: Any) -> None:
-    """Make the variables of compiled metrics from the shapes of `batch`; in public, only a step of training does."""
+    """Create the variables of compiled metrics from the shapes of `batch`; publicly, only a training step does this."""
     model._symbolic_build(data_batch=batch)
 
 
@@ -152,12 +152,12 @@ def patched_trainer(strategy: "tf.distribute.Strategy", workers: int) -> Iterato
     """Inside, `fit`, `evaluate` and `predict` work for models of `strategy`.
 
     Keras 3 does not run under MultiWorkerMirroredStrategy: https://github.com/keras-team/keras/issues/20585, open since
-    December 2024. Two functions of its TensorFlow trainer are at fault; both are replaced, for this strategy only:
+    December 2024. The cause is two functions of its TensorFlow trainer. Both are replaced, for this strategy only:
 
-    - `_maybe_symbolic_build` averages the images of one step over the replicas. That fails over workers, and on one
-      machine where replicas have unequal numbers of them; any one replica's images tell the shapes as well.
-    - `reduce_per_replica`, replaced for several workers only, averages scalars along an axis that scalars do not have,
-      and puts predictions in an order that only Keras's own sharding has.
+    - `_maybe_symbolic_build` averages the images of one step over the replicas. This fails with several workers, and on
+      one machine if replicas have different numbers of images. One replica's images are enough for the shapes.
+    - `reduce_per_replica`, replaced only for several workers, averages scalars along an axis that scalars do not have,
+      and orders predictions for Keras's own sharding.
 
     `steps_per_execution` must stay 1.
     """
@@ -179,7 +179,7 @@ def patched_trainer(strategy: "tf.distribute.Strategy", workers: int) -> Iterato
     def reduce(values: Any, used: Any, reduction: str) -> Any:
         if used is not strategy or workers == 1:
             return stock_reduce(values, used, reduction)
-        if reduction == "concat":  # replicas in their order, as `Devices.distribute` deals out the rows
+        if reduction == "concat":  # replicas in order, because `Devices.distribute` distributes the rows in order
             return tf.nest.map_structure(lambda value: strategy.gather(value, axis=0), values)
         return tf.nest.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
 
@@ -195,7 +195,7 @@ def patched_trainer(strategy: "tf.distribute.Strategy", workers: int) -> Iterato
 
 @_tested
 def set_steps(distributed: Any, steps: int) -> None:
-    """Say how many steps a distributed dataset has, by which `fit` counts; TensorFlow counts the replicas' parts."""
+    """Set the number of steps of a distributed dataset for `fit`; TensorFlow counts the replicas' parts instead."""
     import numpy as np
 
     distributed._cardinality = np.int64(steps)
@@ -203,7 +203,7 @@ def set_steps(distributed: Any, steps: int) -> None:
 
 @_tested
 def peer_answers(peer: str, seconds: float) -> bool:
-    """Whether the worker `peer` ("/job:worker/replica:0/task:1") answers; a strategy looks for lost ones too late."""
+    """Whether the worker `peer` ("/job:worker/replica:0/task:1") answers; a strategy notices lost workers too late."""
     import tensorflow as tf
     from tensorflow.python.eager import context
 
@@ -216,7 +216,7 @@ def peer_answers(peer: str, seconds: float) -> bool:
 
 @_tested
 def abort_shared_work(reason: str) -> None:
-    """End all collective operations of this process by UnavailableError; nothing public ends one that waits."""
+    """Abort all collective operations of this process with UnavailableError; no public function can do this."""
     import tensorflow as tf
     from tensorflow.python.eager import context
 

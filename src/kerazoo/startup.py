@@ -1,4 +1,4 @@
-"""Starting TensorFlow without its start-up lines, and fresh Python processes that import installed code only."""
+"""Start TensorFlow without its start-up messages, and fresh Python processes that import only installed code."""
 
 import logging
 import os
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# -I leaves out the current folder, PYTHON* variables and the user's packages; kerazoo itself is loaded from the folder
-# that runs now (an editable install, or one that is not installed), and `more` comes last, behind what is installed
+# -I ignores the current folder, PYTHON* variables and the user's packages. kerazoo itself is loaded from its present
+# folder, which may not be installed, and the folders in `more` come last, after the installed packages
 START = """
 import importlib, importlib.util, sys
 package, more, module, function, *arguments = sys.argv[1:]
@@ -20,7 +20,7 @@ sys.modules["kerazoo"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["kerazoo"])
 getattr(importlib.import_module(module), function)(*arguments)
 """
-HEAVY = ("numpy", "tensorflow", "h5py")  # as this process found them, they may be outside of the standard folders
+HEAVY = ("numpy", "tensorflow", "h5py")  # packages that may be outside the standard folders
 
 
 def fresh_python(module: str, function: str, *arguments: str) -> list[str]:
@@ -34,9 +34,9 @@ def fresh_python(module: str, function: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Inside, what native code writes to file descriptor 2 goes to a temporary file; it is shown if the body fails.
+    """Inside, the output of native code to file descriptor 2 goes to a temporary file. It is shown if the body fails.
 
-    Import tensorflow and touch its devices once in here. Python's own `sys.stderr` keeps working.
+    Import tensorflow and use its devices once in here. Python's own `sys.stderr` still works.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -68,10 +68,10 @@ def import_keras() -> None:
 
 
 def start_tensorflow(*, keras: bool = True) -> None:
-    """Import tensorflow and start the devices, in silence. Without `keras`, no later import can bring it in.
+    """Import tensorflow and start the devices without messages. Without `keras`, keras cannot be imported afterwards.
 
-    `import tensorflow` imports keras wherever it is installed; a blocked entry in `sys.modules` is what a process on a
-    machine without keras would see. It has no effect where keras was imported before.
+    `import tensorflow` imports keras if it is installed. A blocked entry in `sys.modules` has the same effect as a
+    machine without keras. If keras was already imported, this has no effect.
     """
     if not keras:
         sys.modules.setdefault("keras", None)  # type: ignore[arg-type]
@@ -79,6 +79,6 @@ def start_tensorflow(*, keras: bool = True) -> None:
         warnings.simplefilter("ignore")
         import tensorflow as tf
 
-        tf.constant(0) + 1  # the first operation prints what the processor can do
+        tf.constant(0) + 1  # the first operation prints the features of the processor
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: progress bars, and sizes in words."""
+"""Progress bars, and sizes in words."""
 
 import logging
 import sys
@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger("kerazoo")
 
 EVERY = 15.0  # seconds between two lines
-FILES_A_LINE = 2000  # files between two lines where there is no terminal
+FILES_A_LINE = 2000  # files between two lines if there is no terminal
 
 
 @contextmanager
 def download_bar(title: str, source: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A function of (bytes there, bytes in all or None) that shows them; lines in the log name the source."""
+    """A function (bytes received, total bytes or None) that shows them: a bar on a terminal, else lines in the log."""
     if not sys.stderr.isatty():
         yield _lines(f"{title} from {source}")
         return
@@ -44,7 +44,7 @@ def _lines(title: str) -> Callable[[int, int | None], None]:
 
 
 def format_bytes(size: float) -> str:
-    """Bytes for people: 1.5 GB."""
+    """A number of bytes in words: 1.5 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             break
@@ -54,7 +54,7 @@ def format_bytes(size: float) -> str:
 
 @contextmanager
 def progress_bar(doing: str = "checking", done: str = "checked") -> Iterator[Callable[[int, int], None]]:
-    """A function of (count, of) that shows them on standard error: a bar on a terminal, else a line now and then."""
+    """A function (count, total) that shows them on standard error: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
 
         def line(count: int, of: int) -> None:

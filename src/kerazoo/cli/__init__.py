@@ -1,1 +1,1 @@
-"""The command line: each command parses, makes one call, and prints."""
+"""The command line: each command parses its arguments, calls one function of `kerazoo.api`, and prints."""

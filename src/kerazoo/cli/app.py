@@ -1,7 +1,7 @@
-"""The command line: each command parses, calls one function, and says what came of it.
+"""The command line application, and its errors and exit codes.
 
-Standard output carries results (one JSON object with `--json`), standard error everything else. Exit codes: 0; 2 for
-bad input; 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM. TensorFlow is imported inside commands only.
+Results go to standard output (one JSON object with `--json`), everything else to standard error. The exit code is 0, 2
+for bad input, 1 for a failure, 130 after Ctrl-C, and 143 after SIGTERM. Only commands import TensorFlow.
 """
 
 import sys
@@ -28,7 +28,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cli_weights.app, name="weights")
 
-RENAMED = {  # what commands and flags of earlier versions are called now
+RENAMED = {  # the present names of commands and flags of earlier versions
     ("probe", ""): "rank DATA",
     ("train", "--resume"): "resume RUN",
     ("train", "--lr-find"): "try MODEL --data DATA --learning-rate CHART.svg",
@@ -37,7 +37,7 @@ RENAMED = {  # what commands and flags of earlier versions are called now
 }
 CTRL_C = 130
 TERMINATED = 143  # SIGTERM
-GOES_ON = "; the same command goes on with a run that did not finish"
+GOES_ON = "; run the same command again to resume an unfinished run"
 KEEP_RUNS = ("train", "finetune", "resume")
 
 
@@ -63,7 +63,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """The console script: one clear line for an error, and the exit code that belongs to it."""
+    """The console script: print one line for an error, and exit with its code."""
     arguments = sys.argv[1:]
     try:
         with log_to_stderr(), stoppable(at_the_end=True):
@@ -79,31 +79,31 @@ def main() -> None:
             raise
         say("kerazoo: out of memory; lower --batch-size or --size, or close other programs")
         sys.exit(1)
-    except (SystemExit, KeyboardInterrupt) as error:  # an interrupt once typer had done its part
+    except (SystemExit, KeyboardInterrupt) as error:  # an interrupt may come after typer has finished
         code = error.code if isinstance(error, SystemExit) else CTRL_C
-        if code in (CTRL_C, TERMINATED):  # typer's own, and that of `stoppable`
+        if code in (CTRL_C, TERMINATED):  # typer raises the first, `stoppable` the second
             say(_stopped(arguments))
         sys.exit(code)
 
 
 def _check_names(arguments: list[str]) -> None:
-    """Raise InputError where a command or a flag has another name now."""
-    given = _command(arguments)
+    """Raise InputError if a command or a flag was renamed."""
+    used_command = _command(arguments)
     flags = {argument.partition("=")[0] for argument in arguments}
-    for (command, flag), now in RENAMED.items():
-        if given == command and (not flag or flag in flags):
-            raise InputError(f"`{f'{command} {flag}'.strip()}` has another name: kerazoo {now}")
+    for (command, flag), new_name in RENAMED.items():
+        if used_command == command and (not flag or flag in flags):
+            raise InputError(f"`{f'{command} {flag}'.strip()}` was renamed; use: kerazoo {new_name}")
 
 
 def _stopped(arguments: list[str]) -> str:
-    """What is said of a command that SIGTERM or Ctrl-C ended."""
+    """The message for a command that SIGTERM or Ctrl-C stopped."""
     command = _command(arguments)
     name = f"kerazoo {command}".strip()
     return f"kerazoo: `{name}` was stopped{GOES_ON if command in KEEP_RUNS else ''}"
 
 
 def _command(arguments: list[str]) -> str:
-    """The command among `arguments`, behind the flags of `kerazoo` itself; "" where there is none."""
+    """The command among `arguments`, after the flags of `kerazoo` itself; "" if there is none."""
     return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 

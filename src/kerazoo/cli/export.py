@@ -1,4 +1,4 @@
-"""The commands that make and compare exports: export, verify."""
+"""The commands for exports: export, verify."""
 
 from typing import Annotated
 
@@ -12,16 +12,16 @@ from kerazoo.cli.output import Json, print_json
 def export(
     run: Annotated[str, typer.Argument(help=RUN)],
     name: Annotated[str | None, typer.Option("--name", help="saved_models/NAME. [default: the run's name]")] = None,
-    new_version: Annotated[bool, typer.Option("--new-version", help="Add a version where NAME exists.")] = False,
+    new_version: Annotated[bool, typer.Option("--new-version", help="Add a version if NAME exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Export a run as a SavedModel that takes encoded images; it is kept only if it answers as the run did."""
-    made = api.export(run, name=name, new_version=new_version)
+    result = api.export(run, name=name, new_version=new_version)
     if as_json:
-        print_json({"export": str(made.folder), "gate": made.gate.to_json()})
+        print_json({"export": str(result.folder), "gate": result.gate.to_json()})
         return
-    print(f"{made.folder}: {made.gate.line()}")
-    print(f"next: kerazoo predict {made.folder} IMAGE...")
+    print(f"{result.folder}: {result.gate.line()}")
+    print(f"next: kerazoo predict {result.folder} IMAGE...")
 
 
 def verify(
@@ -29,7 +29,7 @@ def verify(
     run: Annotated[str, typer.Option("--run", help="The run that it was made from.")],
     as_json: Json = False,
 ) -> None:
-    """Compare an export with its run, as `kerazoo export` did; exit code 1 where it answers otherwise."""
+    """Compare an export with its run, as `kerazoo export` did. The exit code is 1 if the answers differ."""
     gate = api.verify(export, run)
     if as_json:
         print_json({"export": export, "gate": gate.to_json()})

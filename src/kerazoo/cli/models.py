@@ -11,7 +11,7 @@ from kerazoo.cli.output import Json, print_json
 def models(
     filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
 ) -> None:
-    """List the zoo: networks and pretrained backbones, with size, parameters and weights."""
+    """List the networks and the pretrained backbones, with size, parameters and weights."""
     rows = [api.describe(name) for name in api.list_models(filter)]
     if as_json:
         print_json({"models": [row.to_json() for row in rows]})

@@ -6,7 +6,7 @@ import typer
 
 
 def batch_size(text: str) -> int | str:
-    """What --batch-size takes: a number, or "all"; the recipe refuses what is neither."""
+    """The value of --batch-size: a number, or text such as "all", which the recipe checks."""
     return int(text) if text.isdecimal() else text
 
 
@@ -15,19 +15,23 @@ RUN = "A run folder, or its name under runs/."
 MODEL = "A name from `kerazoo models`, or a recipe file (.toml)."
 
 Data = Annotated[str | None, typer.Option("--data", help=DATA)]
-Name = Annotated[str | None, typer.Option("--name", help="The name of the run; runs/NAME. [default: numbered]")]
+Name = Annotated[str | None, typer.Option("--name", help="The name of the run, in runs/NAME. [default: numbered]")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimizer.learning_rate=0.1. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as optimizer.learning_rate=0.1. Repeatable.",
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of everything random. [default: 0]")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of all random numbers. [default: 0]")]
 DevicesFlag = Annotated[
     str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take the place of a run of that name.")]
-Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate, its peak where it follows a schedule.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run of that name.")]
+Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate; with a schedule, its peak.")]
 BatchSize = Annotated[
     Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
 ]
-Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
+Size = Annotated[int | None, typer.Option("--size", help="Image height and width, in pixels.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training images.")]

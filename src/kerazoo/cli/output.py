@@ -1,4 +1,4 @@
-"""What commands say: progress on standard error, results on standard output."""
+"""The output of commands: progress on standard error, results on standard output."""
 
 import json
 import logging
@@ -13,22 +13,22 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 
 
 def say(line: str) -> None:
-    """One line of progress, on standard error. A full disk under it, or a closed pipe, ends nothing."""
+    """Print one line of progress on standard error. Errors of a full disk or a closed pipe are ignored."""
     with suppress(OSError):
         print(harmless(line), file=sys.stderr, flush=True)
 
 
 class Lines(logging.Handler):
-    """Prints what is logged on standard error, bare."""
+    """A log handler that prints plain messages on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
+        """Print one message."""
         say(self.format(record))
 
 
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Within, what kerazoo logs is printed on standard error, and nowhere else."""
+    """Inside, kerazoo's log messages are printed on standard error, and nowhere else."""
     log = logging.getLogger("kerazoo")
     lines = Lines()
     before = log.level, log.propagate
@@ -43,19 +43,19 @@ def log_to_stderr() -> Iterator[None]:
 
 
 def print_text(line: str) -> None:
-    """One line of results, on standard output."""
+    """Print one line of results on standard output."""
     encoding = sys.stdout.encoding or "utf-8"
     print(harmless(line).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object on standard output, on one line that a terminal can show."""
+    """Print one JSON object on standard output, in one line that a terminal can show."""
     utf = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     text = json.dumps(values, ensure_ascii=not utf)
-    # what does not print stands in strings only; names that are no UTF-8 have characters \udcXX, which JSON reads
+    # only strings have unprintable characters; names that are not UTF-8 have characters \udcXX, which JSON can read
     print(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def harmless(text: str) -> str:
-    """`text` with characters that do not print written out: names of files can hold line breaks and escape codes."""
+    """`text` with escapes for unprintable characters, because file names can contain line breaks and escape codes."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

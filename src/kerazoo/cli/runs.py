@@ -1,4 +1,4 @@
-"""The commands that ask a run or an export: evaluate, predict."""
+"""The commands that use a run or an export: evaluate, predict."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from kerazoo.cli.output import Json, print_json, print_text, say
 
 def evaluate(
     run: Annotated[str, typer.Argument(help=RUN)],
-    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data to evaluate on instead of the run's own.")] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run on its validation and test images, or on other data."""
@@ -28,10 +28,10 @@ def evaluate(
 def predict(
     model: Annotated[str, typer.Argument(help="A run, or an export: saved_models/NAME, or .../VERSION.")],
     files: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Name the classes of images."""
+    """Predict the classes of images."""
     predictions = []
     for prediction in api.predict(model, files, top=top):
         predictions.append(prediction)
@@ -41,5 +41,5 @@ def predict(
         print_json({"model": model, "predictions": [prediction.to_json() for prediction in predictions]})
     bad = sum(bool(prediction.error) for prediction in predictions)
     if bad:
-        say(f"kerazoo: {bad:,} of {len(predictions):,} files have no answer; each line says why")
+        say(f"kerazoo: {bad:,} of {len(predictions):,} files have no prediction; their lines say why")
         raise typer.Exit(1)

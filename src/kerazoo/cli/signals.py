@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C for a whole command."""
+"""Handle SIGTERM and Ctrl-C for a whole command."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-AGAIN = 0.05  # seconds until a stop that was swallowed is asked for once more
+AGAIN = 0.05  # seconds until a signal that Python swallowed is sent again
 
 
 class TerminatedError(SystemExit):
@@ -18,15 +18,15 @@ class TerminatedError(SystemExit):
 
 @contextmanager
 def stoppable(*, at_the_end: bool = False) -> Iterator[None]:
-    """Within, SIGTERM ends the command as an error would: what is half-written goes, a run is marked interrupted.
+    """Inside, SIGTERM ends the command like an error: temporary files are removed, and a run is marked as interrupted.
 
-    `at_the_end` says that the process ends after this: SIGTERM and Ctrl-C are ignored from then on, since the work is
-    done or undone and the exit code is settled. (Python puts its handlers away before the process has ended; what is
-    ignored stays so.) Otherwise the handlers are put back.
+    `at_the_end` means that the process ends after this. SIGTERM and Ctrl-C are then ignored, because the work is done
+    or undone and the exit code is fixed. (Python removes its handlers before the process ends, but ignored signals stay
+    ignored.) Otherwise the old handlers are restored.
 
-    Training puts its own handler in the place of this one. Without any, the first process of a container ignores it.
-    Python swallows what is raised inside a destructor, and TensorFlow has many: a SIGTERM or Ctrl-C that falls into one
-    is sent once more.
+    Training replaces this handler by its own. Without a handler, the first process of a container ignores SIGTERM.
+    Python swallows exceptions inside destructors, of which TensorFlow has many. A signal that arrives in one is
+    therefore sent again.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -56,6 +56,6 @@ def _ignore_stops() -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-    except (TerminatedError, KeyboardInterrupt):  # one came just before
+    except (TerminatedError, KeyboardInterrupt):  # a signal arrived just before
         _ignore_stops()
         raise

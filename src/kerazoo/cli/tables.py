@@ -1,4 +1,4 @@
-"""What a person sees of a check: a table of what was found."""
+"""The table of a check's findings."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -12,18 +12,18 @@ from kerazoo.cli.output import harmless
 if TYPE_CHECKING:
     from kerazoo.api.data import CheckReport
 
-SHOWN = 3  # findings of a kind that the table names; --json has all
+SHOWN = 3  # findings of each kind in the table; --json has all
 
 
 def table(report: "CheckReport") -> None:
-    """Print the findings by kind, the classes, and what to do next."""
+    """Print the findings by kind, the classes, and the next step."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     settled = set(report.excluded) if report.manifest else set()
     rows = Table("finding", "number", "which", box=None, pad_edge=False)
     for kind, findings in report.kinds().items():
         spoils = any(f.spoils and f.key not in settled for f in findings)
         shown = [f"{harmless(f.key)}: {harmless(f.detail)}" for f in findings[:SHOWN]]
-        more = [f"and {len(findings) - SHOWN} more (--json names all)"] if len(findings) > SHOWN else []
+        more = [f"and {len(findings) - SHOWN} more (--json lists all)"] if len(findings) > SHOWN else []
         style = "red" if spoils else ""
         rows.add_row(kind, str(len(findings)), escape("\n".join(shown + more)), style=style)
     if report.findings:
@@ -38,10 +38,10 @@ def table(report: "CheckReport") -> None:
 
 def _verdict(report: "CheckReport") -> str:
     if report.manifest:
-        said = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.images:,} images"
-        return said + (f"; {_findings(report)} left that would spoil a result" if report.spoiled else "")
+        text = f"{report.manifest}: training leaves out {len(report.excluded)} of {report.images:,} images"
+        return text + (f"; {_findings(report)} left that would spoil a result" if report.spoiled else "")
     if report.spoiled:
-        advice = "mend them, or have training leave them out by --write"
+        advice = "correct them, or exclude them from training with --write"
         return f"{_findings(report)} in {report.images:,} images would spoil a result: {advice}"
     return f"{report.images:,} images, nothing that would spoil a result"
 

@@ -41,9 +41,9 @@ def train(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train a zoo network from random weights, evaluate it, and keep all of it in a run folder.
+    """Train a zoo network from random weights, evaluate it, and save everything in a run folder.
 
-    The same command, given again, goes on with a run that did not finish.
+    Run the same command again to resume an unfinished run.
     """
     run = api.train(
         model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
@@ -57,14 +57,14 @@ def finetune(
     backbone: Annotated[str, typer.Option("--backbone", help="A name from `kerazoo models`.")] = "mobilenet_v2_100",
     weights: Annotated[
         str,
-        typer.Option("--weights", help="imagenet (downloads), the name of shipped weights, a file, a run, or none."),
+        typer.Option("--weights", help="imagenet (downloaded), the name of shipped weights, a file, a run, or none."),
     ] = "imagenet",
     name: Name = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="linear, light, full or bit: how much learns, and how.")
+        str, typer.Option("--preset", help="linear, light, full or bit: which stages to fine-tune, and how.")
     ] = "light",
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=0, help="Passes with the network unfrozen. [default: the preset's]")
+        int | None, typer.Option("--epochs", min=0, help="Epochs of fine-tuning. [default: the preset's]")
     ] = None,
     rate: Rate = None,
     batch: BatchSize = None,
@@ -75,9 +75,9 @@ def finetune(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained network on your images: features, a probe on them, then the network from there on.
+    """Fine-tune a pretrained network on your images: features, a probe on them, then the unfrozen network.
 
-    Each phase says what it gained on validation, and is kept only if it helps. `--preset linear` stops at the probe.
+    Each phase is measured on validation and kept only if it helps. `--preset linear` stops after the probe.
     """
     run = api.finetune(
         data, backbone, weights=weights, preset=preset, epochs=epochs, learning_rate=rate, batch_size=batch, size=size,
@@ -87,12 +87,12 @@ def finetune(
 
 
 def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False) -> None:
-    """Go on with a run that did not finish, by its own recipe."""
+    """Resume an unfinished run with its own recipe."""
     report(api.resume(run, reported=False), as_json)
 
 
 def report(run: "Run", as_json: bool) -> None:
-    """The last line, or the results as JSON; then the run counts as reported."""
+    """Print the last line, or the results as JSON, and mark the run as reported."""
     if not run.is_chief:
         return
     if as_json:

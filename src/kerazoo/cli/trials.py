@@ -1,4 +1,4 @@
-"""The commands that try something before a run: rank, try."""
+"""The commands to use before a run: rank, try."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ def rank(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Rank backbones on your images by a linear probe each, and say what each costs; nothing is kept but features."""
+    """Rank backbones on your images by a linear probe on each, and show their cost. Only the features are kept."""
     ranked = api.rank(data, backbones, size=size, seed=seed, devices=devices, settings=settings or ())
     if as_json:
         print_json({"data": data, "ranked": [row.to_json() for row in ranked]})
@@ -40,10 +40,11 @@ def try_(
     model: Annotated[str, typer.Argument(help=MODEL)],
     data: Data = None,
     learning_rate: Annotated[
-        Path | None, typer.Option("--learning-rate", metavar="CHART.svg", help="Suggest one; draw the losses.")
+        Path | None,
+        typer.Option("--learning-rate", metavar="CHART.svg", help="Suggest a learning rate, and draw the losses."),
     ] = None,
     one_batch: Annotated[
-        bool, typer.Option("--one-batch", help="See whether the network can learn one batch by heart.")
+        bool, typer.Option("--one-batch", help="Test whether the network can learn one batch by heart.")
     ] = False,
     rate: Rate = None,
     batch: BatchSize = None,
@@ -53,23 +54,25 @@ def try_(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Try a network before it is trained: which learning rate, or whether it can learn at all. No run is kept."""
+    """Try a network before training: find a learning rate, or test whether it can learn at all. No run is kept."""
     if one_batch == (learning_rate is not None):
-        raise InputError("`kerazoo try` takes either --learning-rate CHART.svg or --one-batch")
+        raise InputError("`kerazoo try` needs either --learning-rate CHART.svg or --one-batch")
     words: dict[str, Any] = {
         "learning_rate": rate, "batch_size": batch, "size": size, "seed": seed, "devices": devices,
         "settings": settings or (),
     }  # fmt: skip
     if learning_rate is not None:
         rates = api.find_learning_rate(model, data, chart=learning_rate, **words)
-        found = {"suggestion": rates.suggestion, "chart": str(learning_rate)}
-        line, good = f"{rates.line()}; drawn: {learning_rate}", rates.suggestion is not None
+        result = {"suggestion": rates.suggestion, "chart": str(learning_rate)}
+        line = f"{rates.line()}; drawn: {learning_rate}"
+        good = rates.suggestion is not None
     else:
         trial = api.overfit_one_batch(model, data, **words)
-        found = {"passed": trial.passed, "loss": float(trial.losses[-1])}
-        line, good = trial.line(), trial.passed
+        result = {"passed": trial.passed, "loss": float(trial.losses[-1])}
+        line = trial.line()
+        good = trial.passed
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
         print(line)
     if not good:

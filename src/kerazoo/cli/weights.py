@@ -1,4 +1,4 @@
-"""`kerazoo weights`: what is published, what is on this machine, and how it comes here with and without a network."""
+"""`kerazoo weights`: list, fetch and check the published weights, and copy them to machines without a network."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from kerazoo.errors import WeightsError
 from kerazoo.terminal import format_bytes
 
 app = typer.Typer(
-    help="Published ImageNet weights: list, fetch, check, and carry them to a machine without a network.",
+    help="Published ImageNet weights: list, fetch and check them, and copy them to a machine without a network.",
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 
@@ -22,7 +22,7 @@ Names = Annotated[list[str], typer.Argument(help="Names from `kerazoo weights li
 def list_weights(
     filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
 ) -> None:
-    """List the published weights: size, whether they are here, by what they are checked, accuracy, license."""
+    """List the published weights: size, cache, kind of check, accuracy, license."""
     from kerazoo.models.weights.download import cache_paths
     from kerazoo.models.weights.published import manifest
 
@@ -56,13 +56,11 @@ def fetch(
     names: Names,
     mirror: Annotated[
         str | None,
-        typer.Option(
-            help="An address or a folder that holds the files. [default: $KERAZOO_WEIGHTS_MIRROR, else Keras's]"
-        ),
+        typer.Option(help="An address or a folder with the files. [default: $KERAZOO_WEIGHTS_MIRROR, else Keras's]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch weights into the cache, unless they are there; every file is checked before it is used."""
+    """Fetch weights into the cache if they are not there. Every file is checked before it is used."""
     from kerazoo.models.weights.download import published_path
 
     rows = []
@@ -77,18 +75,18 @@ def fetch(
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Which. [default: all that are here]")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names. [default: all cached weights]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the cached files; exit code 1 where one is damaged."""
+    """Check the cached files. The exit code is 1 if one is damaged."""
     from kerazoo.models.weights.download import cache_paths, cache_problem
     from kerazoo.models.weights.published import manifest
 
     rows: list[dict[str, Any]] = []
     for entry in _entries(names) if names else manifest().values():
-        found = [path for path in cache_paths(entry) if path.is_file()]
-        if names and not found:
-            raise WeightsError(f"{entry.name} is not here; fetch it by `kerazoo weights fetch {entry.name}`")
+        cached = [path for path in cache_paths(entry) if path.is_file()]
+        if names and not cached:
+            raise WeightsError(f"{entry.name} is not cached; fetch it with `kerazoo weights fetch {entry.name}`")
         rows += [
             {
                 "name": entry.name,
@@ -96,20 +94,20 @@ def verify(
                 "checked_by": entry.checked_by,
                 "damage": cache_problem(path, entry),
             }
-            for path in found
+            for path in cached
         ]
     damaged = [row for row in rows if row["damage"]]
     if as_json:
         print_json({"ok": not damaged, "weights": rows})
     else:
         for row in rows:
-            only = ", which is all that can be checked" if row["checked_by"] == "structure" else ""
-            good = f"good by its {row['checked_by']}{only}"
+            only = ", as Keras publishes no hash" if row["checked_by"] == "structure" else ""
+            good = f"correct {row['checked_by']}{only}"
             print(f"{row['name']}  {'DAMAGED: ' + row['damage'] if row['damage'] else good}  {row['path']}")
         if not rows:
-            print(f"there are no published weights in {cache_path('weights')} nor in Keras's cache")
+            print(f"there are no published weights in {cache_path('weights')} or in Keras's cache")
         elif damaged:
-            say("damaged files are never used: fetch them again by `kerazoo weights fetch NAME`")
+            say("damaged files are never used; fetch them again with `kerazoo weights fetch NAME`")
     if damaged:
         raise typer.Exit(1)
 
@@ -120,7 +118,7 @@ def bundle(
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The bundle to write.")],
     as_json: Json = False,
 ) -> None:
-    """Put weights into one file, to be carried to a machine without a network; fetches those that are not here."""
+    """Write weights into one file, to copy to a machine without a network. Fetches weights that are not cached."""
     from kerazoo.models.weights.bundles import check_output, write_bundle
     from kerazoo.models.weights.download import published_path
 
@@ -136,22 +134,22 @@ def bundle(
 
 @app.command()
 def unbundle(
-    bundle: Annotated[Path, typer.Argument(help="A file of `kerazoo weights bundle`.")], as_json: Json = False
+    bundle: Annotated[Path, typer.Argument(help="A file that `kerazoo weights bundle` made.")], as_json: Json = False
 ) -> None:
-    """Put the weights of a bundle into the cache, all of them or, where anything is wrong, none."""
+    """Put the weights of a bundle into the cache; none of them if anything is wrong."""
     from kerazoo.models.weights.bundles import unpack_bundle
 
-    found = unpack_bundle(bundle)
+    unpacked = unpack_bundle(bundle)
     if as_json:
-        rows = [{"name": entry.name, "path": str(path), "checked_by": entry.checked_by} for entry, path in found]
+        rows = [{"name": entry.name, "path": str(path), "checked_by": entry.checked_by} for entry, path in unpacked]
         print_json({"bundle": str(bundle), "weights": rows})
         return
-    for entry, path in found:
+    for entry, path in unpacked:
         print(f"{entry.name}  {path}")
 
 
 def _entries(names: list[str]) -> list[Any]:
-    """The manifest's entries; all names are looked at before any work is done."""
+    """The manifest's entries. All names are checked before any work is done."""
     from kerazoo.models.weights.published import published
 
     return [published(name) for name in dict.fromkeys(names)]
