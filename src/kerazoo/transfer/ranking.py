@@ -116,7 +116,7 @@ def _one(plan: Plan) -> Ranked:
     model = build_with(plan.spec, plan.source, plan.transfer.scaling)
     if plan.source is None:
         norm_by_data(model, plan.spec, plan.examples, plan.recipe.seed)
-    phases = Phases(title=f"{plan.entry.name}: ")
+    phases = Phases(plan.task, title=f"{plan.entry.name}: ")
     probe = learn_head(model, plan, phases)
     first, last = phases.phases
     assert first.computed is not None
