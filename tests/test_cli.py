@@ -276,7 +276,10 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     broken.write_text('data = "images"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
-        (train, "run runs/one exists and is finished; choose another --name"),
+        (
+            train,
+            "run runs/one exists and is finished: open it with kerazoo.open_run, choose another name .--name., or",
+        ),
         (["resume", "one"], "run .*runs/one is finished"),
         (["resume", "three"], "there is no run .*runs/three to resume"),
         (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
@@ -289,7 +292,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
         (["predict", "saved_models/none", data], "there is no run saved_models/none"),
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
-        (["train", "mlp"], "recipe key data is missing; give it with --data"),
+        (["train", "mlp"], "recipe key data is missing; name the data .--data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
         (["train", broken, "--data", data], "recipe key data.path: 'data' must be a table of keys"),
     ):

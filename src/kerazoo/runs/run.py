@@ -181,7 +181,9 @@ def unfinished(folder: str | Path) -> Run:
         raise RunError(f"there is no run {folder} to resume")
     run = Run(folder)
     if run.is_reported:
-        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows its results")
+        raise RunError(
+            f"run {folder} is finished; `kerazoo evaluate {folder}` shows its results, kerazoo.open_run opens it"
+        )
     run.check_recipe()
     return run
 
@@ -197,6 +199,10 @@ def open_run(path: str | Path) -> Run:
         if (folder / STATE).is_file():
             status = read_state(folder).get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
-                raise RunError(f"run {folder} did not finish (status {status!r}); resume it: kerazoo resume {folder}")
+                raise RunError(f"run {folder} did not finish (status {status!r}); resume it with {_resume(folder)}")
             return Run(folder)
     raise RunError(f"there is no run {path}; give a folder that `kerazoo train` or `kerazoo finetune` made")
+
+
+def _resume(folder: Path) -> str:
+    return f"`kerazoo resume {folder}` or kerazoo.resume({str(folder)!r})"

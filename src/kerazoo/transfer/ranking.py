@@ -74,7 +74,7 @@ def cached_backbones() -> list[tuple[str, str]]:
     if not backbones:
         raise WeightsError(
             "no ImageNet weights are on this machine; fetch some with `kerazoo weights fetch NAME...`, or name "
-            "backbones with --backbone NAME=PATH"
+            "backbones as NAME=PATH (--backbone NAME=PATH)"
         )
     return backbones
 
