@@ -17,6 +17,7 @@ from PIL import Image
 
 from kerazoo.cli import app as cli
 from kerazoo.cli.output import print_json, print_text
+from kerazoo.errors import Interrupted
 from kerazoo.serving.predict import Prediction
 
 KERAZOO = Path(sys.executable).with_name("kerazoo")
@@ -170,6 +171,17 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     last = "kerazoo: `kerazoo finetune` was stopped; run the same command again to resume an unfinished run"
     assert err.splitlines()[-1] == last
     assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_saved_its_state_has_its_line_and_its_exit_code(here, monkeypatch, capsys, number):
+    def stop(*_, **__):
+        raise Interrupted("stopped: saved at epoch 2, step 1", number)
+
+    monkeypatch.setattr("kerazoo.api.training._train", stop)
+    for words in (["train", "mlp", "--data", "x"], ["finetune", "x", "--backbone", "mlp"]):
+        code, out, err = call(monkeypatch, capsys, *words)
+        assert (code, out, err) == (128 + number, "", "kerazoo: stopped: saved at epoch 2, step 1\n")
 
 
 def test_odd_names_are_printed_harmlessly(here, monkeypatch, capsys):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         verify,
     )
     from kerazoo.api.run import Run
-    from kerazoo.errors import InputError, KerazooError
+    from kerazoo.errors import InputError, Interrupted, KerazooError
     from kerazoo.evaluation.answers import Evaluation
     from kerazoo.exports.folder import Export
     from kerazoo.pipelines.data.examples import Examples
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from kerazoo.serving.predict import Prediction
 
 __all__ = [
-    "Evaluation", "Examples", "Export", "InputError", "KerazooError", "Prediction", "Preprocessing", "Recipe", "Run",
-    "__version__", "build", "callbacks", "check", "describe", "evaluate", "export", "finetune", "list_models",
-    "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train", "verify",
+    "Evaluation", "Examples", "Export", "InputError", "Interrupted", "KerazooError", "Prediction", "Preprocessing",
+    "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "evaluate", "export", "finetune",
+    "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`
@@ -48,6 +48,7 @@ PLACES = {  # modules of names that are not functions of `kerazoo.api`
     "Examples": "kerazoo.pipelines.data.examples",
     "Export": "kerazoo.exports.folder",
     "InputError": "kerazoo.errors",
+    "Interrupted": "kerazoo.errors",
     "KerazooError": "kerazoo.errors",
     "Prediction": "kerazoo.serving.predict",
     "Preprocessing": "kerazoo.preprocessing.preprocessing",

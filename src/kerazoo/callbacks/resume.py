@@ -115,6 +115,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             if index is None:
                 raise RunError(f"{self.folder} was written without a callback {name}; take those it was begun with")
             restore(callback, kept.pop(index)[1])
+        if kept and self.writes:
+            log.info(
+                f"the training in {self.folder} was stopped with callbacks that are missing now: "
+                f"{', '.join(name for name, _ in kept)}; to go on with them, stop and pass them again (callbacks=[...])"
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kerazoo.errors import Interrupted, KerazooError, RunError
+from kerazoo.errors import KerazooError, RunError
 from kerazoo.files import FULL, remove_temporary, write_json, write_whole
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.recipes.checks import with_recorded_batch_size
@@ -163,7 +163,7 @@ def _marked(run: Run) -> Iterator[None]:
     """Set the run's status to "interrupted" if a signal stops it."""
     try:
         yield
-    except (Interrupted, KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         with suppress(OSError):
             if run.status != "finished":
                 run.set_status("interrupted")

@@ -71,7 +71,7 @@ class Phases:
         """Add the second phase: the baseline."""
         self.best = measured
         words = f"penalty {probe.penalty:g}"
-        if probe.path:
+        if probe.path and probe.score is not None:
             metric, value = self._metric(probe.score)
             words += f" (best of {len(probe.path)} by {probe.folds}-fold cross-validation, {metric} {value:.4f})"
         if probe.unsolved:
