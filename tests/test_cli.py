@@ -75,7 +75,7 @@ SMALL = ["--set", "data.size=24"]
         (one_class, [], r"data has only one class \('alone'\)"),
         (lonely_image, [], r"class 'third' in .*data has one image to train on"),
         (corrupt_image, SMALL, r"1 image cannot be decoded: .*circle/03.png"),
-        (make_images, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* is 32 px"),
+        (make_images, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* at least 32 px"),
         (
             make_images,
             ["--weights", "missing.h5"],
