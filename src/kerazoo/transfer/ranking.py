@@ -132,7 +132,7 @@ def _one(plan: Plan) -> Ranked:
         seconds=time.perf_counter() - begin,
         computed=first.computed,
         milliseconds=_milliseconds(model),
-        parameters=plan.entry.parameters,
+        parameters=plan.entry.parameters or model.count_params() - model.get_layer("logits").count_params(),
         features=int(model.get_layer("features").output.shape[-1]),
     )
 
