@@ -166,7 +166,7 @@ BAD = {  # the text of a module whose `net` is not a builder, and what is said o
     "reserved": (f"def net({SHAPES}, weights='none'):\n    pass\n", "must not take 'weights', which is an argument of"),
     "nothing": (f"def net({SHAPES}, width=None):\n    pass\n", "must have numbers, text or lists for defaults, got"),
     "shapeless": ("def net(*, num_classes=10):\n    pass\n", "must take 'input_shape', as (*, input_shape=(32, 32, 3)"),
-    "flat": ("def net(*, input_shape=(8,), num_classes=10):\n    pass\n", "input_shape=(8,) must be (height, width, ch"),
+    "flat": ("def net(*, input_shape=(8,), num_classes=10):\n    pass\n", "input_shape=(8,) must be (height, width"),
     "raises": (f"def net({SHAPES}):\n    raise OSError('a\\nb')\n", "cannot be built: OSError: a b"),
     "none": (f"def net({SHAPES}):\n    pass\n", "must give a functional keras.Model, keras.Model(inputs, logits), got"),
     "chain": (
