@@ -79,7 +79,7 @@ SMALL = ["--set", "data.size=24"]
         (
             make_images,
             ["--weights", "missing.h5"],
-            r"there are no weights 'missing.h5' for vgg16; take imagenet, none",
+            r"there is no file missing.h5; use the path of a weights file or a run, or imagenet, none",
         ),
         (make_images, ["--backbone", "resnet5"], r"no model is called 'resnet5': did you mean resnet"),
         (make_images, ["--set", "optimizer.rate=1"], r"no key 'optimizer.rate'; known here: name, learning_rate"),
@@ -114,7 +114,9 @@ def test_a_weights_file_of_another_architecture(here, tmp_path, monkeypatch, cap
     ]
     code, _, err = call(monkeypatch, capsys, *arguments)
     assert code == 2
-    assert re.fullmatch(r"kerazoo: the weights in .*no_top.h5 do not fit mobilenet_v2_035: .*\n", err)
+    assert re.fullmatch(
+        r"kerazoo: the weights in .*no_top.h5 do not fit mobilenet_v2_035: they are for another network \(.*\)\n", err
+    )
     assert not list(here.iterdir())
 
 
@@ -381,7 +383,7 @@ WRONG = [
     ),
     (["finetune", "nosuch"], "there is no folder or file nosuch"),
     (["finetune", "data", "--backbone", "nosuch"], "no model is called 'nosuch'"),
-    (["finetune", "data", "--weights", "nosuch.h5"], "there are no weights 'nosuch.h5' for mobilenet_v2_100"),
+    (["finetune", "data", "--weights", "nosuch.h5"], "there is no file nosuch.h5; use the path"),
     (["finetune", "data", "--name", "../up"], "run name '../up' must be a plain folder name"),
     (["finetune", "data", "--size", "64", "--set", "data.size=65"], "data.size is set twice, to 64 and to 65"),
     (["rank", "nosuch"], "there is no folder or file nosuch"),

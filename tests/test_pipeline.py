@@ -639,7 +639,10 @@ def test_a_real_backbone_goes_the_whole_way(shared, images, tmp_path):
 def test_finetune_refuses_weights_that_do_not_fit(run, images, tmp_path):
     cases = {
         "resnet20": (run.folder, "must be for resnet20, but they are for bottleneck_cnn"),
-        "vgg_small": (tmp_path / "missing.h5", "there are no weights '.*missing.h5' for vgg_small; use none"),
+        "vgg_small": (
+            tmp_path / "missing.h5",
+            "there is no file .*missing.h5; use the path of a weights file or a run, or none",
+        ),
         "bottleneck_cnn": ("cifar", "there are no weights 'cifar' for bottleneck_cnn; use mnist, none"),
     }
     for model, (weights, message) in cases.items():

@@ -135,6 +135,8 @@ def _take(features: "keras.Model", source: Path, file: WeightsFile, scaling: str
             saved = scaling_layers(copy)
     except Exception as error:  # Keras raises ValueError, KeyError, OSError and others for files that do not fit
         reason = " ".join(str(error).split())[:300]
+        if "mismatch" in reason:
+            reason = f"they are for another network ({reason})"
         raise WeightsError(f"the weights in {source} do not fit {_name(features)}: {reason}") from error
     if entry is not None and has_published_scaling(source, saved, features, entry.published_std, scaling):
         fold_scaling(features, entry.published_std)

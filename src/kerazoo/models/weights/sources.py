@@ -28,6 +28,8 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
     path = Path(weights).expanduser()
     if not path.exists():
         names = ", ".join(weight_names(entry))
+        if path.suffix or path.name != str(weights):  # it looks like a path
+            raise WeightsError(f"there is no file {path}; use the path of a weights file or a run, or {names}")
         raise WeightsError(
             f"there are no weights {weights!r} for {entry.name}; use {names}, or the path of a file or run"
         )
