@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from kerazoo.errors import RecipeError
-from kerazoo.models.registry import find
+from kerazoo.models.registry import construct, find
 from kerazoo.recipes.checks import check_against, check_replicas, steps_of, with_recorded_batch_size
+from kerazoo.recipes.presets import BIT_RULE, preset_values
 from kerazoo.recipes.recipe import ZOO, Recipe, make_recipe, read_recipe
 
 RECIPES = sorted(ZOO.glob("*.toml"))
@@ -452,7 +453,33 @@ def test_settings_are_refused_by_their_keys():
 
 def test_the_reference_is_what_the_fields_say():
     folder = Path(__file__).parents[1] / "docs" / "reference"
-    page = runpy.run_path(str(folder / "make.py"))["page"]()
+    made = runpy.run_path(str(folder / "make.py"))
+    page = made["page"]()
+    assert made["python_page"]() == (folder / "python.md").read_text(), "run `python docs/reference/make.py`"
     assert page == (folder / "recipe.md").read_text(), "run `python docs/reference/make.py`"
     for key in ("data.path", "optimizer.milestones", "augmentation.hue", "transfer.preset", "devices", "log"):
         assert f"| `{key}` | " in page
+
+
+GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+
+
+def test_the_guide_has_the_numbers_of_the_presets():
+    text = (GUIDES / "fine-tuning.md").read_text()
+    rows = dict(re.findall(r"^\| `(linear|light|full)`[^|]*\| [^|]*\| (.*) \|$", text, re.MULTILINE))
+    for name, row in rows.items():
+        values = preset_values(name, images=100, stages=5)
+        rate = values.get("optimizer", {}).get("learning_rate", "")
+        assert row == f"{values['training']['epochs']} | {values['training']['batch_size']} | {rate}".rstrip(), name
+    assert set(rows) == {"linear", "light", "full"}
+    bit = preset_values("bit", images=10_000, stages=5)
+    assert f"| {bit['training']['batch_size']} | {bit['optimizer']['learning_rate']} |" in text
+    assert bit["training"]["epochs"] * (10_000 // 128) >= BIT_RULE[0][1] == 500
+
+
+def test_the_recipe_of_the_guide_is_read(tmp_path):
+    (block,) = re.findall(r"^```toml\n(.*?)^```", (GUIDES / "training.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "mine.toml").write_text(block)
+    made = Recipe.read(tmp_path / "mine.toml")
+    assert (made.model.name, made.data.path, made.augmentation.policy) == ("cnn", "photos", "light")
+    construct(made.model.name, **made.model.arguments)

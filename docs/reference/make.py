@@ -1,12 +1,17 @@
-"""Write recipe.md beside this file from the fields of the recipe: `python docs/reference/make.py`."""
+"""Write recipe.md and python.md beside this file, from fields and docstrings: `python docs/reference/make.py`."""
 
+import importlib
+import inspect
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import kerazoo
 from kerazoo.recipes.augmentation import POLICIES
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.recipes.refusals import allowed, parts_of
@@ -70,5 +75,81 @@ def policies() -> str:
     return "\n".join(rows) + "\n"
 
 
+PYTHON = Path(__file__).parent / "python.md"
+PYTHON_HEAD = """# Python
+
+Every public name of `kerazoo`, in the words of its docstring. This page is written by `python docs/reference/make.py`.
+Callbacks are in the [guide to training](../guides/training.md#callbacks-in-your-own-fit), settings in
+[the recipe](recipe.md).
+"""
+RETURNED = (  # what functions return and `kerazoo` does not name
+    "kerazoo.models.info.ModelInfo", "kerazoo.pipelines.checks.check.CheckReport",
+    "kerazoo.pipelines.checks.check.Finding", "kerazoo.transfer.ranking.Ranked", "kerazoo.exports.gate.GateResult",
+)  # fmt: skip
+SECTION = re.compile(r"^(Args|Returns|Raises|Example):$")
+
+
+def python_page() -> str:
+    """The page of the public names, as it should be."""
+    names = [name for name in kerazoo.__all__ if name not in ("__version__", "callbacks")]
+    public = {f"kerazoo.{name}": getattr(kerazoo, name) for name in names}
+    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    classes = {name: value for name, value in public.items() if inspect.isclass(value)}
+    returned = [getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in RETURNED]
+    sections = [PYTHON_HEAD, "## Functions\n"]
+    sections += [f"### {name}\n\n{called(name, value)}{text_of(value)}" for name, value in functions.items()]
+    sections += ["## Objects\n"]
+    sections += [f"### {name}\n\n{text_of(value)}{members(value)}" for name, value in classes.items()]
+    sections += ["## What some functions return\n"]
+    sections += [f"### {value.__name__}\n\n{text_of(value)}{members(value)}" for value in returned]
+    return "\n".join(sections)
+
+
+def called(name: str, function: Any) -> str:
+    """The signature without types, in a block."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = inspect.Signature([one.replace(annotation=one.empty) for one in parameters])
+    line = textwrap.fill(
+        f"{name}{plain}", 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return f"```text\n{line}\n```\n\n"
+
+
+def text_of(value: Any) -> str:
+    """The docstring, with its sections as lists."""
+    lines: list[str] = []
+    section = ""
+    for line in (inspect.getdoc(value) or "").splitlines():
+        if found := SECTION.match(line):
+            section = found[1]
+            lines += [f"**{section}**", ""]
+        elif section in ("Args", "Returns", "Raises") and line.strip():
+            entry = re.match(r"    (\*{0,2}\w+): (.*)", line) if section != "Returns" else None
+            if entry:
+                lines.append(f"- `{entry[1]}`: {entry[2]}")
+            else:
+                lines.append(line.strip() if section == "Returns" else f"  {line.strip()}")
+        else:
+            lines.append(line)
+    return "\n".join(lines).strip() + "\n"
+
+
+def members(kind: type) -> str:
+    """What an object has, with the first paragraph of each."""
+    rows = []
+    own = [base for base in kind.__mro__ if base.__module__.startswith("kerazoo") and base.__name__ != "Part"]
+    for name in sorted({name for base in own for name in vars(base) if not name.startswith("_")}):
+        value = inspect.getattr_static(kind, name)
+        value = getattr(value, "__func__", value)
+        function = value.fget if isinstance(value, property) else getattr(value, "func", value)
+        if not callable(function) or not inspect.getdoc(function) or name in ("model_config", "fill"):
+            continue
+        about = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+        call = "()" if inspect.isfunction(value) else ""
+        rows.append(f"- `{name}{call}`: {about}")
+    return "\n" + "\n".join(rows) + "\n" if rows else ""
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    PYTHON.write_text(python_page(), encoding="utf-8")

@@ -24,10 +24,10 @@ def rank(
     Args:
         data: As in `load_examples`.
         backbones: "NAME" or "NAME=WEIGHTS" of each. The default is all whose ImageNet weights are on this machine.
-        size: As in `train`; so are all arguments below.
-        seed: See `train`.
-        devices: See `train`.
-        settings: See `train`.
+        size: Height and width of the networks' input, in pixels. The default is each backbone's own.
+        seed: The seed of everything random.
+        devices: "auto", "cpu", "gpu", "mirrored" or "mirrored:N".
+        settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
 
     Returns:
         A `Ranked` for each, best first by cross-validation.
