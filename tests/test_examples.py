@@ -9,7 +9,8 @@ from PIL import Image
 
 from kerazoo.errors import DataError
 from kerazoo.pipelines.checks.check import check_images
-from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.data.load import check_source, load_examples
+from kerazoo.recipes.recipe import data_part
 
 
 def test_a_folder_without_parts_is_split_by_content(images):
@@ -63,6 +64,8 @@ def test_the_digest_follows_content_labels_and_splits(images):
 def test_bad_folders_are_named(tmp_path, images):
     with pytest.raises(DataError, match="there is no folder or file .*nowhere"):
         load_examples(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"current folder .it would be {Path('nowhere').resolve()}.$"):
+        check_source(data_part({"path": "nowhere"}))
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="empty is empty; use one"):

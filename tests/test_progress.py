@@ -303,3 +303,14 @@ def test_the_line_fits_the_terminal(monkeypatch):
     for width in (1, 10, 60, 300):
         assert len(watch._draw(width, ascii_only=False).plain) <= width
     assert "2.0 steps/s" in watch._draw(300, ascii_only=False).plain
+
+
+def test_an_epoch_whose_steps_were_all_taken_before_a_restart_says_no_rate(said):
+    for first, ends in ((8, " s"), (4, " images/s")):
+        watch = Progress(96, start_step=first, bar=False)
+        watch.set_params({"epochs": 2, "steps": 8})
+        watch.on_train_begin()
+        watch.on_epoch_begin(0)
+        watch.on_epoch_end(0, {"loss": 1.0})
+        assert said[-1].endswith(ends)
+        assert " 0 images/s" not in said[-1]

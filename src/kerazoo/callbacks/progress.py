@@ -109,8 +109,9 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         if number % self.every and number != epochs:
             return
         seconds = now - self._start
-        rate = f"{self._images(self.params['steps']) / seconds:,.0f} images/s"
-        log.info(f"{self._title()}  {_values(logs or {})}  {seconds:.1f} s  {rate}")
+        images = self._images(self.params["steps"])
+        rate = f"  {images / seconds:,.0f} images/s" if images else ""  # all steps may have been taken before a restart
+        log.info(f"{self._title()}  {_values(logs or {})}  {seconds:.1f} s{rate}")
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Take the bar away."""

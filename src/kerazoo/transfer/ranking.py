@@ -35,7 +35,7 @@ TIMED = 8  # images in the batch that is timed
 class Ranked:
     """The result of a probe on one backbone, and its cost.
 
-    `cross_validated` is the mean score over the folds of train; `score` and `loss` are on val (see `scores.py`).
+    `cross_validated` is the mean score over the folds of train; `score` and `loss` are on val (see `tasks/scores.py`).
     `seconds` is the time for features and probe, and `computed` the number of features that were not in the cache.
     `milliseconds` is the time of the network alone for an image, in batches of 8. `parameters` does not count the head.
     """
