@@ -554,7 +554,7 @@ def test_bad_recipes_are_named(images):
         recipe(images, optimizer={"name": "adamm"})
     with pytest.raises(RecipeError, match=r"no key 'training.epoch'; known here: epochs, batch_size"):
         recipe(images, training={"epoch": 3})
-    with pytest.raises(RecipeError, match="--set must be key=value, .*, got 'epochs'"):
+    with pytest.raises(RecipeError, match="a setting must be key=value, .*, got 'epochs'"):
         make_recipe({"model": {"name": "mlp"}}, ["epochs"])
     with pytest.raises(RecipeError, match="data"):
         make_recipe({"model": {"name": "mlp"}})
