@@ -33,7 +33,7 @@ from kerazoo.pipelines.devices.opening import open_devices
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 devices = open_devices(sys.argv[1])
 import keras, numpy as np, tensorflow as tf
-from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.models.build import build
 from kerazoo.pipelines.input.augmentation import Augmentation
@@ -78,7 +78,7 @@ for case in sys.argv[5].split(","):
         print("training", flush=True)
         history = model.fit(
             devices.distribute(batches.dataset), validation_data=validation, epochs=epochs, shuffle=False, verbose=0,
-            callbacks=[batches.clock(), *([GradientNorms(Norms())] if devices.is_chief and case == "clipped" else [])],
+            callbacks=[batches.clock(), *([GradientLogger(Norms())] if devices.is_chief and case == "clipped" else [])],
         ).history
         if not (jax and devices.workers > 1):
             images = devices.distribute(evaluation_batches(val, small, batch_size=size))

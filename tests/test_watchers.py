@@ -14,9 +14,9 @@ from PIL import Image
 
 import kerazoo
 from kerazoo.callbacks.epochs import EpochMetrics
-from kerazoo.callbacks.feature_maps import FeatureMaps, default_taps
-from kerazoo.callbacks.gradients import GradientNorms
-from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.feature_maps import FeatureMapLogger, default_taps
+from kerazoo.callbacks.gradients import GradientLogger
+from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.errors import ModelError
 from kerazoo.insight.grids import draw
@@ -65,9 +65,9 @@ def train(watch, *, epochs=2):
 
 def all_watchers(writer):
     return lambda model: [
-        GradientNorms(writer),
-        WeightNorms(writer),
-        FeatureMaps(writer, data()[0][:1], default_taps(model)),
+        GradientLogger(writer),
+        WeightLogger(writer),
+        FeatureMapLogger(writer, data()[0][:1], default_taps(model)),
         EpochMetrics(writer),
     ]
 
@@ -150,9 +150,9 @@ def test_watchers_watch_models_that_are_not_built(kind):
         optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {".*logits.*": SGD(0.1, clipnorm=0.01)})
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.MultiOptimizer(optimizers), loss)
-        logging_callbacks = [GradientNorms(writer), WeightNorms(writer)]
+        logging_callbacks = [GradientLogger(writer), WeightLogger(writer)]
         if kind == "sequential":
-            logging_callbacks.append(FeatureMaps(writer, x[:1], ["conv", "logits"]))
+            logging_callbacks.append(FeatureMapLogger(writer, x[:1], ["conv", "logits"]))
         model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=logging_callbacks if watches else [])
         models.append(model)
     same_bits(*models)
@@ -168,7 +168,7 @@ def test_watchers_watch_models_that_are_not_built(kind):
 @pytest.mark.parametrize(
     ("kind", "tap", "message"),
     [
-        ("subclassed", "conv", "Own is a subclass of keras.Model with a `call` of its own; leave FeatureMaps out"),
+        ("subclassed", "conv", "Own is a subclass of keras.Model with a `call` of its own; leave FeatureMapLogger out"),
         ("sequential", "convv", "has no such layer; one is conv"),
         ("functional", "convv", "has no such layer; one is conv"),
         ("nested", "inner", "feature maps of inner cannot be had: it is a network within outer; build it flat"),
@@ -184,7 +184,7 @@ def test_what_cannot_be_tapped_is_said_before_any_step(kind, tap, message):
     model.compile("sgd", "mse")
     x = np.zeros((4, 8, 8, 1), np.float32)
     with pytest.raises(ModelError) as caught:
-        model.fit(x, np.zeros((4, 3)), verbose=0, callbacks=[FeatureMaps(Memory(), x[:1], [tap])])
+        model.fit(x, np.zeros((4, 3)), verbose=0, callbacks=[FeatureMapLogger(Memory(), x[:1], [tap])])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert int(model.optimizer.iterations) == 0
@@ -281,7 +281,7 @@ def test_gradient_norms_are_the_gradients(kind, optimizer, options, monkeypatch)
             pending = []
     after = np.clip(before, -5, 5)
     assert not np.allclose(before, after)
-    model.fit(x, t, batch_size=1, shuffle=False, verbose=0, callbacks=[GradientNorms(writer)])
+    model.fit(x, t, batch_size=1, shuffle=False, verbose=0, callbacks=[GradientLogger(writer)])
     [variable] = model.trainable_variables
     assert float(variable.numpy().item()) == pytest.approx(w, rel=1e-5)
     expected = {
@@ -298,7 +298,7 @@ def test_the_norm_of_a_gradient_by_rows_is_that_of_the_whole():
     writer = Memory()
     model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 3, name="rows")])
     model.compile(SGD(0.0), lambda y, z: keras.ops.sum(z, axis=(1, 2)))
-    model.fit(np.array([[1, 1]]), np.zeros((1, 1)), verbose=0, callbacks=[GradientNorms(writer)])
+    model.fit(np.array([[1, 1]]), np.zeros((1, 1)), verbose=0, callbacks=[GradientLogger(writer)])
     assert writer.scalars[f"gradients/{model.layers[0].embeddings.path}/before_clipping/mean_norm", 1] == pytest.approx(
         2 * np.sqrt(3)
     )
@@ -308,20 +308,20 @@ def test_the_taps_are_taken_out_and_can_be_put_in_again():
     model, x = line("sequential"), np.ones((4, 1), np.float32)
     model.compile(OPTIMIZERS["several"](), "mse")
     first, second = Memory(), Memory()
-    model.fit(x, x, verbose=0, callbacks=[GradientNorms(first), GradientNorms(second)])
+    model.fit(x, x, verbose=0, callbacks=[GradientLogger(first), GradientLogger(second)])
     assert first.scalars == second.scalars != {}
     assert "train_step" not in vars(model)
     for optimizer in (model.optimizer, *model.optimizer.optimizers):
         assert not {CLIP_GRADIENTS, SUM_GRADIENTS, "build"} & set(vars(optimizer))
     model.fit(x, x, verbose=0)
-    model.fit(x, x, verbose=0, callbacks=[GradientNorms(third := Memory())])
+    model.fit(x, x, verbose=0, callbacks=[GradientLogger(third := Memory())])
     assert third.scalars["gradients/global/before_clipping/mean_norm", 1] > 0
 
 
 def test_the_epoch_so_far_is_kept_and_one_of_an_older_version_is_left_out():
     model, x = line("sequential"), np.ones((4, 1), np.float32)
     model.compile("sgd", "mse")
-    norms, writer = GradientNorms(Memory()), Memory()
+    norms, writer = GradientLogger(Memory()), Memory()
     norms.set_model(model)
     norms.on_train_begin()
     model.train_on_batch(x, x)
@@ -331,7 +331,7 @@ def test_the_epoch_so_far_is_kept_and_one_of_an_older_version_is_left_out():
     norms.on_train_end()
     older = {"epoch_so_far": [np.ones(2, np.float32), np.ones(2, np.float32), np.float32(1)]}
     for state, expected in ((kept, sums[0, 1]), (older, 0.0)):
-        other = GradientNorms(writer)
+        other = GradientLogger(writer)
         other.set_model(model)
         other.on_train_begin()
         other.restore(state)

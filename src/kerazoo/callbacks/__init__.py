@@ -4,17 +4,17 @@ Each takes the writer it writes to; what it writes is a fixed set of tags, at th
 """
 
 from kerazoo.callbacks.epochs import EpochMetrics
-from kerazoo.callbacks.feature_maps import FeatureMaps
-from kerazoo.callbacks.gradients import GradientNorms
+from kerazoo.callbacks.feature_maps import FeatureMapLogger
+from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.progress import Progress
 from kerazoo.callbacks.resume import Resume
-from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.insight.curves import curves_of, draw_curves
 
 __all__ = [
-    "EpochMetrics", "FeatureMaps", "GradientNorms", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightNorms",
+    "EpochMetrics", "FeatureMapLogger", "GradientLogger", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightLogger",
     "Writer", "curves_of", "draw_curves",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from kerazoo.errors import ModelError
 from kerazoo.insight.grids import draw
 
 
-class FeatureMaps(keras.callbacks.Callback):  # type: ignore[misc]
+class FeatureMapLogger(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes, at the end of every epoch and for each tap (a layer's name):
 
     - `feature_maps/TAP`, an image of the first 16 channels, each stretched to its own range, where its output is
@@ -59,7 +59,7 @@ def _tap(model: keras.Model, taps: Sequence[str] | None) -> tuple[tuple[str, ...
     if not hasattr(model, "inputs"):
         raise ModelError(
             f"feature maps of {model.name} cannot be had: {type(model).__name__} is a subclass of keras.Model with a "
-            "`call` of its own; leave FeatureMaps out, or build the network from keras.Input on, or as keras.Sequential"
+            "`call` of its own; leave FeatureMapLogger out, or build the network from keras.Input on, or as keras.Sequential"
         )
     names = default_taps(model) if taps is None else tuple(taps)
     _check_names(model, names)

@@ -18,7 +18,7 @@ from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS
 MOMENTS = ("before_clipping", "after_clipping")
 
 
-class GradientNorms(keras.callbacks.Callback):  # type: ignore[misc]
+class GradientLogger(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes norms of the gradients, for each trainable variable and for all of them together (`global`).
 
     - `gradients/PATH/before_clipping/mean_norm`: the mean L2 norm over the epoch's updates, as the loss gives them;

@@ -8,7 +8,7 @@ import numpy as np
 from kerazoo.callbacks.writers.writer import Writer
 
 
-class WeightNorms(keras.callbacks.Callback):  # type: ignore[misc]
+class WeightLogger(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes `weights/PATH/norm`, the L2 norm of each trainable variable, at the end of every epoch."""
 
     def __init__(self, writer: Writer) -> None:

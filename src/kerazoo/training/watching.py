@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from kerazoo.callbacks.epochs import EpochMetrics
-from kerazoo.callbacks.feature_maps import FeatureMaps, default_taps
-from kerazoo.callbacks.gradients import GradientNorms
-from kerazoo.callbacks.weights import WeightNorms
+from kerazoo.callbacks.feature_maps import FeatureMapLogger, default_taps
+from kerazoo.callbacks.gradients import GradientLogger
+from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.registry import Network
@@ -33,9 +33,9 @@ def logging_callbacks(
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
         watchers = {
-            "gradients": GradientNorms(writer),
-            "weights": WeightNorms(writer),
-            "feature_maps": FeatureMaps(writer, probe, _taps(model, plan.entry)),
+            "gradients": GradientLogger(writer),
+            "weights": WeightLogger(writer),
+            "feature_maps": FeatureMapLogger(writer, probe, _taps(model, plan.entry)),
         }
         return [*(watcher for name, watcher in watchers.items() if name in plan.recipe.log), EpochMetrics(writer)]
 
@@ -57,7 +57,7 @@ def log_kept(
             writer.level(name.partition(":")[0], values, epochs)
         if "feature_maps" not in plan.recipe.log:
             return
-        maps = FeatureMaps(writer, _probe(plan), _taps(model, plan.entry))
+        maps = FeatureMapLogger(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
         maps.on_epoch_end(epochs)
 

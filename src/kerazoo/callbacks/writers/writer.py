@@ -1,15 +1,110 @@
-"""What a callback needs of a writer."""
+"""What a logger needs of a writer, and the guard between the two: a writer that fails is left out, and training goes on.
 
-from typing import Protocol
+A tag says what a value is: `gradients/conv_1/kernel/norm`. `step` counts the batches trained so far; of tags that
+begin with `epoch/` it counts finished epochs (`epoch/train/loss`, `epoch/validation/loss`).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from kerazoo.errors import InputError
 
+log = logging.getLogger("kerazoo")
+
+METHODS = ("config", "scalar", "histogram", "image", "text", "finish")
+EPOCHS = "epoch/"  # tags that begin so count epochs
+
+
+@runtime_checkable
 class Writer(Protocol):
-    """What a watcher needs of a writer. `step` counts finished epochs, from 1."""
+    """Where loggers write: any object with these six methods.
+
+    Two more are called where a writer has them: `flush()` before a checkpoint is written, and `rewind(step, epoch)`
+    when a training is resumed from there: what was written of later steps and epochs comes again, so it must be
+    removed or skipped. A writer that was not rewound begins anew.
+    """
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """Keep the settings of the training, nested dicts and lists of JSON values."""
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """Keep one number."""
+        """Keep one number, which may be infinite or NaN."""
+
+    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
+        """Keep how many values, `counts` (N,), lie between neighbours of `edges` (N + 1,), which rise."""
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """Keep one grey image, (H, W) uint8."""
+        """Keep one image, uint8, grey (H, W) or RGB (H, W, 3)."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Keep a text."""
+
+    def finish(self) -> None:
+        """Write what is left, and close. A closed writer is not used again."""
+
+
+class GuardedWriter:
+    """One writer for several, each of which may fail: it is then left out, and the log says so once."""
+
+    def __init__(self, writers: "Writer | Sequence[Writer] | GuardedWriter") -> None:
+        """Raises InputError where an object is no writer."""
+        if isinstance(writers, GuardedWriter):
+            writers = writers.writers
+        self.writers: list[Writer] = list(writers) if isinstance(writers, list | tuple) else [writers]  # type: ignore[list-item]
+        self._failed: set[int] = set()
+        for writer in self.writers:
+            missing = [name for name in METHODS if not callable(getattr(writer, name, None))]
+            if missing:
+                raise InputError(
+                    f"{type(writer).__name__} is not a writer: it has no method {missing[0]}; a writer must have "
+                    f"{', '.join(METHODS)}"
+                )
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for writer in self.writers:
+            if id(writer) in self._failed:
+                continue
+            call = getattr(writer, method, None)
+            if call is None:
+                continue
+            try:
+                call(*arguments)
+            except Exception as error:  # whatever a tracker raises must not end a training
+                self._failed.add(id(writer))
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                log.info(f"{type(writer).__name__} stopped: {reason}; training continues without it")
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """See Writer."""
+        self._each("config", values)
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """See Writer."""
+        self._each("scalar", tag, float(value), step)
+
+    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
+        """See Writer."""
+        self._each("histogram", tag, counts, edges, step)
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """See Writer."""
+        self._each("image", tag, pixels, step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """See Writer."""
+        self._each("text", tag, text, step)
+
+    def flush(self) -> None:
+        """Have on disk what was written."""
+        self._each("flush")
+
+    def rewind(self, step: int, epoch: int) -> None:
+        """Keep what was written up to `step` and `epoch`; see Writer."""
+        self._each("rewind", step, epoch)
+
+    def finish(self) -> None:
+        """Finish all writers."""
+        self._each("finish")
