@@ -32,6 +32,41 @@ def shared() -> Path:
     return SHARED
 
 
+class Memory:
+    """A writer that remembers: (tag, step) -> value."""
+
+    def __init__(self) -> None:
+        self.scalars: dict[tuple[str, int], float] = {}
+        self.histograms: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self.images: dict[tuple[str, int], np.ndarray] = {}
+        self.texts: dict[tuple[str, int], str] = {}
+        self.settings: dict[str, object] = {}
+        self.rewound: list[tuple[int, int]] = []
+        self.finished = False
+
+    def config(self, values):
+        self.settings |= values
+
+    def scalar(self, tag, value, step):
+        assert (tag, step) not in self.scalars, "written twice"
+        self.scalars[tag, step] = value
+
+    def histogram(self, tag, counts, edges, step):
+        self.histograms[tag, step] = (counts, edges)
+
+    def image(self, tag, pixels, step):
+        self.images[tag, step] = pixels
+
+    def text(self, tag, text, step):
+        self.texts[tag, step] = text
+
+    def rewind(self, step, epoch):
+        self.rewound.append((step, epoch))
+
+    def finish(self):
+        self.finished = True
+
+
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
     """The lines that kerazoo logs within."""

@@ -1,7 +1,6 @@
 """Observers observe: exact tags, right values, and training that is bit-equal with and without them."""
 
 import csv
-import importlib
 import json
 import time
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_images
+from conftest import Memory, make_images
 from PIL import Image
 
 import kerazoo
@@ -20,29 +19,9 @@ from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.folder import RunWriter
 from kerazoo.errors import ModelError
 from kerazoo.insight.grids import draw
-from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training import train as pipeline
 from kerazoo.training.plan import set_seed
-
-
-class Memory:
-    """A writer that remembers."""
-
-    def __init__(self):
-        self.scalars, self.images = {}, {}
-
-    def scalar(self, tag, value, step):
-        self.scalars[tag, step] = value
-
-    def image(self, tag, pixels, step):
-        self.images[tag, step] = pixels
-
-    def measured(self, run, values, step):
-        self.scalars |= {(f"{run}/{name}", step): value for name, value in values.items()}
-
-    def flush(self):
-        pass
 
 
 def data(count=24):
@@ -61,6 +40,16 @@ def train(watch, *, epochs=2):
     x, y = data()
     history = model.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=watch(model)).history
     return model, history
+
+
+class Memory(Memory):
+    """With what a run's own writer also takes."""
+
+    def measured(self, run, values, step):
+        self.scalars |= {(f"{run}/{name}", step): value for name, value in values.items()}
+
+    def flush(self):
+        pass
 
 
 def all_watchers(writer):
@@ -98,11 +87,14 @@ def test_exact_tags(watched):
     taps = default_taps(model)
     assert len(taps) == 3
     expected = {f"weights/{p}/norm" for p in paths}
-    kinds = [f"{moment}_clipping/{name}_norm" for moment in ("before", "after") for name in ("mean", "max")]
-    expected |= {f"gradients/{path}/{kind}" for path in [*paths, "global"] for kind in kinds}
+    kinds = ("gradients/{}/norm", "gradients/{}/max_norm", "gradients/{}/mean_square", "updates/{}/ratio")
+    updates = {kind.format(path) for path in [*paths, "global"] for kind in kinds}
     expected |= {f"feature_maps/{t}/{kind}" for t in taps for kind in ("mean", "std", "dead")}
     expected |= {"train/loss", "train/learning_rate"}
-    assert set(writer.scalars) == {(tag, step) for tag in expected for step in (1, 2)}
+    others = {(tag, step) for tag, step in writer.scalars if not tag.startswith(("gradients/", "updates/"))}
+    assert others == {(tag, step) for tag in expected for step in (1, 2)}
+    ours = {(tag, step) for tag, step in writer.scalars if tag.startswith(("gradients/", "updates/"))}
+    assert ours == {(tag, step) for tag in updates for step in (3, 6)}
     assert set(writer.images) == {(f"feature_maps/{t}", step) for t in taps for step in (1, 2)}
     for path in paths:
         norm = np.linalg.norm(np.array(next(v for v in model.trainable_variables if v.path == path)))
@@ -157,8 +149,8 @@ def test_watchers_watch_models_that_are_not_built(kind):
         models.append(model)
     same_bits(*models)
     logits = next(variable.path for variable in models[0].trainable_variables if "logits/kernel" in variable.path)
-    assert writer.scalars[f"gradients/{logits}/after_clipping/max_norm", 2] == pytest.approx(0.01)
-    assert writer.scalars[f"gradients/{logits}/before_clipping/max_norm", 2] > 0.01
+    assert writer.scalars[f"gradients/{logits}/clipped_norm", 6] == pytest.approx(0.01)
+    assert writer.scalars[f"gradients/{logits}/norm", 6] > 0.01
     assert f"weights/{logits}/norm" in {tag for tag, _ in writer.scalars}
     maps = {f"feature_maps/{tap}/{kind}" for tap in ("conv", "logits") for kind in ("mean", "std", "dead")}
     assert {tag for tag, _ in writer.scalars if "maps" in tag} == (maps if kind == "sequential" else set())
@@ -188,156 +180,6 @@ def test_what_cannot_be_tapped_is_said_before_any_step(kind, tap, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert int(model.optimizer.iterations) == 0
-
-
-class Line(keras.Model):
-    """Subclassed, not built."""
-
-    def __init__(self):
-        super().__init__()
-        self.line = keras.layers.Dense(
-            1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0), name="line"
-        )
-
-    def call(self, inputs):
-        return self.line(inputs)
-
-
-class OwnStep(Line):
-    """With a training step and an optimizer of its own, as a GAN has two of them."""
-
-    def compile(self, optimizer, loss):
-        super().compile(loss=loss)
-        self.own = optimizer
-
-    def train_step(self, data):
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((self(x) - y) ** 2)
-        self.own.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
-        return {"loss": loss}
-
-
-def line(kind):
-    """y = 2 x."""
-    if kind in ("subclassed", "own step"):
-        return Line() if kind == "subclassed" else OwnStep()
-    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0), name="line")
-    if kind == "functional":
-        inputs = keras.Input((1,), name="inputs")
-        return keras.Model(inputs, dense(inputs))
-    return keras.Sequential([dense] if kind == "unbuilt" else [keras.Input((1,)), dense])
-
-
-def several(known):
-    """A MultiOptimizer, whose parts are known at once or by its build."""
-    part, other = keras.optimizers.SGD(0.1, clipnorm=5.0), keras.optimizers.SGD(0.1)
-    if known:
-        return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(other, {".*line.*": part}))
-    return keras.optimizers.MultiOptimizer(lambda variable: part if "line" in variable.path else other)
-
-
-SGD = keras.optimizers.SGD
-OPTIMIZERS = {
-    "global": lambda: SGD(0.1, global_clipnorm=5.0),
-    "value": lambda: SGD(0.1, clipvalue=5.0),
-    "scaled": lambda: keras.optimizers.LossScaleOptimizer(SGD(0.1, clipnorm=5.0)),
-    "factor": lambda: SGD(0.1, clipnorm=5.0, loss_scale_factor=8.0),
-    "several": lambda: several(True),
-    "several, unbuilt": lambda: several(False),
-    "accumulated": lambda: SGD(0.1, clipnorm=5.0, gradient_accumulation_steps=2),
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "optimizer", "options"),
-    [
-        *[(kind, "global", {}) for kind in ("functional", "sequential", "unbuilt", "subclassed", "own step")],
-        *[("functional", name, {}) for name in OPTIMIZERS if name != "global"],
-        ("unbuilt", "several, unbuilt", {}),
-        ("unbuilt", "scaled", {}),
-        ("unbuilt", "accumulated", {"jit_compile": True}),
-        ("functional", "global", {"jit_compile": True}),
-        ("functional", "global", {"run_eagerly": True}),
-        ("subclassed", "global", {"steps_per_execution": 2}),
-    ],
-)
-def test_gradient_norms_are_the_gradients(kind, optimizer, options, monkeypatch):
-    """A linear model under the mean squared error: dL/dw = 2 x (w x - t) in closed form, before and after clipping."""
-    writer, model = Memory(), line(kind)
-    # Keras does not compile where another test has asked for deterministic operations; these are
-    config = importlib.import_module("tensorflow.python.framework.config")
-    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
-    model.compile(OPTIMIZERS[optimizer](), "mse", **options)
-    x = np.array([[3.0], [1.0]] * 2, np.float32)  # the larger gradient first
-    t = np.array([[1.0], [0.0]] * 2, np.float32)
-    w = 2.0
-    before, pending = [], []
-    for step in range(4):
-        pending.append(2 * x[step, 0] * (w * x[step, 0] - t[step, 0]))
-        if len(pending) == (2 if optimizer == "accumulated" else 1):
-            before.append(float(np.mean(pending)))
-            w -= 0.1 * np.clip(before[-1], -5, 5)
-            pending = []
-    after = np.clip(before, -5, 5)
-    assert not np.allclose(before, after)
-    model.fit(x, t, batch_size=1, shuffle=False, verbose=0, callbacks=[GradientLogger(writer)])
-    [variable] = model.trainable_variables
-    assert float(variable.numpy().item()) == pytest.approx(w, rel=1e-5)
-    expected = {
-        f"gradients/{path}/{moment}_clipping/{name}": pytest.approx(function(np.abs(norms)), rel=1e-5)
-        for path in (variable.path, "global")
-        for moment, norms in (("before", before), ("after", after))
-        for name, function in (("mean_norm", np.mean), ("max_norm", np.max))
-    }
-    assert writer.scalars == {(tag, 1): value for tag, value in expected.items()}
-
-
-def test_the_norm_of_a_gradient_by_rows_is_that_of_the_whole():
-    """The same row of an embedding taken twice: its gradients add up."""
-    writer = Memory()
-    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 3, name="rows")])
-    model.compile(SGD(0.0), lambda y, z: keras.ops.sum(z, axis=(1, 2)))
-    model.fit(np.array([[1, 1]]), np.zeros((1, 1)), verbose=0, callbacks=[GradientLogger(writer)])
-    assert writer.scalars[f"gradients/{model.layers[0].embeddings.path}/before_clipping/mean_norm", 1] == pytest.approx(
-        2 * np.sqrt(3)
-    )
-
-
-def test_the_taps_are_taken_out_and_can_be_put_in_again():
-    model, x = line("sequential"), np.ones((4, 1), np.float32)
-    model.compile(OPTIMIZERS["several"](), "mse")
-    first, second = Memory(), Memory()
-    model.fit(x, x, verbose=0, callbacks=[GradientLogger(first), GradientLogger(second)])
-    assert first.scalars == second.scalars != {}
-    assert "train_step" not in vars(model)
-    for optimizer in (model.optimizer, *model.optimizer.optimizers):
-        assert not {CLIP_GRADIENTS, SUM_GRADIENTS, "build"} & set(vars(optimizer))
-    model.fit(x, x, verbose=0)
-    model.fit(x, x, verbose=0, callbacks=[GradientLogger(third := Memory())])
-    assert third.scalars["gradients/global/before_clipping/mean_norm", 1] > 0
-
-
-def test_the_epoch_so_far_is_kept_and_one_of_an_older_version_is_left_out():
-    model, x = line("sequential"), np.ones((4, 1), np.float32)
-    model.compile("sgd", "mse")
-    norms, writer = GradientLogger(Memory()), Memory()
-    norms.set_model(model)
-    norms.on_train_begin()
-    model.train_on_batch(x, x)
-    kept = norms.state()
-    [sums, _, updates] = kept["epoch_so_far"]
-    assert updates.tolist() == [1, 1]
-    norms.on_train_end()
-    older = {"epoch_so_far": [np.ones(2, np.float32), np.ones(2, np.float32), np.float32(1)]}
-    for state, expected in ((kept, sums[0, 1]), (older, 0.0)):
-        other = GradientLogger(writer)
-        other.set_model(model)
-        other.on_train_begin()
-        other.restore(state)
-        other.on_epoch_end(0)
-        other.on_train_end()
-        assert writer.scalars["gradients/global/before_clipping/mean_norm", 1] == pytest.approx(expected)
 
 
 def test_feature_maps_are_what_the_layer_gives(watched):

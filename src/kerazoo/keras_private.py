@@ -24,7 +24,9 @@ R = TypeVar("R")
 # Methods of an optimizer on the TensorFlow backend, called in this order when gradients are applied. The first clips
 # gradients, the second sums those of all replicas. Keras has no callback that receives gradients.
 CLIP_GRADIENTS, SUM_GRADIENTS = "_clip_gradients", "_all_reduce_sum_gradients"
-# `experimental_attributes` of a tf.function that stays one operation in the graph; only the argument is public
+# the same on the JAX backend: it is called with the gradients and their variables, and calls the one that clips
+APPLY_GRADIENTS = "_backend_apply_gradients"
+# `experimental_attributes` of a tf.function that stays one operation in the graph; the argument is public, the name not
 NO_INLINE = {"_noinline": True}
 
 
@@ -122,6 +124,12 @@ def index_of(optimizer: "keras.optimizers.Optimizer", variable: Any) -> int:
     """The index of `variable` among the optimizer's variables, which `update_step` does not receive."""
     index: int = optimizer._get_variable_index(variable)
     return index
+
+
+@_tested
+def batches_seen(optimizer: "keras.optimizers.Optimizer") -> Any:
+    """The variable that counts batches; `iterations` counts updates, fewer where gradients are accumulated."""
+    return optimizer._iterations
 
 
 @_tested

@@ -15,6 +15,6 @@ from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.insight.curves import curves_of, draw_curves
 
 __all__ = [
-    "EpochMetrics", "FeatureMapLogger", "GradientLogger", "MetricsWriter", "Progress", "Resume", "RunWriter", "WeightLogger",
-    "Writer", "curves_of", "draw_curves",
+    "EpochMetrics", "FeatureMapLogger", "GradientLogger", "MetricsWriter", "Progress", "Resume", "RunWriter",
+    "WeightLogger", "Writer", "curves_of", "draw_curves",
 ]  # fmt: skip

@@ -59,7 +59,7 @@ def _tap(model: keras.Model, taps: Sequence[str] | None) -> tuple[tuple[str, ...
     if not hasattr(model, "inputs"):
         raise ModelError(
             f"feature maps of {model.name} cannot be had: {type(model).__name__} is a subclass of keras.Model with a "
-            "`call` of its own; leave FeatureMapLogger out, or build the network from keras.Input on, or as keras.Sequential"
+            "`call` of its own; leave FeatureMapLogger out, or build it from keras.Input on, or as keras.Sequential"
         )
     names = default_taps(model) if taps is None else tuple(taps)
     _check_names(model, names)

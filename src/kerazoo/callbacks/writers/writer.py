@@ -1,4 +1,4 @@
-"""What a logger needs of a writer, and the guard between the two: a writer that fails is left out, and training goes on.
+"""What a logger needs of a writer, and the guard between them: a writer that fails is left out, and training continues.
 
 A tag says what a value is: `gradients/conv_1/kernel/norm`. `step` counts the batches trained so far; of tags that
 begin with `epoch/` it counts finished epochs (`epoch/train/loss`, `epoch/validation/loss`).
