@@ -27,6 +27,9 @@ MODES = {
     "several optimizers": {},
     "frozen": {},
     "subclassed": {},
+    "unbuilt": {},
+    "nested": {},
+    "draws": {},
 }
 OPTIMIZERS = {
     "accumulated": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
@@ -38,34 +41,55 @@ OPTIMIZERS = {
 }
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Draws(keras.layers.Layer):
+    """Draws numbers, counts and adds a loss in each call, also in inference mode."""
+
+    def build(self, shape):
+        self.seeds = keras.random.SeedGenerator(4)
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        self.add_loss(0.01 * keras.ops.mean(x))
+        return x + 0.1 * keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+class Own(keras.Model):
+    """Layers in a row, with a `call` of its own; not built."""
+
+    def __init__(self, parts):
+        super().__init__(name="own")
+        self.parts = parts
+
+    def call(self, x, training=False):
+        for layer in self.parts:
+            x = layer(x, training=training) if "norm" in layer.name or "drop" in layer.name else layer(x)
+        return x
+
+
 def network(mode):
     layers = [
         keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
         keras.layers.BatchNormalization(synchronized=mode == "mirrored", name="norm"),
         keras.layers.Conv2D(5, 3, strides=2, use_bias=False, name="conv_2"),
         keras.layers.BatchNormalization(synchronized=mode == "mirrored", name="norm_2"),
+        *([Draws(name="draws")] if mode == "draws" else []),
         keras.layers.ReLU(name="relu"),
         keras.layers.Flatten(name="flat"),
         keras.layers.Dropout(0.3, seed=1),
         keras.layers.Dense(3, name="logits", dtype="float32"),
     ]
-    if mode == "subclassed":
-
-        class Own(keras.Model):
-            def __init__(self):
-                super().__init__()
-                self.parts = layers
-
-            def call(self, x, training=False):
-                for layer in self.parts:
-                    x = layer(x, training=training) if "norm" in layer.name or "drop" in layer.name else layer(x)
-                return x
-
-        model = Own()
-        model(np.zeros((1, 10, 10, 1), "float32"))
+    if mode in ("subclassed", "unbuilt"):
+        model = Own(layers)
+        if mode == "subclassed":
+            model(np.zeros((1, 10, 10, 1), "float32"))
         return model
+    if mode == "nested":
+        layers[:4] = [keras.Sequential([keras.Input((10, 10, 1)), *layers[:4]], name="inner")]
     model = keras.Sequential([keras.Input((10, 10, 1)), *layers])
-    model.get_layer("conv_2").trainable = mode != "frozen"
+    if mode == "frozen":
+        model.get_layer("conv_2").trainable = False
     return model
 
 

@@ -99,6 +99,21 @@ def test_layers_of_inner_networks_are_found():
     assert "deep" in [layer.name for layer in private.all_layers(model)]
 
 
+def test_a_layer_knows_the_layers_that_it_holds_itself():
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.parts = [
+                keras.Sequential([keras.layers.ReLU(name="deep")], name="inner"),
+                keras.layers.Flatten(name="flat"),
+            ]
+
+    assert [layer.name for layer in private.sublayers(Block())] == ["inner", "flat"]
+    model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="relu")])
+    assert model._functional is not None  # another model with the same layers, which is none of them
+    assert [layer.name for layer in private.sublayers(model)][1:] == ["relu"]
+
+
 def test_averages_come_with_their_variables():
     model = network()
     optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5)

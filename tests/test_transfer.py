@@ -20,7 +20,7 @@ from PIL import Image
 from test_watchers import scalars_in
 
 import kerazoo
-from kerazoo.callbacks.feature_maps import default_taps
+from kerazoo.callbacks.feature_maps import last_of_each_size
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import DataError, InputError, Interrupted, ModelError, RecipeError, WeightsError
 from kerazoo.exports.export import export_run
@@ -238,11 +238,12 @@ def assert_shows_the_probe(tuned, probe):
             )
         )
     )[0]
-    for tap in default_taps(model):
+    steps = max(line["step"] for line in lines if line["tag"].startswith("weights/"))
+    for tap in last_of_each_size(model, pixels):
         maps = keras.Model(model.input, model.get_layer(tap).output)(pixels, training=False).numpy()[0]
         np.testing.assert_array_equal(np.array(Image.open(tuned.folder / "feature_maps" / f"{tap}.png")), draw(maps))
         last = [line for line in lines if line["tag"] == f"feature_maps/{tap}/mean"][-1]
-        assert last == {"step": epochs + 1, "tag": last["tag"], "value": pytest.approx(maps.mean(), rel=1e-5)}
+        assert last == {"step": steps + 1, "tag": last["tag"], "value": pytest.approx(maps.mean(), rel=1e-5)}
 
 
 def keep_all(monkeypatch):

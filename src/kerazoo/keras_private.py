@@ -114,6 +114,12 @@ def all_layers(model: "keras.Model") -> list["keras.Layer"]:
 
 
 @_tested
+def sublayers(layer: "keras.Layer") -> list["keras.Layer"]:
+    """The layers that `layer` holds itself, not those within them; in public, only models have `layers`."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+@_tested
 def averages_of(optimizer: "keras.optimizers.Optimizer") -> list[tuple[Any, Any]]:
     """The (variable, average) pairs of an optimizer with `use_ema`; the public way overwrites the weights."""
     return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))

@@ -1,5 +1,6 @@
 """The step that a training is at, and when a logger records: the base of all loggers with a period."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,7 +21,9 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
       two checkpoints. A logger with state of its own adds it to these.
     """
 
-    def __init__(self, writer: "Writer | list[Writer] | GuardedWriter", every: "int | str | Period" = "epoch") -> None:
+    def __init__(
+        self, writer: "Writer | Sequence[Writer] | GuardedWriter", every: "int | str | Period" = "epoch"
+    ) -> None:
         super().__init__()
         self.writer = GuardedWriter(writer)
         self.period = Period.of(every)
@@ -83,9 +86,13 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
             self._record()
 
     def _record(self) -> None:
-        if keras.config.backend() == "jax":
-            self.model.jax_state_sync()  # within an epoch `fit` keeps the weights elsewhere
+        self.sync()
         self.record(self.step)
+
+    def sync(self) -> None:
+        """Give `self.model` its current weights, where `fit` keeps them elsewhere within an epoch."""
+        if keras.config.backend() == "jax":
+            self.model.jax_state_sync()
 
 
 def _steps_of(optimizer: Any) -> int:

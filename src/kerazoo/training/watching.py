@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kerazoo.callbacks.epochs import EpochMetrics
-from kerazoo.callbacks.feature_maps import FeatureMapLogger, default_taps
+from kerazoo.callbacks.feature_maps import FeatureMapLogger
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.folder import RunWriter
@@ -46,7 +46,7 @@ def logging_callbacks(
 def log_kept(
     model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, plan: Plan, *, epochs: int
 ) -> None:
-    """Draw the feature maps of the final `model` after all `epochs`, as one more epoch.
+    """Draw the feature maps of the `model` that was kept after all `epochs`, as of one step more.
 
     `levels`, name -> loss and metric, become lines across the epochs in TensorBoard, each as a run of its own.
     """
@@ -59,7 +59,7 @@ def log_kept(
             return
         maps = FeatureMapLogger(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
-        maps.on_epoch_end(epochs)
+        maps.record(plan.steps * epochs + 1)
 
 
 def _probe(plan: Plan) -> np.ndarray:
@@ -69,9 +69,9 @@ def _probe(plan: Plan) -> np.ndarray:
     return pixels
 
 
-def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str]:
-    """The layers whose feature maps are drawn: chosen by size for a network, the stages for a backbone."""
+def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str] | None:
+    """The layers whose maps are drawn: a backbone's stages; None for those of a network, by size."""
     if isinstance(entry, Network):
-        return default_taps(model)
+        return None
     known = {layer.name for layer in model.layers}
     return [stage for stage in entry.stages if stage in known]
