@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "serving": {"exports", "models", "pipelines", "runs", "tasks"},
 }  # fmt: skip
 # modules that every room may import
-FLOOR = {"errors", "files", "arrays", "caches", "startup", "terminal", "version", "keras_private"}
+FLOOR = {"errors", "files", "arrays", "caches", "startup", "terminal", "version", "keras_private", "period"}
 TOP = {"__init__", "__main__", "api"}  # may import every room
 CLI = {"api"}  # what the command line may import, beside the floor and itself
 CLI_ALONE = {"kerazoo.cli.weights": {"models"}}  # and what one of its modules may

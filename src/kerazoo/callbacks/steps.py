@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kerazoo.callbacks.period import Period
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
+from kerazoo.period import Period
 
 
 class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from kerazoo.errors import InputError
 from kerazoo.models.registry import find
+from kerazoo.period import Period
 
 
 class Part(BaseModel):
@@ -19,6 +21,7 @@ class Part(BaseModel):
 
 
 SHARE = "a share of the run in (0, 1), or a whole number of its steps from 1"
+PERIOD = 'a number of steps from 1, "epoch", or as "3 epochs"'
 SIZE = 'a whole number from 1, or "all"'
 NO_MODEL = "-"  # a placeholder: the model does not matter, or is not known yet
 
@@ -40,6 +43,15 @@ def _size_or_all(value: Any) -> Any:
     """`value`, if it is a whole number from 1 or "all"."""
     if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ValueError(f"must be {SIZE}")
+    return value
+
+
+def period(value: Any) -> Any:
+    """What `Period.of` takes."""
+    try:
+        Period.of(value)
+    except InputError as error:
+        raise ValueError(f"must be {PERIOD}") from error
     return value
 
 

@@ -5,10 +5,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import open_regular
@@ -17,6 +17,7 @@ from kerazoo.recipes.augmentation import AugmentationPart
 from kerazoo.recipes.device_names import parse_devices
 from kerazoo.recipes.parts import (
     NO_MODEL,
+    PERIOD,
     CheckpointPart,
     DataPart,
     ModelPart,
@@ -24,6 +25,7 @@ from kerazoo.recipes.parts import (
     Part,
     TrainingPart,
     TransferPart,
+    period,
     refuse,
 )
 from kerazoo.recipes.presets import PRESETS, check_preset, preset_values
@@ -66,8 +68,20 @@ class Recipe(Part):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random numbers")
     log: list[Literal["gradients", "weights", "feature_maps"]] = Field(
-        ["gradients", "weights", "feature_maps"],
-        description="What to write to `watch.jsonl` and TensorBoard after each epoch; [] writes neither",
+        ["gradients", "weights", "feature_maps"], description="The loggers that watch the training; [] logs nothing"
+    )
+    log_every: Annotated[Any, BeforeValidator(period), PERIOD] = Field(
+        "epoch", description="How often the loggers write"
+    )
+    log_histograms: bool | None = Field(
+        None,
+        description="Also log histograms and the filters of the first convolution; if not set: true if `log` is set",
+    )
+    log_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        [], description="Trackers to write to, in addition to the run folder"
+    )
+    findings: bool = Field(
+        True, description="At the end, say what the numbers of the training mean, and write `findings.json`"
     )
 
     @field_validator("devices")
@@ -78,6 +92,8 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _whole(self) -> "Recipe":
+        if self.log_histograms is None:
+            self.fill(log_histograms="log" in self.model_fields_set and bool(self.log))
         patience, epochs = self.optimizer.patience, self.training.epochs
         if patience is not None and 0 < epochs <= patience:
             refuse(

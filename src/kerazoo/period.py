@@ -1,4 +1,4 @@
-"""How often a logger writes: after so many steps, or after so many epochs."""
+"""How often a logger writes: every so many steps, or every so many epochs."""
 
 import re
 from dataclasses import dataclass

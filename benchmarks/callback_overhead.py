@@ -1,0 +1,144 @@
+"""What each logger costs: processor time of a training with it over that of the same training without, in one run.
+
+    python benchmarks/callback_overhead.py [--rounds 5] [--networks resnet20 mobilenet_025] [--csv FILE]
+
+Two trainings: resnet20 on 32 x 32 images at batch 128 (CIFAR-10's shapes) and MobileNet 0.25, all of it learning, on
+224 x 224 images at batch 32. The images are random; the cost does not depend on them. In one process each case trains
+in turn, `--steps` steps an epoch, and the rounds interleave the cases, so that what else the machine does falls on all
+of them. Counted is the second epoch of each `fit`: the first one traces. A ratio is of one round; the table has its
+median, least and largest.
+
+Cases: each logger at its default period (every epoch) and at every step, all of them by default, and for comparison
+a callback of the usual kind, which runs a probe batch through a tape at every step, and `keras.callbacks.TensorBoard`
+with `histogram_freq=1`.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from kerazoo.startup import start_tensorflow
+
+start_tensorflow()
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import kerazoo  # noqa: E402
+from kerazoo.callbacks import FeatureMapLogger, FolderWriter, GradientLogger, WeightLogger  # noqa: E402
+
+NETWORKS = {"resnet20": ((32, 32, 3), 128, 12), "mobilenet_025": ((224, 224, 3), 32, 12)}  # input, batch, steps
+
+
+class ProbeBatch(keras.callbacks.Callback):
+    """The usual kind: gradients of a fixed batch by a tape, after every step."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def on_train_batch_end(self, batch, logs=None):
+        with tf.GradientTape() as tape:
+            loss = self.model.compute_loss(self.x, self.y, self.model(self.x, training=True))
+        for gradient in tape.gradient(loss, [v.value for v in self.model.trainable_variables]):
+            float(tf.norm(gradient))
+
+
+class Clock(keras.callbacks.Callback):
+    """Processor and wall time of the last epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.process_time(), time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.cpu = time.process_time() - self.start[0]
+        self.wall = time.perf_counter() - self.start[1]
+
+
+def cases(x, y, folder):
+    """name -> a function that gives the callbacks."""
+
+    def logger(kind, **options):
+        return lambda: [kind(FolderWriter(Path(tempfile.mkdtemp(dir=folder))), **options)]
+
+    def maps(**options):
+        return lambda: [FeatureMapLogger(FolderWriter(Path(tempfile.mkdtemp(dir=folder))), x[:1], **options)]
+
+    def everything():
+        writer = FolderWriter(Path(tempfile.mkdtemp(dir=folder)))
+        return [GradientLogger(writer), WeightLogger(writer), FeatureMapLogger(writer, x[:1])]
+
+    return {
+        "nothing": list,
+        "gradients, every epoch": logger(GradientLogger),
+        "gradients with histograms, every step": logger(GradientLogger, every=1, histograms=True),
+        "weights, every epoch": logger(WeightLogger),
+        "weights with histograms, every step": logger(WeightLogger, every=1, histograms=True),
+        "feature maps, every epoch": maps(),
+        "feature maps with histograms, every step": maps(every=1, histograms=True),
+        "everything by default": everything,
+        "a probe batch by a tape, every step": lambda: [ProbeBatch(x, y)],
+        "keras.callbacks.TensorBoard(histogram_freq=1)": lambda: [
+            keras.callbacks.TensorBoard(tempfile.mkdtemp(dir=folder), histogram_freq=1, write_graph=False)
+        ],
+    }
+
+
+def trained(name, callbacks, x, y, data):
+    """Processor and wall seconds of the second epoch."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model = kerazoo.build(name, input_shape=x.shape[1:], num_classes=10)
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    clock = Clock()
+    # the clock begins before the loggers do and ends after them
+    end = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: Clock.on_epoch_end(clock, 0))
+    clock.on_epoch_end = lambda *_, **__: None
+    model.fit(data, epochs=2, verbose=0, callbacks=[clock, *callbacks(), end])
+    return clock.cpu, clock.wall
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.networks:
+        shape, batch, steps = NETWORKS[name]
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(batch * steps, *shape)).astype(np.float32)
+        y = rng.integers(0, 10, len(x))
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True).cache()
+        with tempfile.TemporaryDirectory() as folder:
+            made = cases(x, y[:batch], folder)
+            made["a probe batch by a tape, every step"] = lambda x=x[:batch], y=y[:batch]: [ProbeBatch(x, y)]
+            ratios = {case: [] for case in made}
+            for _ in range(arguments.rounds):
+                seconds = {case: trained(name, callbacks, x, y, data) for case, callbacks in made.items()}
+                for case, (cpu, wall) in seconds.items():
+                    ratios[case].append((cpu / seconds["nothing"][0], wall / seconds["nothing"][1]))
+        for case, pairs in ratios.items():
+            cpu, wall = zip(*pairs, strict=True)
+            row = {"network": name, "case": case, "rounds": len(pairs), "cpu": round(statistics.median(cpu), 3)}
+            row |= {"cpu_min": round(min(cpu), 3), "cpu_max": round(max(cpu), 3)}
+            row |= {"wall": round(statistics.median(wall), 3), "cores": os.cpu_count()}
+            rows.append(row | {"keras": keras.__version__, "tensorflow": tf.__version__, "machine": platform.machine()})
+            spread = f"({row['cpu_min']:.3f}-{row['cpu_max']:.3f})"
+            print(f"{name:14} {case:46} cpu {row['cpu']:.3f} {spread}  wall {row['wall']:.3f}", flush=True)
+    with arguments.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
