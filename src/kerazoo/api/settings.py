@@ -26,6 +26,9 @@ KEYS = {  # of the recipe, by the arguments that set them
     "learning_rate": "optimizer.learning_rate",
     "seed": "seed",
     "devices": "devices",
+    "log": "log",
+    "log_every": "log_every",
+    "to": "log_to",
 }
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def train(
     model: "PathLike | Recipe", data: PathLike | None = None, *, epochs: int | None = None,
     learning_rate: float | None = None, batch_size: int | str | None = None, size: int | None = None,
-    seed: int | None = None, devices: str | None = None, settings: Settings = (),
+    seed: int | None = None, devices: str | None = None, log: Sequence[str] | None = None,
+    log_every: int | str | None = None, to: Sequence[str] | None = None, settings: Settings = (),
     callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None, overwrite: bool = False,
     root: PathLike = "runs", reported: bool = True,
 ) -> "Run":  # fmt: skip
@@ -34,7 +35,10 @@ def train(
         size: Height and width of the network's input, in pixels.
         seed: The seed of everything random.
         devices: "auto", "cpu", "gpu", "mirrored", "mirrored:N", "multiworker" or "tpu".
-        settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
+        log: The loggers: any of "gradients", "weights" and "feature_maps". Naming them adds histograms.
+        log_every: How often they write: a number of steps, "epoch", or as "3 epochs".
+        to: Trackers to write to as well: any of "tensorboard", "wandb", "trackio" and "mlflow".
+        settings: Other keys of the recipe, as a mapping or as "KEY=VALUE" strings.
         callbacks: Keras callbacks, called after those of the run.
         name: The run's folder below `root`. The default is numbered.
         overwrite: Take the place of a run of that name.
@@ -58,7 +62,7 @@ def train(
     """
     values = merged(
         settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size, seed=seed,
-        devices=devices,
+        devices=devices, log=log, log_every=log_every, to=to,
     )  # fmt: skip
     recipe = recipe_to_train(model, data, values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)
@@ -67,7 +71,8 @@ def train(
 def finetune(
     data: PathLike, backbone: str = "mobilenet_v2_100", *, weights: PathLike = "imagenet", preset: str = "light",
     epochs: int | None = None, learning_rate: float | None = None, batch_size: int | str | None = None,
-    size: int | None = None, seed: int | None = None, devices: str | None = None, settings: Settings = (),
+    size: int | None = None, seed: int | None = None, devices: str | None = None, log: Sequence[str] | None = None,
+    log_every: int | str | None = None, to: Sequence[str] | None = None, settings: Settings = (),
     callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None, overwrite: bool = False,
     root: PathLike = "runs", reported: bool = True,
 ) -> "Run":  # fmt: skip
@@ -82,17 +87,20 @@ def finetune(
         weights: "imagenet" (downloaded once), the name of shipped weights, a weights file, a run, or "none".
         preset: "linear" (the probe alone), "light", "full" or "bit": how much learns, and how.
         epochs: Passes with the network unfrozen. The default is the preset's.
-        learning_rate: The peak learning rate of the head; earlier stages have lower ones. The default is the preset's.
-        batch_size: Images in a step, or "all". The default is the preset's.
-        size: Height and width of the network's input, in pixels. The default is the backbone's own.
-        seed: The seed of everything random.
-        devices: "auto", "cpu", "gpu", "mirrored", "mirrored:N" or "tpu".
-        settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
-        callbacks: Keras callbacks, called after those of the run, while the network is unfrozen.
-        name: The run's folder below `root`. The default is numbered.
-        overwrite: Take the place of a run of that name.
-        root: The folder of the runs.
-        reported: As in `train`.
+        learning_rate: As in `train`; so are all arguments below.
+        batch_size: See `train`.
+        size: See `train`.
+        seed: See `train`.
+        devices: See `train`.
+        log: See `train`.
+        log_every: See `train`.
+        to: See `train`.
+        settings: See `train`.
+        callbacks: See `train`. They take part while the network is unfrozen.
+        name: See `train`.
+        overwrite: See `train`.
+        root: See `train`.
+        reported: See `train`.
 
     Returns:
         The finished `Run`.
@@ -109,8 +117,8 @@ def finetune(
     from kerazoo.recipes.recipe import Recipe
 
     values = merged(
-        settings, data=os.fspath(data), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size,
-        seed=seed, devices=devices,
+        settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size, seed=seed,
+        devices=devices, log=log, log_every=log_every, to=to,
     )  # fmt: skip
     recipe = Recipe.for_finetuning(backbone, data, weights=weights, preset=preset, **values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)

@@ -33,5 +33,34 @@ Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate; wit
 BatchSize = Annotated[
     Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
 ]
-Size = Annotated[int | None, typer.Option("--size", help="Image height and width, in pixels.")]
+Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
+
+
+def names(text: str) -> list[str]:
+    """A list of names with commas between them; "none" is an empty one."""
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def period(text: str) -> int | str:
+    """A number of steps, or the name of a period; the recipe refuses what is neither."""
+    return int(text) if text.isdecimal() else text
+
+
+Log = Annotated[
+    Any,
+    typer.Option(
+        "--log", parser=names, metavar="NAMES",
+        help="What to log in detail, with histograms: gradients,weights,feature_maps; or none.",
+    ),
+]  # fmt: skip
+LogEvery = Annotated[
+    Any,
+    typer.Option("--log-every", parser=period, metavar="PERIOD", help="A number of steps, epoch, or '3 epochs'."),
+]
+To = Annotated[
+    Any,
+    typer.Option(
+        "--to", parser=names, metavar="TRACKERS", help="Also write to tensorboard,wandb,trackio,mlflow."
+    ),
+]  # fmt: skip
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training images.")]

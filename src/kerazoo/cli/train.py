@@ -14,12 +14,15 @@ from kerazoo.cli.options import (
     Data,
     DevicesFlag,
     Epochs,
+    Log,
+    LogEvery,
     Name,
     Overwrite,
     Rate,
     Seed,
     Set,
     Size,
+    To,
 )
 from kerazoo.cli.output import Json, print_json
 
@@ -37,6 +40,9 @@ def train(
     size: Size = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
+    log: Log = None,
+    log_every: LogEvery = None,
+    to: To = None,
     settings: Set = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -47,7 +53,7 @@ def train(
     """
     run = api.train(
         model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
-        settings=settings or (), name=name, overwrite=overwrite, reported=False,
+        log=log, log_every=log_every, to=to, settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
     report(run, as_json)
 
@@ -71,6 +77,9 @@ def finetune(
     size: Size = None,
     seed: Seed = None,
     devices: DevicesFlag = None,
+    log: Log = None,
+    log_every: LogEvery = None,
+    to: To = None,
     settings: Set = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -81,7 +90,8 @@ def finetune(
     """
     run = api.finetune(
         data, backbone, weights=weights, preset=preset, epochs=epochs, learning_rate=rate, batch_size=batch, size=size,
-        seed=seed, devices=devices, settings=settings or (), name=name, overwrite=overwrite, reported=False,
+        seed=seed, devices=devices, log=log, log_every=log_every, to=to, settings=settings or (), name=name,
+        overwrite=overwrite, reported=False,
     )  # fmt: skip
     report(run, as_json)
 
