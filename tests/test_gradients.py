@@ -230,7 +230,7 @@ def logged(mode, **options):
     return writer
 
 
-@pytest.mark.parametrize("mode", ["graph", "XLA", "bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["graph", "XLA", "float16"])
 def test_gradients_are_those_of_a_tape_and_ratios_those_of_snapshots(mode):
     """Of the first step: the same batch, weights and dropout mask; the step is taken without a logger and compared."""
     writer = logged(mode, every=1, histograms=True)
@@ -250,20 +250,21 @@ def test_gradients_are_those_of_a_tape_and_ratios_those_of_snapshots(mode):
         def on_train_begin(self, logs=None):
             x, y = self.x[:8], self.y[:8]
             state = [np.array(v) for v in self.model.variables]
-            with tf.GradientTape() as tape:
-                loss = self.model.compute_loss(x, y, self.model(x, training=True))
-            gradients.extend(
-                np.array(g) for g in tape.gradient(loss, [v.value for v in self.model.trainable_variables])
-            )
+
+            @tf.function(jit_compile=mode == "XLA")  # XLA draws other dropout masks
+            def differentiate():
+                with tf.GradientTape() as tape:
+                    loss = self.model.compute_loss(x, y, self.model(x, training=True))
+                return tape.gradient(loss, [v.value for v in self.model.trainable_variables])
+
+            gradients.extend(map(np.array, differentiate()))
             for variable, value in zip(self.model.variables, state, strict=True):
                 variable.assign(value)
 
     def watch(model, x):
-        tape = Tape()
-        tape.x, tape.y = x, np.random.default_rng(0)
-        rng = np.random.default_rng(0)
+        tape, rng = Tape(), np.random.default_rng(0)
         rng.normal(size=x.shape)
-        tape.y = rng.integers(0, 3, len(x))
+        tape.x, tape.y = x, rng.integers(0, 3, len(x))
         return [tape, Snapshot()]
 
     *_, model = train(mode, watch)
