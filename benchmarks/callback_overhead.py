@@ -43,6 +43,7 @@ class ProbeBatch(keras.callbacks.Callback):
         self.x, self.y = x, y
 
     def on_train_batch_end(self, batch, logs=None):
+        """Take the gradients of the probe batch."""
         with tf.GradientTape() as tape:
             loss = self.model.compute_loss(self.x, self.y, self.model(self.x, training=True))
         for gradient in tape.gradient(loss, [v.value for v in self.model.trainable_variables]):
@@ -50,12 +51,17 @@ class ProbeBatch(keras.callbacks.Callback):
 
 
 class Clock(keras.callbacks.Callback):
-    """Processor and wall time of the last epoch."""
+    """Processor and wall time of the last epoch; `end` is a callback that stands behind those that are measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = keras.callbacks.LambdaCallback(on_epoch_end=self._stop)
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Start."""
         self.start = time.process_time(), time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def _stop(self, epoch, logs):
         self.cpu = time.process_time() - self.start[0]
         self.wall = time.perf_counter() - self.start[1]
 
@@ -98,10 +104,7 @@ def trained(name, callbacks, x, y, data):
         keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     clock = Clock()
-    # the clock begins before the loggers do and ends after them
-    end = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: Clock.on_epoch_end(clock, 0))
-    clock.on_epoch_end = lambda *_, **__: None
-    model.fit(data, epochs=2, verbose=0, callbacks=[clock, *callbacks(), end])
+    model.fit(data, epochs=2, verbose=0, callbacks=[clock, *callbacks(), clock.end])
     return clock.cpu, clock.wall
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.period import Period
 from kerazoo.callbacks.steps import PeriodicLogger
 from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.errors import InputError, ModelError
 from kerazoo.insight.activations import Activations
 from kerazoo.insight.grids import draw
 from kerazoo.insight.layer_outputs import find_layers, layers_by_path, look_at_outputs
+from kerazoo.period import Period
 
 BATCH = 32  # probe images run at once
 

@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.period import Period
 from kerazoo.callbacks.steps import PeriodicLogger
 from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.errors import InputError
 from kerazoo.insight.activations import count_values, trimmed
 from kerazoo.insight.grids import draw_filters
 from kerazoo.insight.layer_outputs import layers_by_path
+from kerazoo.period import Period
 
 log = logging.getLogger("kerazoo")
 
