@@ -20,7 +20,8 @@ from conftest import make_images
 from kerazoo.arrays import read_answers
 from kerazoo.callbacks.checkpoints import newest_checkpoint, write_checkpoint
 from kerazoo.callbacks.metrics import MetricsWriter
-from kerazoo.callbacks.writers.folder import RunWriter
+from kerazoo.callbacks.writers.folder import FolderWriter
+from kerazoo.callbacks.writers.tensorboard import TensorBoardWriter
 from kerazoo.errors import DataError, KerazooError, RunError
 from kerazoo.evaluation.evaluate import check_unchanged, evaluate
 from kerazoo.files import read_json, sha256
@@ -214,14 +215,17 @@ def test_lines_of_watchers_are_kept_where_they_are_whole(tmp_path, amount, said)
     for damaged in [*damages(lines, amount), *damages(rows, amount), *extra]:
         (tmp_path / "watch.jsonl").write_bytes(damaged)
         (tmp_path / "metrics.jsonl").write_bytes(damaged)
-        RunWriter(tmp_path, epochs=1).close()
+        writer = FolderWriter(tmp_path)
+        writer.rewind(1, 1)
+        writer.finish()
         assert not said
         MetricsWriter(tmp_path, 10, history=[{"epoch": 1.0, "loss": 0.5}]).settle()
     (tmp_path / "watch.jsonl").unlink()
     (tmp_path / "watch.jsonl").mkdir()
     (tmp_path / "tensorboard").write_text("no folder")
-    with RunWriter(tmp_path) as writer:
+    for writer in (FolderWriter(tmp_path), TensorBoardWriter(tmp_path / "tensorboard")):
         writer.scalar("norm", 0.5, 1)
+        writer.finish()
     assert "watch.jsonl cannot be used: it is no regular file" in said[0]
     assert "tensorboard cannot be used: it is no folder" in said[1]
     assert list((tmp_path / "tensorboard").rglob("events.*"))

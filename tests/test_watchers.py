@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 
 import keras
 import numpy as np
@@ -16,7 +15,8 @@ from kerazoo.callbacks.epochs import EpochMetrics
 from kerazoo.callbacks.feature_maps import FeatureMapLogger
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.weights import WeightLogger
-from kerazoo.callbacks.writers.folder import RunWriter
+from kerazoo.callbacks.writers.folder import FolderWriter
+from kerazoo.callbacks.writers.tensorboard import TensorBoardWriter
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training import train as pipeline
 from kerazoo.training.plan import set_seed
@@ -38,16 +38,6 @@ def train(watch, *, epochs=2):
     x, y = data()
     history = model.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=watch(model)).history
     return model, history
-
-
-class Memory(Memory):
-    """With what a run's own writer also takes."""
-
-    def measured(self, run, values, step):
-        self.scalars |= {(f"{run}/{name}", step): value for name, value in values.items()}
-
-    def flush(self):
-        pass
 
 
 def all_watchers(writer):
@@ -83,10 +73,10 @@ def test_exact_tags(watched):
     """Each logger's own are in its own test."""
     writer = watched[-1]
     rooms = {tag.partition("/")[0] for tag, _ in writer.scalars}
-    assert rooms == {"gradients", "updates", "weights", "feature_maps", "train"}
-    own = {(tag, step) for tag, step in writer.scalars if tag.startswith("train/")}
-    assert own == {(f"train/{name}", step) for name in ("loss", "learning_rate") for step in (1, 2)}
-    assert {step for tag, step in writer.scalars if not tag.startswith("train/")} == {3, 6}
+    assert rooms == {"gradients", "updates", "weights", "feature_maps", "epoch"}
+    own = {(tag, step) for tag, step in writer.scalars if tag.startswith("epoch/")}
+    assert own == {(f"epoch/train/{name}", step) for name in ("loss", "learning_rate") for step in (1, 2)}
+    assert {step for tag, step in writer.scalars if not tag.startswith("epoch/")} == {3, 6}
     maps = [tag for tag, step in writer.images if tag.startswith("feature_maps/") and step == 6]
     assert len(maps) == 3  # sizes of the network's feature maps
     assert set(writer.images) - {(tag, step) for tag in maps for step in (3, 6)} == {
@@ -115,11 +105,12 @@ def test_tensorboard_has_losses_and_metrics_as_of_keras_own_callback(tmp_path):
     rate = keras.optimizers.schedules.CosineDecay(0.1, 12)
     model.compile(keras.optimizers.SGD(rate), "mse", metrics=["mae"])
     theirs = keras.callbacks.TensorBoard(tmp_path / "keras", write_graph=False)
-    with RunWriter(tmp_path) as writer:
-        fitted = model.fit(
-            x, x[:, :1], validation_split=0.25, batch_size=8, epochs=3, verbose=0,
-            callbacks=[EpochMetrics(writer), theirs],
-        )  # fmt: skip
+    writer = TensorBoardWriter(tmp_path / "tensorboard")
+    fitted = model.fit(
+        x, x[:, :1], validation_split=0.25, batch_size=8, epochs=3, verbose=0,
+        callbacks=[EpochMetrics(writer), theirs],
+    )  # fmt: skip
+    writer.finish()
     for run in ("train", "validation"):
         ours, wanted = scalars_in(tmp_path / "tensorboard" / run), scalars_in(tmp_path / "keras" / run)
         assert ours == {tag: [(step + 1, pytest.approx(v)) for step, v in wanted[tag]] for tag in ours}
@@ -145,7 +136,6 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch)
         patch.setattr(EpochMetrics, "on_epoch_end", cut)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(make_recipe(values), name="run", root=tmp_path)
-    time.sleep(1.1)  # files of events are named, and read in the order, of seconds
     (newest,) = (tmp_path / "run" / "tensorboard" / "train").iterdir()
     with newest.open("ab") as file:
         file.write(b"torn")
@@ -156,18 +146,20 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch)
         for name in ("loss", "accuracy"):
             wanted = [(n, pytest.approx(float(row[f"{prefix}{name}"]))) for n, row in enumerate(rows, start=1)]
             assert read[f"epoch_{name}"] == wanted
-    norms = scalars_in(run.folder / "tensorboard")
+    read = scalars_in(run.folder / "tensorboard")
+    norms = [[step for step, _ in read[tag]] for tag in read if tag.endswith("/norm")]
     assert norms
-    assert all([step for step, _ in norms[tag]] == [1, 2, 3] for tag in norms if "/norm" in tag)
+    assert all(steps == [steps[0] * epoch for epoch in (1, 2, 3)] for steps in norms)
 
 
-def test_the_writer_writes_lines_images_and_tensorboard(tmp_path):
+def test_writers_write_lines_images_and_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with RunWriter(tmp_path) as writer:
+    for writer in (FolderWriter(tmp_path), TensorBoardWriter(tmp_path / "tensorboard")):
         writer.scalar("a/b", 0.5, 1)
         writer.scalar("bad", float("nan"), 1)
         writer.image("feature_maps/x", np.arange(6, dtype=np.uint8).reshape(2, 3), 1)
+        writer.finish()
     lines = [json.loads(line) for line in (tmp_path / "watch.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "tag": "a/b", "value": 0.5}, {"step": 1, "tag": "bad", "value": "nan"}]
     assert np.array(Image.open(tmp_path / "feature_maps" / "x.png")).tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -10,7 +10,9 @@ from kerazoo.callbacks.epochs import EpochMetrics
 from kerazoo.callbacks.feature_maps import FeatureMapLogger
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.weights import WeightLogger
-from kerazoo.callbacks.writers.folder import RunWriter
+from kerazoo.callbacks.writers.folder import FolderWriter
+from kerazoo.callbacks.writers.tensorboard import TensorBoardWriter
+from kerazoo.callbacks.writers.writer import GuardedWriter
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.registry import Network
 from kerazoo.pipelines.input.batches import evaluation_batches
@@ -19,12 +21,10 @@ from kerazoo.training.plan import Plan
 
 
 @contextmanager
-def logging_callbacks(
-    run: Run, plan: Plan, *, epochs: int = 0
-) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
-    """Give a function model -> the logging callbacks of a run, which write into its folder until the context ends.
+def logging_callbacks(run: Run, plan: Plan) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
+    """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
-    Their entries of the first `epochs` are kept.
+    What they wrote before the checkpoint of a resumed run is kept: each has its place in the checkpoint.
     """
     if not plan.recipe.log:
         yield lambda model: []
@@ -39,7 +39,7 @@ def logging_callbacks(
         }
         return [*(watcher for name, watcher in watchers.items() if name in plan.recipe.log), EpochMetrics(writer)]
 
-    with RunWriter(run.folder, epochs=epochs) as writer:
+    with _writer(run) as writer:
         yield watch
 
 
@@ -52,14 +52,29 @@ def log_kept(
     """
     if not plan.recipe.log:
         return
-    with RunWriter(run.folder, epochs=epochs) as writer:
-        for name, values in levels.items():
-            writer.level(name.partition(":")[0], values, epochs)
+    with _writer(run) as writer:
+        writer.rewind(epochs * plan.steps, epochs)
+        for level, values in levels.items():
+            prefix = f"epoch/{level.partition(':')[0]}/"
+            writer.remove(prefix)
+            for step in sorted({0, epochs}):
+                for name, value in values.items():
+                    writer.scalar(f"{prefix}{name}", value, step)
         if "feature_maps" not in plan.recipe.log:
             return
         maps = FeatureMapLogger(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
         maps.record(plan.steps * epochs + 1)
+
+
+@contextmanager
+def _writer(run: Run) -> Iterator[GuardedWriter]:
+    """Writes into the folder of `run` until the context ends."""
+    writer = GuardedWriter([FolderWriter(run.folder), TensorBoardWriter(run.folder / "tensorboard")])
+    try:
+        yield writer
+    finally:
+        writer.finish()
 
 
 def _probe(plan: Plan) -> np.ndarray:

@@ -1,165 +1,159 @@
-"""A writer into a run folder, and TensorBoard beside it."""
+"""A writer into a folder: JSON lines, NPZ and PNG, which every program can read."""
 
 import io
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from google.protobuf.message import DecodeError
-from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
 
+from kerazoo.callbacks.writers.histograms import FOLDER as HISTOGRAMS
+from kerazoo.callbacks.writers.histograms import HistogramBlocks
+from kerazoo.callbacks.writers.pictures import png_of
+from kerazoo.callbacks.writers.tags import is_kept, path_of
+from kerazoo.errors import InputError
 from kerazoo.files import set_aside, write_whole
 
-log = logging.getLogger("kerazoo")
-
-LINES, IMAGES, BOARD = "watch.jsonl", "feature_maps", "tensorboard"
+LINES, CONFIG = "watch.jsonl", "config.json"
 
 
-class RunWriter:
-    """Writes `watch.jsonl`, `feature_maps/TAG.png` (the newest of each tag) and `tensorboard/` into a folder.
+class FolderWriter:
+    """Writes numbers, histograms, images and texts into a folder.
 
-    JSON lines are {"step": 1, "tag": "...", "value": 0.5}; numbers that are not finite are strings ("nan", "inf").
-    Losses and metrics go to TensorBoard alone, with Keras's own tags, into runs below: `train`, `validation`, ...
-    Of what is there already, the first `epochs` are kept: a resumed training writes the others again.
-    An error of the disk never ends a training: what cannot be written is no longer written, and the log says so once.
+    - `watch.jsonl` has a line for each number, {"step": 1, "tag": "a/b", "value": 0.5}, where what is not finite is a
+      string ("nan", "inf", "-inf"), and for each text, {"step": 1, "tag": "a/b", "text": "..."};
+    - `histograms/000001.npz` and so on are read by `read_histograms`;
+    - `TAG.png` is the newest image of each tag;
+    - `config.json` holds the settings.
+
+    Without a `rewind`, the first write removes the lines and histograms that are there. The numbers of a step are
+    written when the next step comes, or at `flush`.
+
+    Args:
+        folder: Where to write. It is made if it is missing. Raises InputError where it cannot be written.
+
+    Example:
+    ```python
+    writer = FolderWriter("log")
+    model.fit(x, y, callbacks=[GradientLogger(writer, every=10)])
+    writer.finish()
+    ```
     """
 
-    def __init__(self, folder: str | Path, *, epochs: int = 0) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._lines: io.FileIO | None = None
-        self._epochs = epochs
-        self._boards: dict[str, tf.summary.SummaryWriter] = {}
-        self._given_up: set[str] = set()
-        self._attempt(LINES, lambda: self._open_lines(epochs))
-
-    def _open_lines(self, epochs: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._pending: list[str] = []
+        self._step: int | None = None  # of what is pending
+        self._quoted: dict[str, str] = {}
+        self._histograms = HistogramBlocks(self.folder / HISTOGRAMS)
+        self._begun = False
         path = self.folder / LINES
-        if path.exists() and not path.is_file():
-            set_aside(path, "it is no regular file")
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_whole(path, "".join(line for line in lines if _step(line) <= epochs))
-        self._lines = path.open("ab", buffering=0)  # nothing is left to write when it is closed
-
-    def _board(self, run: str, first: int) -> tf.summary.SummaryWriter:
-        """The writer of a run of TensorBoard; what is there of steps from `first` on is taken away."""
-        if run not in self._boards:
-            if (self.folder / BOARD).exists() and not (self.folder / BOARD).is_dir():
-                set_aside(self.folder / BOARD, "it is no folder")
-            folder = self.folder / BOARD / run
-            for path in sorted(folder.glob("events.*")):
-                _cut_events(path, first)
-            self._boards[run] = tf.summary.create_file_writer(str(folder), flush_millis=10_000)
-        return self._boards[run]
-
-    def _attempt(self, what: str, write: Callable[[], Any]) -> None:
-        """Call `write`, unless it failed before for `what`; say the first failure."""
-        if what in self._given_up:
-            return
         try:
-            write()
-        except (OSError, tf.errors.OpError) as error:
-            self._given_up.add(what)
-            reason = getattr(error, "strerror", None) or str(getattr(error, "message", error)).splitlines()[0]
-            log.info(f"{self.folder / what} cannot be written any more: {reason}; training goes on without it")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                set_aside(path, "it is no regular file")
+            self._lines = _open(path)
+        except OSError as error:
+            raise InputError(
+                f"the log folder {self.folder} cannot be written: {error.strerror}; choose another one"
+            ) from error
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """See Writer."""
+        write_whole(self.folder / CONFIG, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """Keep one number."""
-        number = float(value) if np.isfinite(value) else str(float(value))
-        line = json.dumps({"step": step, "tag": tag, "value": number}) + "\n"
-        if self._lines is not None:
-            lines = self._lines
-            self._attempt(LINES, lambda: lines.write(line.encode()))
-        self._on_board(lambda: tf.summary.scalar(tag, value, step=step))
+        """See Writer."""
+        number = repr(float(value)) if isfinite(value) else f'"{float(value)}"'
+        self._add(f'{{"step": {step}, "tag": {self._quote(tag)}, "value": {number}}}\n', step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """See Writer."""
+        self._add(f'{{"step": {step}, "tag": {self._quote(tag)}, "text": {json.dumps(text)}}}\n', step)
+
+    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
+        """See Writer."""
+        self._begin()
+        self._histograms.add(tag, counts, edges, step)
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """Keep one grey image, (H, W) uint8."""
-        self._attempt(IMAGES, lambda: self._write_image(self.folder / f"{tag}.png", pixels))
-        self._on_board(lambda: tf.summary.image(tag, pixels[None, ..., None], step=step))
-
-    def _write_image(self, path: Path, pixels: np.ndarray) -> None:
+        """See Writer."""
+        path = self.folder / f"{path_of(tag)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        png = io.BytesIO()
-        Image.fromarray(pixels).save(png, format="PNG")
-        write_whole(path, png.getvalue(), sync=False)
+        write_whole(path, png_of(pixels), sync=False)
 
-    def measured(self, run: str, values: Mapping[str, float], step: int) -> None:
-        """Keep the numbers of an epoch as `epoch_NAME` in the run of TensorBoard called `run`."""
-        self._on_board(lambda: self._write_measured(values, step), run=run)
+    def _quote(self, tag: str) -> str:
+        if tag not in self._quoted:
+            self._quoted[tag] = json.dumps(tag)
+        return self._quoted[tag]
 
-    def level(self, run: str, values: Mapping[str, float], last: int) -> None:
-        """The same as lines from step 0 to `last`, in the place of any that are there."""
+    def _add(self, line: str, step: int) -> None:
+        if step != self._step:
+            self._write_lines()
+            self._step = step
+        self._pending.append(line)
 
-        def write() -> None:
-            for step in sorted({0, last}):
-                self._write_measured(values, step)
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._lines.truncate(0)
+            self._histograms.clear()
 
-        self._on_board(write, run=run, first=0)
-
-    def _write_measured(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            tf.summary.scalar(f"epoch_{name}", value, step=step)
+    def _write_lines(self) -> None:
+        if self._pending:
+            self._begin()
+            lines = "".join(self._pending).encode()
+            self._pending = []
+            while lines:  # a disk that is nearly full takes a part of them
+                lines = lines[self._lines.write(lines) :]
 
     def flush(self) -> None:
-        """Have all that was written on disk, before a checkpoint says that it is."""
-        for board in self._boards.values():
-            self._attempt(BOARD, board.flush)
+        """Write what is left in memory."""
+        self._write_lines()
+        self._histograms.write()
 
-    def _on_board(self, write: Callable[[], Any], *, run: str = "", first: int | None = None) -> None:
-        """Call `write` with the writer of a run of TensorBoard as the default one."""
+    def rewind(self, step: int, epoch: int) -> None:
+        """Keep what was written up to `step`, and of tags that begin with `epoch/` up to `epoch`; see Writer."""
+        self._begun = True
+        self._rewrite(lambda tag, at: is_kept(tag, at, step, epoch))
+        self._histograms.rewind(step, epoch)
 
-        def attempt() -> None:
-            with self._board(run, self._epochs + 1 if first is None else first).as_default():
-                write()
+    def remove(self, prefix: str) -> None:
+        """Remove the lines of tags that begin with `prefix`: they come again."""
+        self._rewrite(lambda tag, at: not tag.startswith(prefix))
 
-        self._attempt(BOARD, attempt)
+    def _rewrite(self, keep: Callable[[str, int], bool]) -> None:
+        """Leave the lines that are whole and of which `keep(tag, step)` is true."""
+        self._write_lines()
+        path = self.folder / LINES
+        self._lines.close()
+        try:
+            write_whole(path, _kept_lines(path, keep), sync=False)
+        finally:
+            self._lines = _open(path)
 
-    def close(self) -> None:
-        """Flush and close all."""
-        if self._lines is not None:
-            self._lines.close()
-        for board in self._boards.values():
-            self._attempt(BOARD, board.close)
-
-    def __enter__(self) -> "RunWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _cut_events(path: Path, first: int) -> None:
-    """Leave of a file of events what is of steps before `first`, and whole.
-
-    TensorBoard's own purge, by an event that says "restarted", is not heeded by all that read such files.
-    """
-    temporary, cut = path.with_name("cut.tmp"), False
-    try:
-        with tf.io.TFRecordWriter(str(temporary)) as left:
+    def finish(self) -> None:
+        """See Writer."""
+        if not self._lines.closed:
             try:
-                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                    event = Event.FromString(record)
-                    if event.HasField("summary") and event.step >= first:
-                        cut = True
-                    else:
-                        left.write(record)
-            except (tf.errors.DataLossError, DecodeError):  # torn by a kill, or damaged
-                cut = True
-        if cut:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                self.flush()
+            finally:
+                self._lines.close()
 
 
-def _step(line: str) -> float:
-    """The step of a line, infinite where it is torn."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return float("inf")
+def _open(path: Path) -> io.FileIO:
+    return path.open("ab", buffering=0)  # nothing is left to write when it is closed
+
+
+def _kept_lines(path: Path, keep: Callable[[str, int], bool]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                kept = line.endswith(b"\n") and keep(str(values["tag"]), values["step"])
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                kept = False  # torn by a kill, or damaged
+            if kept:
+                yield line

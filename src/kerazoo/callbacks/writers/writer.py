@@ -6,6 +6,7 @@ begin with `epoch/` it counts finished epochs (`epoch/train/loss`, `epoch/valida
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,9 +23,10 @@ EPOCHS = "epoch/"  # tags that begin so count epochs
 class Writer(Protocol):
     """Where loggers write: any object with these six methods.
 
-    Two more are called where a writer has them: `flush()` before a checkpoint is written, and `rewind(step, epoch)`
+    Three more are called where a writer has them: `flush()` before a checkpoint is written; `rewind(step, epoch)`
     when a training is resumed from there: what was written of later steps and epochs comes again, so it must be
-    removed or skipped. A writer that was not rewound begins anew.
+    removed or skipped; and `remove(prefix)` before all tags that begin so are written once more. A writer that was not
+    rewound begins anew with its first value, so a logger writes none before the first batch. Steps rise.
     """
 
     def config(self, values: Mapping[str, Any]) -> None:
@@ -51,10 +53,11 @@ class GuardedWriter:
 
     def __init__(self, writers: "Writer | Sequence[Writer] | GuardedWriter") -> None:
         """Raises InputError where an object is no writer."""
+        self._failed: set[int] = set()
         if isinstance(writers, GuardedWriter):
+            self._failed = writers._failed  # what failed for one logger is left out by all
             writers = writers.writers
         self.writers: list[Writer] = list(writers) if isinstance(writers, list | tuple) else [writers]  # type: ignore[list-item]
-        self._failed: set[int] = set()
         for writer in self.writers:
             missing = [name for name in METHODS if not callable(getattr(writer, name, None))]
             if missing:
@@ -74,8 +77,9 @@ class GuardedWriter:
                 call(*arguments)
             except Exception as error:  # whatever a tracker raises must not end a training
                 self._failed.add(id(writer))
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                log.info(f"{type(writer).__name__} stopped: {reason}; training continues without it")
+                log.info(f"{type(writer).__name__} stopped: {_reason(error)}; training continues without it")
+                with suppress(Exception):
+                    writer.finish()
 
     def config(self, values: Mapping[str, Any]) -> None:
         """See Writer."""
@@ -105,6 +109,16 @@ class GuardedWriter:
         """Keep what was written up to `step` and `epoch`; see Writer."""
         self._each("rewind", step, epoch)
 
+    def remove(self, prefix: str) -> None:
+        """Remove what was written of tags that begin with `prefix`; see Writer."""
+        self._each("remove", prefix)
+
     def finish(self) -> None:
         """Finish all writers."""
         self._each("finish")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
