@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from kerazoo.callbacks.weights import WeightLogger
     from kerazoo.callbacks.writers.folder import FolderWriter
     from kerazoo.callbacks.writers.histograms import read_histograms
+    from kerazoo.callbacks.writers.mlflow import MlflowWriter
     from kerazoo.callbacks.writers.tensorboard import TensorBoardWriter
+    from kerazoo.callbacks.writers.trackio import TrackioWriter
+    from kerazoo.callbacks.writers.wandb import WandbWriter
     from kerazoo.callbacks.writers.writer import Writer
     from kerazoo.insight.curves import curves_of, draw_curves
 
 __all__ = [
-    "EpochMetrics", "FeatureMapLogger", "FolderWriter", "GradientLogger", "MetricsWriter", "Progress",
-    "Resume", "TensorBoardWriter", "WeightLogger", "Writer", "curves_of", "draw_curves",
+    "EpochMetrics", "FeatureMapLogger", "FolderWriter", "GradientLogger", "MetricsWriter", "MlflowWriter", "Progress",
+    "Resume", "TensorBoardWriter", "TrackioWriter", "WandbWriter", "WeightLogger", "Writer", "curves_of", "draw_curves",
     "read_histograms",
 ]  # fmt: skip
 
@@ -33,9 +36,12 @@ PLACES = {
     "FolderWriter": "kerazoo.callbacks.writers.folder",
     "GradientLogger": "kerazoo.callbacks.gradients",
     "MetricsWriter": "kerazoo.callbacks.metrics",
+    "MlflowWriter": "kerazoo.callbacks.writers.mlflow",
     "Progress": "kerazoo.callbacks.progress",
     "Resume": "kerazoo.callbacks.resume",
     "TensorBoardWriter": "kerazoo.callbacks.writers.tensorboard",
+    "TrackioWriter": "kerazoo.callbacks.writers.trackio",
+    "WandbWriter": "kerazoo.callbacks.writers.wandb",
     "WeightLogger": "kerazoo.callbacks.weights",
     "Writer": "kerazoo.callbacks.writers.writer",
     "curves_of": "kerazoo.insight.curves",

@@ -1,6 +1,5 @@
 """A writer into a folder: JSON lines, NPZ and PNG, which every program can read."""
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
@@ -54,7 +53,7 @@ class FolderWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
                 set_aside(path, "it is no regular file")
-            self._lines = _open(path)
+            _append(path, b"")
         except OSError as error:
             raise InputError(
                 f"the log folder {self.folder} cannot be written: {error.strerror}; choose another one"
@@ -98,7 +97,7 @@ class FolderWriter:
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            self._lines.truncate(0)
+            write_whole(self.folder / LINES, b"", sync=False)
             self._histograms.clear()
 
     def _write_lines(self) -> None:
@@ -106,8 +105,7 @@ class FolderWriter:
             self._begin()
             lines = "".join(self._pending).encode()
             self._pending = []
-            while lines:  # a disk that is nearly full takes a part of them
-                lines = lines[self._lines.write(lines) :]
+            _append(self.folder / LINES, lines)
 
     def flush(self) -> None:
         """Write what is left in memory."""
@@ -128,23 +126,18 @@ class FolderWriter:
         """Leave the lines that are whole and of which `keep(tag, step)` is true."""
         self._write_lines()
         path = self.folder / LINES
-        self._lines.close()
-        try:
-            write_whole(path, _kept_lines(path, keep), sync=False)
-        finally:
-            self._lines = _open(path)
+        write_whole(path, _kept_lines(path, keep), sync=False)
 
     def finish(self) -> None:
         """See Writer."""
-        if not self._lines.closed:
-            try:
-                self.flush()
-            finally:
-                self._lines.close()
+        self.flush()
 
 
-def _open(path: Path) -> io.FileIO:
-    return path.open("ab", buffering=0)  # nothing is left to write when it is closed
+def _append(path: Path, lines: bytes) -> None:
+    """Write `lines` to the end of `path`, which is not kept open: nobody need close a writer."""
+    with path.open("ab", buffering=0) as file:
+        while lines:  # a disk that is nearly full takes a part of them
+            lines = lines[file.write(lines) :]
 
 
 def _kept_lines(path: Path, keep: Callable[[str, int], bool]) -> Iterator[bytes]:
