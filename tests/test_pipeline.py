@@ -95,7 +95,8 @@ def test_a_run_holds_all_that_it_should(run, images):
     assert files - maps - states == {
         "run.json", "recipe.toml", "environment.json", "data.json", "model.json", "model.weights.h5", "history.csv",
         "metrics.jsonl", "curves.svg", "curves.png", ".lock",
-        "watch.jsonl", "evaluation/val.json", "evaluation/val.csv", "evaluation/val.npy",
+        "watch.jsonl", "weights/stem1_conv/kernel/filters.png", "evaluation/val.json", "evaluation/val.csv",
+        "evaluation/val.npy",
     }  # fmt: skip
     state = read_json(run.folder / "run.json")
     assert state["status"] == "finished"
