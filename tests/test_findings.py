@@ -172,8 +172,8 @@ def test_input_range(values, arguments, found):
 
 
 def test_frozen_weights_that_move_and_features_that_move_first():
-    assert network.frozen_moves({}) is None
-    assert named(network.frozen_moves({"a": 1e-9}), "frozen_weights_move", "serious")
+    assert network.frozen_moves([], 3) is None
+    assert named(network.frozen_moves(["a"], 3), "frozen_weights_move", "serious")
     assert network.feature_movement({"one": 0.01, "two": 0.5}, head=0.1) is None  # late blocks may
     assert network.feature_movement({"one": 0.2, "two": 0.2}, head=1.0) is None  # the head moved first
     assert named(network.feature_movement({"one": 0.2, "two": 0.2}, head=0.1), "feature_movement", "warning")

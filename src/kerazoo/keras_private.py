@@ -126,6 +126,13 @@ def averages_of(optimizer: "keras.optimizers.Optimizer") -> list[tuple[Any, Any]
 
 
 @_tested
+def optimized(optimizer: "keras.optimizers.Optimizer | None") -> list[Any]:
+    """The variables that an optimizer was built for; none where it is not built, or is several in one."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(getattr(optimizer, "_trainable_variables", ()))
+
+
+@_tested
 def index_of(optimizer: "keras.optimizers.Optimizer", variable: Any) -> int:
     """The index of `variable` among the optimizer's variables, which `update_step` does not receive."""
     index: int = optimizer._get_variable_index(variable)

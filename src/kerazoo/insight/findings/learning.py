@@ -194,23 +194,25 @@ def non_finite(
     step: int, *, layer: str = "", cause: str = "", examples: Sequence[int] = (), saved: str = ""
 ) -> Finding:
     """The first step whose loss was not finite. `cause`: "input" (of rows `examples` of the batch), "weights" or
-    "output" of `layer`, or "" where it is not known; `saved` is the file of the batch.
+    "output" of `layer`, "loss", or "" where it is not known; `saved` is the file.
     """
     why = {
         "input": f"{len(examples)} images of the batch hold NaN or infinity.",
         "weights": f"The weights of {layer} were not finite before that step: the update before it broke them.",
         "output": f"{layer} is the first layer whose output was not finite; its input was.",
+        "loss": "The outputs were finite: the loss, or a regularizer, was not.",
         "": "Which layer was first is not known.",
     }[cause]
     change = {
         "input": "Run `kerazoo check` on the data, and remove or mend these images.",
         "weights": "Lower optimizer.learning_rate, set optimizer.clip_norm or optimizer.warmup.",
         "output": "Lower optimizer.learning_rate; look for log, sqrt, exp or a division in that layer.",
+        "loss": "Check the labels and the loss (training.loss); lower optimizer.learning_rate.",
         "": "Lower optimizer.learning_rate, or set optimizer.clip_norm.",
     }[cause]
     if saved:
         change += f" The batch is in {saved}."
-    place = {"input": "the input", "weights": layer, "output": layer, "": ""}[cause]
+    place = {"input": "the input", "weights": layer, "output": layer, "loss": "the loss", "": ""}[cause]
     return Finding(
         "non_finite", "serious", f"step {step}" + (f", {place}" if place else ""),
         {"step": step, **({"images": len(examples)} if cause == "input" else {})},

@@ -1,7 +1,7 @@
 """What the units of the network, its statistics, its output and its frozen parts look like."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kerazoo.insight.findings.finding import Finding, Severity
 
@@ -133,13 +133,12 @@ def input_range(
     )  # fmt: skip
 
 
-def frozen_moves(moved: Mapping[str, float]) -> Finding | None:
-    """`moved`: frozen variable -> |w - w0| / |w0|, of those that changed at all."""
+def frozen_moves(moved: Sequence[str], frozen: int) -> Finding | None:
+    """`moved`: the frozen variables whose bits changed, of `frozen` ones."""
     if not moved:
         return None
-    worst = max(moved, key=lambda path: moved[path])
     return Finding(
-        "frozen_weights_move", "serious", worst, {"variables": len(moved), "largest_change": moved[worst]},
+        "frozen_weights_move", "serious", moved[0], {"moved": len(moved), "frozen": frozen},
         "These weights are marked as frozen, and training changed them. Keras uses what `trainable` was when the step "
         "was first traced.",
         "Call `model.compile` again after a change of `trainable`; set transfer.unfreeze in a recipe.",
