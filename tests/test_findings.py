@@ -34,12 +34,14 @@ def test_ranked_worst_first_printed_and_as_json():
 
 def test_loss_at_start_is_that_of_a_guess():
     assert learning.loss_at_start(math.log(10), 10) is None
-    assert named(learning.loss_at_start(3.0, 10), "loss_at_start", "warning")
+    assert named(learning.loss_at_start(3.0, 10), "loss_at_start", "note")
+    assert named(learning.loss_at_start(6.0, 10), "loss_at_start", "warning")
     assert learning.loss_at_start(math.nan, 10) is None
 
 
 def test_nothing_learned_is_the_entropy_of_the_labels():
     assert named(learning.nothing_learned(math.log(10), math.log(10)), "nothing_learned", "serious")
+    assert named(learning.nothing_learned(math.log(10), math.log(10), steps=100), "nothing_learned", "warning")
     assert learning.nothing_learned(2.0, math.log(10)) is None
     assert learning.nothing_learned(0.1, 0.0) is None  # one class only
 
@@ -53,7 +55,7 @@ def test_nothing_learned_is_the_entropy_of_the_labels():
         (0.1, None, 0.0, ("update_ratio_high", "warning")),
         (0.1, 0.2, 0.0, ("update_ratio_high", "note")),
         (0.1, 0.2, 0.9, ("update_ratio_high", "note")),
-        (0.1, 0.7, 0.9, ("update_ratio_high", "serious")),
+        (0.1, 0.7, 0.9, ("update_ratio_high", "warning")),
         (0.1, 1.0, 0.0, ("update_ratio_high", "serious")),
         (0.0, 1.0, 1.0, None),
     ],
@@ -66,6 +68,13 @@ def test_update_ratio_weighs_as_much_as_the_loss(ratio, progress, dead, expected
 def test_a_rate_that_ends_at_zero_is_not_low():
     assert learning.update_ratio({"a": [1e-3] * 50 + [1e-7] * 500}) is None
     assert learning.update_ratio({"a": [math.nan] * 3}) is None
+
+
+def test_a_large_first_update_that_killed_the_network_is_named():
+    died = {"a": [0.05, 0.0, 0.0, 0.0], "b": [0.05, 0.0, 0.0, 0.0]}
+    assert named(learning.update_ratio(died, progress=1.0, dead=0.9), "update_ratio_high", "serious")
+    assert learning.update_ratio(died, progress=1.0) is None
+    assert learning.update_ratio(died, progress=0.3, dead=0.9) is None
 
 
 def test_unmoved_weights_are_those_that_no_update_changed():
@@ -130,6 +139,8 @@ def test_dead_and_saturated_units():
     finding = network.dead_units({"a": 0.2, "b": 0.5})
     assert named(finding, "dead_units", "serious")
     assert finding.where == "b"
+    assert named(network.dead_units({"a": 0.5}, progress=0.1), "dead_units", "warning")
+    assert named(network.dead_units({"a": 0.3}, progress=0.1), "dead_units", "note")
     assert network.saturated_units({"a": 0.5}) is None
     assert named(network.saturated_units({"a": 0.6}), "saturated_units", "warning")
 
@@ -205,4 +216,12 @@ def test_data_bound_is_a_share_of_the_step():
     assert data.data_bound(0.1, 1.0) is None
     assert named(data.data_bound(0.3, 1.0), "data_bound", "warning")
     assert named(data.data_bound(0.6, 1.0), "data_bound", "serious")
+    assert data.data_bound(0.005, 0.01) is None  # what Python takes
     assert data.data_bound(0.0, 0.0) is None
+
+
+def test_a_batch_that_takes_as_long_as_a_step_sets_the_pace():
+    assert data.data_alone(0.05, 0.1) is None
+    assert named(data.data_alone(0.098, 0.1), "data_bound", "warning")
+    assert data.data_alone(0.0009, 0.001) is None
+    assert data.data_alone(0.0, 0.0) is None

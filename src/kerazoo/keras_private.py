@@ -215,6 +215,14 @@ def patched_trainer(strategy: "tf.distribute.Strategy", workers: int) -> Iterato
 
 
 @_tested
+def is_deterministic() -> bool:
+    """Whether operations were made deterministic; in public that can be set, not read."""
+    from tensorflow.python.framework import config
+
+    return bool(config.is_op_determinism_enabled())
+
+
+@_tested
 def set_steps(distributed: Any, steps: int) -> None:
     """Set the number of steps of a distributed dataset for `fit`; TensorFlow counts the replicas' parts instead."""
     import numpy as np

@@ -100,8 +100,8 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _reset(self) -> None:
         self._val_losses: list[float] = []
-        self._last: dict[str, float] = {}  # cross-entropy of the last epoch whose numbers are finite
-        self._margins: np.ndarray | None = None  # (N,) sums over epochs
+        self._last: dict[str, float] = {}  # the newest cross-entropy that is finite
+        self._margins = np.zeros((2, 0))  # of each example the sum, and how often it came
         self._margin_epochs = 0
         self._frozen: dict[str, str] | None = None  # path -> SHA-256 of its bytes
         self._first: dict[str, np.ndarray] = {}
@@ -184,16 +184,22 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._records.end_epoch()
         self._step = int(self._records.value("step"))
-        entropy, _, count = self._records.value("sums")
-        if count and np.isfinite(entropy):
-            self._last = {"loss": float(entropy / count)}
+        recent = float(self._records.value("recent")[0])
+        if self._records.classes and np.isfinite(recent):
+            self._last = {"loss": recent}
         if self.order is not None and not self._records.value("soft")[0]:
-            margins = self._records.value("margins")
-            self._margins = np.zeros(len(margins)) if self._margins is None else self._margins
-            if np.isfinite(margins).any():
-                rows = np.asarray(self.order(epoch))
-                np.add.at(self._margins, rows, np.where(np.isfinite(margins), margins, 0.0))
-                self._margin_epochs += 1
+            self._add_margins(self._records.value("margins"), np.asarray(self.order(epoch)))
+
+    def _add_margins(self, margins: np.ndarray, rows: np.ndarray) -> None:
+        """Add an epoch's margins to those of their examples."""
+        known = np.isfinite(margins)
+        if not known.any():
+            return
+        size = max(int(rows.max()) + 1, self._margins.shape[1])
+        self._margins = np.pad(self._margins, ((0, 0), (0, size - self._margins.shape[1])))
+        np.add.at(self._margins, (0, rows[known]), margins[known])
+        np.add.at(self._margins, (1, rows[known]), 1.0)
+        self._margin_epochs += 1
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Judge, print and write."""
@@ -227,7 +233,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         """Go on from `state`, after `on_train_begin`."""
         self._val_losses = [float(loss) for loss in state["val_losses"]]
         self._last = dict(state["last"])
-        self._margins = None if state["margins"] is None else np.array(state["margins"])
+        self._margins = np.array(state["margins"])
         self._margin_epochs = int(state["margin_epochs"])
         self._frozen = state["frozen"]
         self._step = int(state["step"])
@@ -238,15 +244,23 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             self._resumed = True
         self._series.restore(state["series"])
 
+    @property
+    def margins(self) -> np.ndarray | None:
+        """(N,) the area under the margin of each example of `order` so far; None where it is not known."""
+        if not self._margin_epochs:
+            return None
+        sums, counts = self._margins
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
     def _evidence(self) -> Evidence:
         known = self._frozen or {}
         moved = [
             path for path, v in frozen_variables(self.model).items() if known.get(path, "") not in ("", _digest(v))
         ]
-        margins = None if self._margins is None else self._margins / max(self._margin_epochs, 1)
         return Evidence(
             model=self.model, records=self._records, series=self._series, data=self.data, expects=self.expects,
-            keeps_best=self.keeps_best, val_losses=self._val_losses, last_loss=self._last.get("loss"), margins=margins,
+            keeps_best=self.keeps_best, val_losses=self._val_losses, last_loss=self._last.get("loss"),
+            margins=self.margins,
             margin_epochs=self._margin_epochs, frozen=len(known), moved=moved, first=self._first,
             save=self._save_batch,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """All that was seen of a training, and the findings it comes to."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +29,7 @@ USUAL_BATCH = 64
 class Evidence:
     """What `Diagnostics` collected: see there. `records` are `StepRecords` or None, `data` as given.
 
-    `last_loss` is the cross-entropy of the last epoch. `margins` (N,) are means over `margin_epochs`. `moved` are the
+    `last_loss` is the cross-entropy of the last steps. `margins` (N,) are means over `margin_epochs`. `moved` are the
     paths, of `frozen` variables, whose bits changed. `first` holds the pretrained weights by path. `save` writes the
     parts of a batch to a file and gives its path.
     """
@@ -63,7 +64,7 @@ class Evidence:
             yield of_data.label_errors(self.margins, self.margin_epochs)
 
     def _progress(self) -> float | None:
-        """The cross-entropy of the last epoch over the entropy of the labels."""
+        """The cross-entropy of the last steps over the entropy of the labels."""
         entropy = self._label_entropy()
         return self.last_loss / entropy if entropy and self.last_loss is not None else None
 
@@ -85,10 +86,22 @@ class Evidence:
             error, least = map(float, records.value("output"))
             yield of_network.output_activation(from_logits=records.from_logits, sum_error=error, lowest=least)
             if self.last_loss is not None:
-                yield of_learning.nothing_learned(self.last_loss, self._label_entropy())
-        waited, step, count = records.waiting
-        if count >= TIMED:
-            yield of_data.data_bound(waited, step)
+                yield of_learning.nothing_learned(
+                    self.last_loss, self._label_entropy(), steps=int(records.value("step"))
+                )
+        yield self._waiting()
+
+    def _waiting(self) -> Finding | None:
+        """From the time that steps waited; where no clock was allowed, from how fast the data come by themselves."""
+        seconds, steps = self.records.seconds
+        if steps < TIMED:
+            return None
+        if self.records.waited is not None:
+            return of_data.data_bound(self.records.waited, seconds)
+        if self.data is None or are_arrays(self.data):
+            return None
+        times = [time.perf_counter() for _ in islice(self.data, TIMED)][2:]
+        return of_data.data_alone(float(np.mean(np.diff(times))) if len(times) > 1 else 0.0, seconds)
 
     def _of_layers(self) -> Generator[Finding | None, None, dict[str, float]]:
         """From what layers make of the data now; gives the shares of dead units."""
@@ -96,7 +109,7 @@ class Evidence:
             yield of_data.overfitting(self.val_losses, None, kept_best=self.keeps_best)
             return {}
         dead, saturated = probing.unit_shares(self.model, self._batches(PROBED))
-        yield of_network.dead_units(dead)
+        yield of_network.dead_units(dead, progress=self._progress())
         yield of_network.saturated_units(saturated)
         normed = list(islice(self._batches(None), NORMED))
         shifts, spreads, gap = probing.batch_norm_lag(self.model, normed)

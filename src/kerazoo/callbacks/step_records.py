@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerazoo.keras_private import is_deterministic
+
+RECENT = 1 / 20  # the share of a step in the moving average of the cross-entropy
 EPSILON = 1e-7  # below it a probability counts as so much, as in Keras
 NEVER = -1
 
@@ -21,7 +24,8 @@ class StepRecords:
     """Records of the steps of `model` under the TensorFlow backend, on one device.
 
     `count` is N, where margins are wanted; `from_logits` as in Keras's losses, None: found out. `step` is how many
-    steps came before. Of a model that XLA compiles, batch and weights of a bad step cannot be kept, nor waiting times.
+    steps came before. Of a model that XLA compiles, batch and weights of a bad step cannot be kept, nor waiting times;
+    these not either where TensorFlow runs deterministically, which allows no clock.
     """
 
     def __init__(self, model: keras.Model, *, count: int | None, from_logits: bool | None, step: int) -> None:
@@ -30,16 +34,17 @@ class StepRecords:
         self.from_logits = takes_logits(model) if from_logits is None else from_logits
         self.classes: int | None = None  # K, known once a step was traced whose labels are classes
         self._compiled = bool(getattr(model, "jit_compile", False))
+        self._clocked = not (self._compiled or model.run_eagerly or is_deterministic())
         self._inside = False
         self._hooked: list[tuple[Any, str]] = []
         self._base = time.time()
         self._begun: list[float] = []
-        self._waited = [0.0, 0.0, 0.0]  # seconds waited, steps that waited, seconds of the steps
+        self._times = {"seconds": 0.0, "steps": 0.0, "waited": 0.0, "clocked": 0.0}
         self._values = {
             "step": tf.Variable(step, dtype=tf.int64, trainable=False),
             "bad_step": tf.Variable(NEVER, dtype=tf.int64, trainable=False),
             "start": _zeros(1),  # cross-entropy of the first step
-            "sums": _zeros(3),  # of the epoch: cross-entropy, right answers, examples
+            "recent": _zeros(1),  # a moving average of the cross-entropy
             "output": tf.Variable([0.0, np.inf], trainable=False),  # largest |sum - 1|, lowest
             "input": _zeros(3),  # lowest, highest, mean of the first batch
             "soft": _zeros(1),  # the largest 1 - max label, 0 of one-hot labels
@@ -89,7 +94,7 @@ class StepRecords:
     # -- inside the step ------------------------------------------------------------------------------------------
 
     def _arrive(self, data: Any) -> None:
-        if self._compiled or self.model.run_eagerly:
+        if not self._clocked:
             return
         tensors = [part for part in tf.nest.flatten(data) if tf.is_tensor(part)]
         with tf.control_dependencies(tensors):
@@ -123,7 +128,7 @@ class StepRecords:
         known.assign(tf.cond(unknown, measure, lambda: tf.identity(known)))
 
     def _record_answers(self, outputs: tf.Tensor, labels: tf.Tensor) -> None:
-        """Cross-entropy, right answers, margins and the form of the outputs, where labels are classes."""
+        """Cross-entropy, margins and the form of the outputs, where labels are classes."""
         targets = _targets(outputs, labels, self.kind)
         if targets is None:
             return
@@ -135,12 +140,12 @@ class StepRecords:
         output.assign(tf.stack([tf.maximum(output[0], error), tf.minimum(output[1], tf.reduce_min(outputs))]))
         values["soft"].assign(tf.maximum(values["soft"], tf.reduce_max(1 - tf.reduce_max(targets, -1))))
         logits = outputs if self.from_logits else tf.math.log(tf.maximum(outputs, EPSILON))
-        entropy = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1)
-        first = tf.equal(values["sums"][2] + values["start"][0], 0.0)
-        values["start"].assign(tf.where(first, tf.reduce_mean(entropy)[None], values["start"]))
-        right = tf.cast(tf.equal(tf.argmax(logits, -1), tf.argmax(targets, -1)), tf.float32)
+        entropy = tf.reduce_mean(-tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1))
+        start, recent = values["start"], values["recent"]
+        first = tf.equal(start[0], 0.0)
+        recent.assign(tf.where(first, entropy, recent + RECENT * (entropy - recent)))
+        start.assign(tf.where(first, entropy, start))
         count = tf.shape(outputs)[0]
-        values["sums"].assign_add(tf.stack([tf.reduce_sum(entropy), tf.reduce_sum(right), tf.cast(count, tf.float32)]))
         if self._counts is None:
             with tf.init_scope():  # out of the step that is being traced
                 known = self._pending_counts
@@ -181,27 +186,29 @@ class StepRecords:
     def begin_epoch(self, *, resumed: bool) -> None:
         """Start the sums of an epoch, unless it goes on after a resume."""
         if not resumed:
-            self._values["sums"].assign(np.zeros(3, np.float32))
             self._values["seen"].assign(0)
             self._values["margins"].assign(np.full(self._values["margins"].shape, np.nan, np.float32))
         self._begun = []
 
     def begin_batch(self, batch: int) -> None:
         """Take the time; the first two steps of an epoch trace, and fill buffers."""
-        if self._compiled:
-            return
         if batch == 2:
-            self._arrived.assign(np.zeros(2))
+            if self._clocked:
+                self._arrived.assign(np.zeros(2))
             self._begun = []
         self._begun.append(time.time() - self._base)
 
     def end_epoch(self) -> None:
-        """Add up how long the steps waited."""
+        """Add up how long the steps took, and waited."""
+        steps = len(self._begun) - 1
+        if steps < 1:
+            return
+        self._times["steps"] += steps
+        self._times["seconds"] += self._begun[-1] - self._begun[0]
         arrived, count = self._arrived.numpy()
-        if len(self._begun) > 1 and count == len(self._begun):
-            self._waited[0] += max(arrived - sum(self._begun), 0.0) / count * (count - 1)
-            self._waited[1] += count - 1
-            self._waited[2] += self._begun[-1] - self._begun[0]
+        if count == len(self._begun):
+            self._times["clocked"] += steps
+            self._times["waited"] += max(arrived - sum(self._begun), 0.0) / count * steps
 
     def value(self, name: str) -> np.ndarray:
         """The numbers recorded under a name."""
@@ -213,10 +220,14 @@ class StepRecords:
         return None if self._counts is None else self._counts.numpy()
 
     @property
-    def waiting(self) -> tuple[float, float, int]:
-        """Seconds that a step waited for its batch, seconds of a step, and of how many steps that is the mean."""
-        seconds, steps, whole = self._waited
-        return seconds / max(steps, 1), whole / max(steps, 1), int(steps)
+    def seconds(self) -> tuple[float, int]:
+        """Seconds of a step, and of how many steps that is the mean."""
+        return self._times["seconds"] / max(self._times["steps"], 1), int(self._times["steps"])
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that a step waited for its batch; None where that was not measured."""
+        return self._times["waited"] / self._times["clocked"] if self._times["clocked"] else None
 
     def bad_batch(self) -> tuple[dict[str, np.ndarray], list[np.ndarray]] | None:
         """The batch, "x0", "y0", ..., and the variables of the model at the first bad step; None where not kept."""
@@ -231,14 +242,14 @@ class StepRecords:
     def state(self) -> dict[str, Any]:
         """All numbers, for a checkpoint."""
         values: dict[str, Any] = {name: variable.numpy() for name, variable in self._values.items()}
-        return values | {"waited": list(self._waited), "counts": self.label_counts}
+        return values | {"times": dict(self._times), "counts": self.label_counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`; one of another model or version counts as nothing."""
         for name, variable in self._values.items():
             if name in state and np.shape(state[name]) == tuple(variable.shape):
                 variable.assign(state[name])
-        self._waited = [float(value) for value in state.get("waited", self._waited)]
+        self._times |= {name: float(value) for name, value in state.get("times", {}).items()}
         self._pending_counts = None if state.get("counts") is None else np.asarray(state["counts"], np.float32)
 
 

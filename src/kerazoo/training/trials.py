@@ -52,8 +52,8 @@ def check_trial(transfer: TransferPart | None, devices: Devices) -> None:
         )
 
 
-def compiled(plan: Plan, devices: Devices) -> tuple[keras.Model, TrainingBatches]:
-    """The network of `plan`, compiled as for training, and its batches."""
+def compiled(plan: Plan, devices: Devices, *, steps: int | None = None) -> tuple[keras.Model, TrainingBatches]:
+    """The network of `plan`, compiled as a training (of `steps`) would compile it, and its batches."""
     check_images(plan.examples)
     set_seed(plan.recipe.seed)
     batches, _ = make_batches(plan, devices)
@@ -61,5 +61,5 @@ def compiled(plan: Plan, devices: Devices) -> tuple[keras.Model, TrainingBatches
     log.info(
         f"{plan.entry.name}: {model.count_params():,} parameters; {summary(plan.examples)}; on {devices.describe()}"
     )
-    compile_model(model, plan, devices, steps=plan.steps * max(plan.recipe.training.epochs, 1))
+    compile_model(model, plan, devices, steps=steps or plan.steps * max(plan.recipe.training.epochs, 1))
     return model, batches

@@ -12,6 +12,12 @@ RISE = 1.1  # times the best validation loss
 GAP_FACTOR = 2.0  # times the training loss in the same mode
 AGE = 0.25  # of the epochs since the best one
 WAITING, WAITING_SERIOUS = 0.2, 0.5  # of the time of a step
+LEAST_WAITING = 0.01  # seconds a step: a call of the step from Python alone takes up to 3 ms here, which counts in
+PACE = 0.9  # of a step: a batch that takes longer by itself leaves no room for computing
+CHANGE_PIPELINE = (
+    "Set data.cache to 'always', store the images smaller, or use more processor cores; outside kerazoo, `prefetch` "
+    "and parallel `map`."
+)
 
 
 def label_errors(margins: np.ndarray, epochs: int) -> Finding | None:
@@ -67,13 +73,26 @@ def overfitting(val_losses: Sequence[float], train_loss: float | None, *, kept_b
 def data_bound(waiting: float, step: float) -> Finding | None:
     """Seconds a step takes, and those of them that it waits for its batch."""
     share = waiting / step if step > 0 else 0.0
-    if share <= WAITING:
+    if share <= WAITING or waiting < LEAST_WAITING:
         return None
     return Finding(
         "data_bound", "serious" if share > WAITING_SERIOUS else "warning", "",
         {"share": share, "seconds_waiting": waiting, "seconds_a_step": step, "limit": WAITING},
         f"Steps wait for their images {share:.0%} of the time. The network could train "
         f"{1 / max(1 - share, 0.01):.1f} times as fast.",
-        "Set data.cache to 'always', store the images smaller, or use more processor cores; outside kerazoo, "
-        "`prefetch` and parallel `map`.",
+        CHANGE_PIPELINE,
+    )  # fmt: skip
+
+
+def data_alone(batch: float, step: float) -> Finding | None:
+    """Seconds that a batch takes to be made while nothing is trained, and seconds of a step.
+
+    A step cannot be shorter than its batch. Where both are equal, nothing but the data sets the pace.
+    """
+    if step <= 0 or batch < LEAST_WAITING or batch / step < PACE:
+        return None
+    return Finding(
+        "data_bound", "warning", "", {"seconds_a_batch": batch, "seconds_a_step": step, "limit": PACE},
+        "To make a batch takes about as long as a step: the data set the pace. Processors or GPUs wait.",
+        CHANGE_PIPELINE,
     )  # fmt: skip

@@ -23,10 +23,11 @@ from kerazoo.tasks.task import find_task
 class TrainingBatches:
     """Batches of one epoch, (B, h, w, C) float32 with their labels; the variable `epoch` sets their order.
 
-    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed if the augmentation mixes. If classes are
-    weighted, a third part, (B,) float32, has the weights of the examples. `start` is the first step of the epoch, for
-    `fit`, which must then read `steps - start` batches; more would break the asserted cardinality. Use `at` for other
-    readers. Each example occurs once per epoch, unless sampling is balanced. The other fields describe the data.
+    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed where the augmentation mixes. A third
+    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at,
+    for `fit`, which then asks for `steps - start` batches; past them the asserted cardinality would be an error. `at`
+    is for any other reader. `order` gives the rows of the table (n,) in the order of an epoch, those left out not.
+    Each example comes once an epoch, unless sampling is balanced. The rest says what the batches are made of.
     """
 
     dataset: tf.data.Dataset
@@ -36,7 +37,8 @@ class TrainingBatches:
     class_names: tuple[str, ...]
     counts: Mapping[str, int]
     manifest: str | None
-    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> the batches of that epoch from that step on
+    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> what is left of that epoch from that step on
+    order: Callable[[int], np.ndarray]
 
     def clock(self) -> keras.callbacks.Callback:
         """The callback that sets `epoch` at the start of each epoch of `fit`."""
@@ -96,11 +98,16 @@ def training_batches(
         tail = dataset(lambda: tf.constant(epoch, tf.int64), lambda: tf.constant(step, tf.int64))
         return tail.apply(tf.data.experimental.assert_cardinality(steps - step))
 
+    def order(epoch: int) -> np.ndarray:
+        positions = tf.range(steps * batch_size if drop else count, dtype=tf.int64)
+        rows: np.ndarray = index_of(positions, tf.constant(epoch, tf.int64)).numpy()
+        return rows
+
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
     start = tf.Variable(0, dtype=tf.int64, trainable=False, name="start")
     whole = dataset(epoch.read_value, start.read_value).apply(tf.data.experimental.assert_cardinality(steps))
     counts = {} if not count else examples.counts(str(examples.splits[0]))
-    return TrainingBatches(whole, epoch, start, steps, examples.class_names, counts, examples.manifest, at)
+    return TrainingBatches(whole, epoch, start, steps, examples.class_names, counts, examples.manifest, at, order)
 
 
 def evaluation_batches(

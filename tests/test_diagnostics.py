@@ -1,0 +1,241 @@
+"""Planted faults of a training on real digits are found and named; healthy ones have no finding above "note"."""
+
+import json
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from kerazoo.callbacks.diagnostics import Diagnostics
+from kerazoo.errors import InputError
+
+LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """1,400 images of 8 x 8 in [0, 1] for training, their labels, and 397 others."""
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    images = (bunch.images[order, ..., None] / 16).astype(np.float32)
+    labels = bunch.target[order].astype(np.int64)
+    return images[:1400], labels[:1400], images[1400:], labels[1400:]
+
+
+def network(*, norm=None, activation="relu", head=None, scale=None, dropout=0.0):
+    """Four convolutions; `norm` is the momentum of batch norm."""
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((8, 8, 1))]
+    if scale is not None:
+        layers.append(keras.layers.Rescaling(scale))
+    for index, stride in enumerate((1, 1, 2, 1)):
+        layers.append(keras.layers.Conv2D(16, 3, strides=stride, padding="same", name=f"conv_{index}"))
+        if norm is not None:
+            layers.append(keras.layers.BatchNormalization(momentum=norm, name=f"norm_{index}"))
+        layers.append(keras.layers.Activation(activation, name=f"act_{index}"))
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dropout(dropout)]
+    return keras.Sequential([*layers, keras.layers.Dense(10, activation=head, name="logits")])
+
+
+def diagnosed(model, optimizer, digits, *, epochs=4, loss=LOGITS, fit=None, **settings):
+    """The diagnostics after `fit` on digits."""
+    x, y, val_x, val_y = digits
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    diagnostics = Diagnostics(**{"data": (x, y)} | settings)
+    model.fit(
+        **{"x": x, "y": y, "batch_size": 64} | (fit or {}), epochs=epochs, verbose=0,
+        validation_data=(val_x, val_y), callbacks=[diagnostics],
+    )  # fmt: skip
+    return diagnostics
+
+
+def severities(diagnostics):
+    return {finding.name: finding.severity for finding in diagnostics.findings}
+
+
+HEALTHY = {
+    "adam": lambda: (network(norm=0.9), keras.optimizers.Adam(1e-3)),
+    "sgd": lambda: (network(), keras.optimizers.SGD(0.05, momentum=0.9)),
+    "sgd with batch norm": lambda: (network(norm=0.9), keras.optimizers.SGD(0.1, momentum=0.9)),
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_a_healthy_training_has_notes_only(kind, digits):
+    found = severities(diagnosed(*HEALTHY[kind](), digits, epochs=12))
+    assert set(found.values()) <= {"note"}, found
+
+
+@pytest.mark.parametrize(
+    ("norm", "optimizer"),
+    [
+        (0.9, lambda: keras.optimizers.SGD(10.0, momentum=0.9)),
+        (None, lambda: keras.optimizers.SGD(5.0, momentum=0.9)),
+        (None, lambda: keras.optimizers.Adam(0.1)),
+    ],
+)
+def test_a_rate_a_hundred_times_too_high(norm, optimizer, digits):
+    found = severities(diagnosed(network(norm=norm), optimizer(), digits))
+    assert found["update_ratio_high"] == found["dead_units"] == "serious", found
+    assert "nothing_learned" in found
+
+
+@pytest.mark.parametrize("norm", [0.9, None])
+def test_a_rate_a_thousand_times_too_low(norm, digits):
+    optimizer = keras.optimizers.SGD(5e-5, momentum=0.9) if norm is None else keras.optimizers.Adam(1e-6)
+    found = severities(diagnosed(network(norm=norm), optimizer, digits))
+    assert found["update_ratio_low"] == "warning", found
+    assert "nothing_learned" in found
+    assert "update_ratio_high" not in found
+
+
+def test_a_deep_stack_of_sigmoids(digits):
+    keras.utils.set_random_seed(1)
+    hidden = [keras.layers.Dense(32, activation="sigmoid", name=f"hidden_{index}") for index in range(12)]
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), *hidden, keras.layers.Dense(10, name="logits")]
+    diagnostics = diagnosed(keras.Sequential(layers), keras.optimizers.SGD(0.1, momentum=0.9), digits)
+    found = severities(diagnostics)
+    assert found["vanishing_gradients"] == "serious", found
+    assert "nothing_learned" in found
+    assert "hidden_0" in next(one.where for one in diagnostics.findings if one.name == "vanishing_gradients")
+    assert "update_ratio_high" not in found
+
+
+def test_unscaled_input_of_a_network_that_wants_minus_one_to_one(digits):
+    x, y, val_x, val_y = digits
+    raw = (255 * x, y, 255 * val_x, val_y)
+    for expects, severity in (((-1.0, 1.0), "serious"), (None, "warning")):
+        found = severities(diagnosed(network(), keras.optimizers.SGD(0.001), raw, epochs=1, expects=expects))
+        assert found["input_range"] == severity, found
+        assert found["loss_at_start"] == "warning"
+    scaled = diagnosed(network(scale=1 / 255), keras.optimizers.SGD(0.05, momentum=0.9), raw, epochs=1)
+    assert "input_range" not in severities(scaled)
+
+
+def test_wrong_labels_have_the_lowest_margins(digits):
+    x, y, val_x, val_y = digits
+    rng = np.random.default_rng(3)
+    wrong = rng.choice(len(y), len(y) // 20, replace=False)
+    labels = y.copy()
+    labels[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
+    diagnostics = diagnosed(
+        network(norm=0.9), keras.optimizers.Adam(3e-3), (x, labels, val_x, val_y), epochs=12,
+        order=lambda epoch: np.arange(len(y)), fit={"x": x, "y": labels, "shuffle": False},
+    )  # fmt: skip
+    [finding] = [one for one in diagnostics.findings if one.name == "label_errors"]
+    assert len(finding.examples) == round(0.02 * len(y))
+    assert np.isin(finding.examples, wrong).mean() > 0.9
+    worst = np.argsort(diagnostics.margins)[: round(0.07 * len(y))]
+    assert np.isin(wrong, worst).mean() >= 0.8
+
+
+def test_batch_norm_that_lags_behind(digits):
+    """98 steps with Keras's momentum: right on batch statistics, wrong on moving ones."""
+    found = severities(diagnosed(network(norm=0.99), keras.optimizers.Adam(3e-3), digits, epochs=4))
+    assert found["batch_norm_lag"] in ("warning", "serious"), found
+
+
+@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")  # Keras sees it where the softmax is its own
+def test_softmax_twice_and_none(digits):
+    found = severities(diagnosed(network(head="softmax"), keras.optimizers.Adam(1e-3), digits))
+    assert found["softmax_twice"] == "serious", found
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    found = severities(diagnosed(network(), keras.optimizers.Adam(1e-3), digits, loss=loss))
+    assert found["softmax_missing"] == "serious", found
+    found = severities(diagnosed(network(head="softmax"), keras.optimizers.Adam(1e-3), digits, loss=loss))
+    assert not {"softmax_missing", "softmax_twice"} & set(found), found
+
+
+def test_a_nan_in_one_image(digits, tmp_path):
+    """Named are the step, and the image in the batch, which is kept."""
+    x, y, _, _ = digits
+    x = x.copy()
+    x[5 * 64 + 9, 3, 3] = np.nan
+    diagnostics = diagnosed(
+        network(norm=0.9), keras.optimizers.Adam(1e-3), digits, folder=tmp_path, fit={"x": x, "shuffle": False}
+    )
+    finding = diagnostics.findings[0]
+    assert (finding.name, finding.where, finding.examples) == ("non_finite", "step 6, the input", (9,))
+    with np.load(tmp_path / "non_finite_batch.npz") as batch:
+        np.testing.assert_array_equal(batch["x0"], x[5 * 64 : 6 * 64])
+        np.testing.assert_array_equal(batch["y0"], y[5 * 64 : 6 * 64])
+    assert json.loads((tmp_path / "findings.json").read_text())["findings"][0]["where"] == finding.where
+
+
+def test_the_layer_whose_output_is_not_finite_first(digits):
+    class Log(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.log(x)  # of 0, behind a ReLU
+
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(32, activation="relu", name="first")]
+    model = keras.Sequential([*layers, Log(name="log"), keras.layers.Dense(10, name="logits")])
+    finding = diagnosed(model, keras.optimizers.SGD(0.1), digits, epochs=1).findings[0]
+    assert (finding.name, finding.where) == ("non_finite", "step 1, log")
+
+
+def test_a_frozen_layer_that_moves(digits):
+    """`trainable` was changed after a `fit` without a new `compile`: Keras goes on with the step it has."""
+    x, y, _, _ = digits
+    model = network()
+    model.compile(keras.optimizers.SGD(0.1), LOGITS)
+    model.fit(x[:256], y[:256], verbose=0)
+    model.get_layer("conv_1").trainable = False
+    diagnostics = Diagnostics(data=(x, y))
+    model.fit(x[:256], y[:256], verbose=0, callbacks=[diagnostics])
+    [finding] = [one for one in diagnostics.findings if one.name == "frozen_weights_move"]
+    assert "conv_1" in finding.where
+    model.compile(keras.optimizers.SGD(0.1), LOGITS)
+    model.fit(x[:256], y[:256], verbose=0, callbacks=[diagnostics])
+    assert "frozen_weights_move" not in severities(diagnostics)
+
+
+def test_a_model_starved_by_its_input(digits):
+    x, y, _, _ = digits
+
+    def slow(images, labels):
+        time.sleep(0.03)
+        return images, labels
+
+    batches = tf.data.Dataset.from_tensor_slices((x[:800], y[:800])).batch(32)
+    starved = batches.map(lambda a, b: tf.numpy_function(slow, [a, b], [tf.float32, tf.int64]))
+    starved = starved.map(lambda a, b: (tf.ensure_shape(a, (None, 8, 8, 1)), tf.ensure_shape(b, (None,))))
+    fit = {"x": starved, "y": None, "batch_size": None, "shuffle": False}
+    found = severities(diagnosed(network(), keras.optimizers.SGD(0.05, momentum=0.9), digits, epochs=2, fit=fit))
+    assert found["data_bound"] == "serious", found
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager", "xla", "mixed_bfloat16"])
+def test_training_is_bit_equal_with_and_without(mode, digits):
+    x, y, val_x, val_y = (part[:192] for part in digits)
+    models, histories = [], []
+    for callbacks in ([Diagnostics(data=(x, y), order=lambda epoch: np.arange(192), every=1)], []):
+        keras.config.set_dtype_policy("mixed_bfloat16" if mode == "mixed_bfloat16" else "float32")
+        try:
+            model = network(norm=0.9, dropout=0.3)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.compile(keras.optimizers.Adam(0.01), LOGITS, jit_compile=mode == "xla", run_eagerly=mode == "eager")
+        fitted = model.fit(
+            x, y, batch_size=32, epochs=2, shuffle=False, verbose=0, validation_data=(val_x, val_y), callbacks=callbacks
+        )
+        models.append(model)
+        histories.append(fitted.history)
+        state = np.random.get_state()[1].sum()
+        assert keras.random.uniform(()) is not None
+        histories.append(state)
+    assert histories[0] == histories[2]
+    assert histories[1] == histories[3]
+    for one, other in zip(*(model.variables + model.optimizer.variables for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not {"train_step", "compute_loss"} & set(vars(models[0]))
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match="expects must be two numbers"):
+        Diagnostics(expects=(1, -1))
+    with pytest.raises(InputError, match="data must be"):
+        Diagnostics(data=3)
