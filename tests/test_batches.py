@@ -98,6 +98,14 @@ def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy)
         np.testing.assert_array_equal(next(rows)[0], expected[0])
 
 
+def test_the_order_of_an_epoch_is_that_of_its_batches(train):
+    batches = training_batches(train, Preprocessing(16, 16, 3), batch_size=5, seed=3, augmentation=Augmentation())
+    for epoch in (0, 1):
+        labels = np.concatenate([batch[1] for batch in batches.at(epoch, 0).as_numpy_iterator()])
+        np.testing.assert_array_equal(train.labels[batches.order(epoch)], labels)
+        assert len(batches.order(epoch)) == batches.steps * 5
+
+
 def test_reaching_a_step_reads_nothing_before_it(tmp_path):
     """Constant time: the files of earlier steps may be gone."""
     train = load_examples(make_images(tmp_path / "many", count=40, size=20)).split("train")

@@ -7,10 +7,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_images
+from observed import MODES, check_observed, check_observed_apart
 from sklearn.datasets import load_digits
 
 from kerazoo.callbacks.diagnostics import Diagnostics
+from kerazoo.callbacks.resume import Resume
 from kerazoo.errors import InputError
+from kerazoo.pipelines.devices.opening import open_devices
+from kerazoo.recipes.recipe import Recipe
+from kerazoo.training.diagnosis import diagnose
 
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -208,30 +214,36 @@ def test_a_model_starved_by_its_input(digits):
     assert found["data_bound"] == "serious", found
 
 
-@pytest.mark.parametrize("mode", ["graph", "eager", "xla", "mixed_bfloat16"])
-def test_training_is_bit_equal_with_and_without(mode, digits):
-    x, y, val_x, val_y = (part[:192] for part in digits)
-    models, histories = [], []
-    for callbacks in ([Diagnostics(data=(x, y), order=lambda epoch: np.arange(192), every=1)], []):
-        keras.config.set_dtype_policy("mixed_bfloat16" if mode == "mixed_bfloat16" else "float32")
-        try:
-            model = network(norm=0.9, dropout=0.3)
-        finally:
-            keras.config.set_dtype_policy("float32")
-        model.compile(keras.optimizers.Adam(0.01), LOGITS, jit_compile=mode == "xla", run_eagerly=mode == "eager")
-        fitted = model.fit(
-            x, y, batch_size=32, epochs=2, shuffle=False, verbose=0, validation_data=(val_x, val_y), callbacks=callbacks
-        )
-        models.append(model)
-        histories.append(fitted.history)
-        state = np.random.get_state()[1].sum()
-        assert keras.random.uniform(()) is not None
-        histories.append(state)
-    assert histories[0] == histories[2]
-    assert histories[1] == histories[3]
-    for one, other in zip(*(model.variables + model.optimizer.variables for model in models), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert not {"train_step", "compute_loss"} & set(vars(models[0]))
+OBSERVER = """
+import numpy as np
+from kerazoo.callbacks.diagnostics import Diagnostics
+def callbacks(model, x):
+    y = np.arange(len(x)) % 3
+    return [Diagnostics(data=(x, y), order=lambda epoch: np.arange(40), every=1)]
+"""
+
+
+SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in MODES if mode not in ("graph", "XLA", "mirrored")]
+
+
+@pytest.mark.parametrize("mode", ["graph", "XLA", *SLOW])
+def test_training_is_bit_equal_with_and_without(mode):
+    made = {}
+    exec(OBSERVER, made)  # the source is for other processes, too
+    check_observed(mode, made["callbacks"])
+
+
+@pytest.mark.slow  # two processes
+def test_training_is_bit_equal_on_mirrored_devices_and_on_jax():
+    check_observed_apart(["mirrored"], OBSERVER)
+    check_observed_apart(["graph"], OBSERVER, backend="jax")
+
+
+def test_nothing_is_left_on_the_model(digits):
+    model = network(norm=0.9)
+    diagnosed(model, keras.optimizers.SGD(0.1), digits, epochs=1)
+    assert not {"train_step", "compute_loss"} & set(vars(model))
+    assert not any("call" in vars(layer) for layer in model.layers)
 
 
 def test_bad_settings_are_refused():
@@ -239,3 +251,48 @@ def test_bad_settings_are_refused():
         Diagnostics(expects=(1, -1))
     with pytest.raises(InputError, match="data must be"):
         Diagnostics(data=3)
+
+
+def test_a_resumed_training_has_the_findings_of_one_that_was_not_stopped(digits, tmp_path):
+    """Stopped in the middle of an epoch: the same margins, losses and series."""
+    x, y, _, _ = digits
+    batches = tf.data.Dataset.from_tensor_slices((x[:512], y[:512])).batch(64, drop_remainder=True)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 12:
+                raise KeyboardInterrupt
+
+    def run(folder, extra=()):
+        keras.utils.clear_session()
+        model = network(norm=0.9)
+        model.compile(keras.optimizers.Adam(0.003), LOGITS)
+        diagnostics = Diagnostics(data=(x[:512], y[:512]), order=lambda epoch: np.arange(512), every=3)
+        resume = Resume(folder, steps=1)
+        model.fit(
+            batches, epochs=4, shuffle=False, verbose=0, callbacks=[*resume.after([diagnostics]), *extra],
+            initial_epoch=resume.initial_epoch(4),
+        )  # fmt: skip
+        return diagnostics
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", [Stop()])
+    resumed = run(tmp_path / "cut")
+    np.testing.assert_array_equal(resumed.margins, whole.margins)
+    assert resumed.state()["series"] == whole.state()["series"]
+    assert resumed.state()["last"] == whole.state()["last"]
+    assert severities(resumed) == severities(whole)
+
+
+def test_a_short_trial_of_a_recipe(tmp_path, said):
+    data = make_images(tmp_path / "data", count=40, size=16)
+    settings = {"data.size": 16, "training.batch_size": 8}
+    healthy = Recipe.for_training("mlp", data, **settings)
+    found = diagnose(healthy, devices=open_devices("cpu"), steps=60)
+    assert {one.severity for one in found} <= {"note"}, found
+    slow = Recipe.for_training("mlp", data, **settings, optimizer={"learning_rate": 1e-7})
+    found = diagnose(slow, devices=open_devices("cpu"), steps=60)
+    assert "update_ratio_low" in [one.name for one in found]
+    assert any(line.startswith("warning: update ratio low") for line in said)
+    assert not (tmp_path / "runs").exists()

@@ -141,6 +141,7 @@ def test_dead_and_saturated_units():
     assert finding.where == "b"
     assert named(network.dead_units({"a": 0.5}, progress=0.1), "dead_units", "warning")
     assert named(network.dead_units({"a": 0.3}, progress=0.1), "dead_units", "note")
+    assert named(network.dead_units({"a": 0.5}, images=64), "dead_units", "note")
     assert network.saturated_units({"a": 0.5}) is None
     assert named(network.saturated_units({"a": 0.6}), "saturated_units", "warning")
 

@@ -108,14 +108,16 @@ class Evidence:
         if self.data is None:
             yield of_data.overfitting(self.val_losses, None, kept_best=self.keeps_best)
             return {}
-        dead, saturated = probing.unit_shares(self.model, self._batches(PROBED))
-        yield of_network.dead_units(dead, progress=self._progress())
+        probe = list(self._batches(PROBED))
+        dead, saturated = probing.unit_shares(self.model, probe)
+        images = sum(len(labels) for _, labels in probe)
+        yield of_network.dead_units(dead, images=images, progress=self._progress())
         yield of_network.saturated_units(saturated)
         normed = list(islice(self._batches(None), NORMED))
         shifts, spreads, gap = probing.batch_norm_lag(self.model, normed)
         yield of_network.batch_norm_lag(shifts, spreads, gap=gap)
         yield self._noise()
-        train_loss = probing.inference_loss(self.model, self._batches(PROBED))
+        train_loss = probing.inference_loss(self.model, probe)
         yield of_data.overfitting(self.val_losses, train_loss, kept_best=self.keeps_best)
         return dead
 

@@ -184,19 +184,29 @@ class StepRecords:
     # -- between steps --------------------------------------------------------------------------------------------
 
     def begin_epoch(self, *, resumed: bool) -> None:
-        """Start the sums of an epoch, unless it goes on after a resume."""
+        """Start the sums of an epoch, unless it goes on after a resume, and take the time of its steps."""
         if not resumed:
             self._values["seen"].assign(0)
             self._values["margins"].assign(np.full(self._values["margins"].shape, np.nan, np.float32))
         self._begun = []
+        step = self.model.train_function
+        if getattr(step, "times", None) is self:
+            return
+
+        def timed(iterator: Any) -> Any:
+            """The time is taken here, after what all callbacks do before a batch."""
+            self._begun.append(time.time() - self._base)
+            return step(iterator)
+
+        timed.times = self  # type: ignore[attr-defined]
+        self.model.train_function = timed
 
     def begin_batch(self, batch: int) -> None:
-        """Take the time; the first two steps of an epoch trace, and fill buffers."""
+        """Leave out the first two steps of an epoch: they trace, and fill buffers."""
         if batch == 2:
             if self._clocked:
                 self._arrived.assign(np.zeros(2))
             self._begun = []
-        self._begun.append(time.time() - self._base)
 
     def end_epoch(self) -> None:
         """Add up how long the steps took, and waited."""

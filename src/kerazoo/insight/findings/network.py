@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from kerazoo.insight.findings.finding import Finding, Severity
 
 DEAD, DEAD_SERIOUS = 0.1, 0.4  # of a layer's units; CS231n: "as much as 40 % ... if the learning rate is too high"
+FEWEST_IMAGES = 256  # of which dead units are more than a note; better are 512
 FAST = 0.5  # progress below: the network learns well
 SATURATED = 0.5  # of a layer's activations: Glorot & Bengio 2010
 LAG = 0.5  # standard deviations of the means, and log ratio of the variances
@@ -19,20 +20,24 @@ MOVED = 0.1  # of their norm: pretrained weights that moved more
 HEAD_FACTOR = 1.0  # times the movement of the head
 
 
-def dead_units(shares: Mapping[str, float], *, progress: float | None = None) -> Finding | None:
-    """`shares`: layer -> share of its ReLU units or channels that are 0 on every probe image.
+def dead_units(
+    shares: Mapping[str, float], *, images: int = FEWEST_IMAGES, progress: float | None = None
+) -> Finding | None:
+    """`shares`: layer -> share of its ReLU units or channels that are 0 on every one of `images`.
 
-    In a network that learns well (`progress`: see learning.py) they cost room only, and weigh one degree less.
+    In a network that learns well (`progress`: see learning.py) they cost room only, and weigh one degree less. On few
+    images many healthy units are 0: a note at most.
     """
     bad = {layer: share for layer, share in shares.items() if share > DEAD}
     if not bad:
         return None
     worst = max(bad, key=lambda layer: bad[layer])
     degree = (bad[worst] > DEAD_SERIOUS) + (progress is None or progress >= FAST)
+    degree = degree if images >= FEWEST_IMAGES else 0
     severities: tuple[Severity, ...] = ("note", "warning", "serious")
     return Finding(
         "dead_units", severities[degree], worst,
-        {"share": bad[worst], "layers": len(bad), "of": len(shares), "limit": DEAD},
+        {"share": bad[worst], "layers": len(bad), "of": len(shares), "images": images, "limit": DEAD},
         f"{bad[worst]:.0%} of the units of this layer are 0 on every probe image. They get no gradient and do not come "
         "back.",
         "Lower optimizer.learning_rate, set optimizer.warmup, or use leaky ReLU or GELU.",
