@@ -135,6 +135,29 @@ def test_a_variable_has_its_place_in_the_optimizer():
     assert [private.index_of(optimizer, variable) for variable in variables] == [0, 1]
 
 
+def test_the_variables_that_an_optimizer_was_built_for():
+    model = network()
+    optimizer = keras.optimizers.SGD()
+    assert private.optimized(optimizer) == private.optimized(None) == []
+    optimizer.build(model.trainable_variables)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+    for one in (optimizer, scaled):
+        assert [id(v) for v in private.optimized(one)] == [id(v) for v in model.trainable_variables]
+
+
+def test_whether_operations_are_deterministic():
+    from tensorflow.python.framework import config
+
+    before = private.is_deterministic()
+    try:
+        tf.config.experimental.enable_op_determinism()
+        assert private.is_deterministic()
+    finally:
+        if not before:
+            config.disable_op_determinism()
+    assert private.is_deterministic() == before
+
+
 def test_what_does_not_decay_is_known_by_a_pattern_only():
     optimizer = keras.optimizers.AdamW()
     assert private.undecayed(optimizer) is None

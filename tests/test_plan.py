@@ -16,6 +16,7 @@ from kerazoo.training.plan import plan
 # rooms and modules that read, compare, keep or resolve recipes
 ABOVE = ("kerazoo.recipes", "kerazoo.runs", "kerazoo.sweeps", "kerazoo.cli", "kerazoo.api", "kerazoo.training.plan")
 DOORS = {  # what makes a plan of a recipe and does what it says
+    "kerazoo.training.diagnosis": {"diagnose"},
     "kerazoo.training.train": {"train"},
     "kerazoo.training.trials": {"try_rates", "try_one_batch"},
     "kerazoo.transfer.finetune": {"finetune"},

@@ -54,6 +54,7 @@ ALLOWED = {
     "files:put": "what is whole gets its name",
     "files:set_aside": "moves what is damaged out of the way",
     "callbacks.checkpoints:newest_checkpoint": "moves a damaged checkpoint out of the way",
+    "callbacks.diagnostics:_save_batch": "into memory",
     "callbacks.metrics:_append": "a log that only grows; a torn last line counts as none",
     "callbacks.writers.folder:_append": "a log that only grows; a torn last line counts as none",
     "callbacks.writers.mlflow:_write_blocks": "into a temporary folder, which MLflow copies from",

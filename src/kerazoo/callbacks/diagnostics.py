@@ -262,7 +262,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             keeps_best=self.keeps_best, val_losses=self._val_losses, last_loss=self._last.get("loss"),
             margins=self.margins,
             margin_epochs=self._margin_epochs, frozen=len(known), moved=moved, first=self._first,
-            save=self._save_batch,
+            keep_batch=self._save_batch,
         )  # fmt: skip
 
     def _save_batch(self, batch: Mapping[str, np.ndarray]) -> str:

@@ -30,8 +30,8 @@ class Evidence:
     """What `Diagnostics` collected: see there. `records` are `StepRecords` or None, `data` as given.
 
     `last_loss` is the cross-entropy of the last steps. `margins` (N,) are means over `margin_epochs`. `moved` are the
-    paths, of `frozen` variables, whose bits changed. `first` holds the pretrained weights by path. `save` writes the
-    parts of a batch to a file and gives its path.
+    paths, of `frozen` variables, whose bits changed. `first` holds the pretrained weights by path. `keep_batch` writes
+    the parts of a batch to a file and gives its path.
     """
 
     model: keras.Model
@@ -47,7 +47,7 @@ class Evidence:
     frozen: int
     moved: Sequence[str]
     first: Mapping[str, np.ndarray]
-    save: Callable[[Mapping[str, np.ndarray]], str]
+    keep_batch: Callable[[Mapping[str, np.ndarray]], str]
 
     def findings(self) -> Iterator[Finding | None]:
         """What is found, None for each question that is answered well."""
@@ -143,7 +143,7 @@ class Evidence:
         if kept is None:
             return of_learning.non_finite(step)
         batch, weights = kept
-        saved = self.save(batch)
+        saved = self.keep_batch(batch)
         images = batch["x0"]
         rows = ~np.isfinite(images.reshape(len(images), -1).astype(np.float64)).all(axis=1)
         if rows.any():
