@@ -41,6 +41,9 @@ def network(kind):
     if kind == "nested":
         inner = keras.Sequential([keras.Input((8, 8, 2)), conv, norm], name="inner")
         return keras.Sequential([inputs, inner, act, *rest], name="outer")
+    if kind == "within":
+        inner = keras.Sequential([keras.Input((8, 8, 2)), conv, norm], name="inner")
+        return keras.Sequential([inputs, inner, *rest], name="outer")
     if kind in ("functional", "shared"):
         x = act(act(norm(conv(inputs))) if kind == "shared" else norm(conv(inputs)))
         for layer in rest:
@@ -124,7 +127,13 @@ def test_the_exact_tags_with_histograms_and_without_images():
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("functional", ["conv", "act"]), ("unbuilt", ["act"]), ("subclassed", ["act"]), ("nested", ["act"])],
+    [
+        ("functional", ["conv", "act"]),
+        ("unbuilt", ["act"]),
+        ("subclassed", ["act"]),
+        ("nested", ["act"]),
+        ("within", ["inner/norm"]),
+    ],
 )
 def test_without_names_the_last_layer_of_each_size_is_taken(kind, expected):
     model = compiled(kind)

@@ -1,10 +1,5 @@
 """Norms, distances and filters are those of the weights, from where training began, also after a resume."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import observed
@@ -202,32 +197,3 @@ def test_a_grey_network_and_one_without_convolutions():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     fit(model, WeightLogger(memory := Memory()))
     assert not memory.images
-
-
-JAX = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_weights_logger import *
-states = []
-
-class Keep(keras.callbacks.Callback):
-    def on_train_batch_begin(self, batch, logs=None):
-        self.model.jax_state_sync()
-        states.append(weights_of(self.model))
-
-model = network()
-memory = Memory()
-fit(model, WeightLogger(memory, every=1), Keep(), epochs=1)
-for step in (1, 2):
-    for path, values in states[step].items():
-        assert memory.scalars["weights/" + path + "/norm", step] == pytest.approx(np.linalg.norm(values), rel=1e-5)
-print(keras.config.backend(), len(memory.scalars))
-"""
-
-
-def test_within_an_epoch_of_jax_the_current_weights_are_read():
-    done = subprocess.run(
-        [sys.executable, "-c", JAX.format(tests=str(Path(__file__).parent))], capture_output=True, text=True,
-        check=False, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}, timeout=300,
-    )  # fmt: skip
-    assert done.stdout.split() == ["jax", "27"], done.stderr[-2000:]

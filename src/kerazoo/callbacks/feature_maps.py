@@ -76,16 +76,14 @@ class FeatureMapLogger(PeriodicLogger):
         self._layers: dict[str, keras.Layer] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look for the layers, so that an error comes before any work."""
+        """Look for the layers of a model that is not built, as far as they are known."""
         super().on_train_begin(logs)
         self._layers = None
-        if self.model.built:
-            self._choose()
-        elif self.names is not None and isinstance(self.model, keras.Sequential):
+        if not self.model.built and self.names is not None and isinstance(self.model, keras.Sequential):
             find_layers(self.model, self.names)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look for the layers of a model that its first step has built."""
+        """Look for the layers, so that an error comes before the first step, or after the one that builds the model."""
         if self._layers is None and self.model.built:
             self._choose()
         super().on_train_batch_begin(batch, logs)
@@ -116,7 +114,6 @@ class FeatureMapLogger(PeriodicLogger):
     def _choose(self) -> dict[str, keras.Layer]:
         """The layers by name; at the first time the probe is run through them."""
         if self._layers is None:
-            self.sync()
             _check_shape(self.model, self.probe)
             first = _cut(self.probe, 0, 1)
             if self.names is None:

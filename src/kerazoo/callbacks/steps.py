@@ -31,15 +31,22 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self.epoch = 0
         self._epoch_start = 0  # steps before this epoch
         self._batches = 0  # of this epoch
+        self._execution = 1  # steps in one
         self._seen = 0  # the last step that was looked at: in a resumed epoch, steps up to it come once more
 
     def record(self, step: int) -> None:
-        """Write what there is to write after `step` steps. `self.model` has its current weights."""
+        """Write what there is to write after `step` steps.
+
+        On the JAX backend `fit` keeps the weights elsewhere within an epoch; `self.model` brings them back, which costs
+        time: it must be asked for only where a record is due.
+        """
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the first step."""
-        self.step = max(self.step, _steps_of(getattr(self.model, "optimizer", None)))
+        model = self.model
+        self._execution = int(getattr(model, "steps_per_execution", 1))
+        self.step = max(self.step, _steps_of(getattr(model, "optimizer", None)))
         self._epoch_start = self._seen = self.step
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -49,8 +56,8 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self._batches = 0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record, where it is due after `batch` batches of the epoch."""
-        self._batches = batch + int(getattr(self.model, "steps_per_execution", 1))
+        """Record, where it is due after `batch` batches of the epoch; else leave `self.model` alone."""
+        self._batches = batch + self._execution
         self._look(self._epoch_start + batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -61,7 +68,7 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch_start = self.step
         self._batches = 0
         if self.period.epoch_due(self.epoch):
-            self._record()
+            self.record(self.step)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Have on disk what was written."""
@@ -83,16 +90,7 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
         before, self._seen = self._seen, max(self._seen, step)
         self.step = step
         if self.period.steps_due(before, step):
-            self._record()
-
-    def _record(self) -> None:
-        self.sync()
-        self.record(self.step)
-
-    def sync(self) -> None:
-        """Give `self.model` its current weights, where `fit` keeps them elsewhere within an epoch."""
-        if keras.config.backend() == "jax":
-            self.model.jax_state_sync()
+            self.record(self.step)
 
 
 def _steps_of(optimizer: Any) -> int:

@@ -113,7 +113,6 @@ class WeightLogger(PeriodicLogger):
             )
 
     def _keep_start(self) -> None:
-        self.sync()
         reference = self.reference() if callable(self.reference) else self.reference or {}
         _check_reference(self.model, reference)
         start, digest = {}, hashlib.sha256()
