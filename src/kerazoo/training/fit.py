@@ -84,7 +84,7 @@ def fit(
     with ExitStack() as stack:
         every = [batches.clock(), *control_callbacks(recipe.optimizer, recipe.training.early_stopping), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(logging_callbacks(run, plan))
+            watch = stack.enter_context(logging_callbacks(run, plan, batches))
             metrics = MetricsWriter(run.folder, images)
             progress = stack.enter_context(Progress(images, start_step=step))
             every += [progress, *watch(model), metrics]

@@ -2,44 +2,59 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from kerazoo.callbacks.diagnostics import Diagnostics
 from kerazoo.callbacks.epochs import EpochMetrics
 from kerazoo.callbacks.feature_maps import FeatureMapLogger
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.weights import WeightLogger
-from kerazoo.callbacks.writers.folder import FolderWriter
-from kerazoo.callbacks.writers.tensorboard import TensorBoardWriter
-from kerazoo.callbacks.writers.writer import GuardedWriter
+from kerazoo.callbacks.writers.opening import open_writers
+from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.registry import Network
-from kerazoo.pipelines.input.batches import evaluation_batches
+from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.runs.run import Run
 from kerazoo.training.plan import Plan
 
 
 @contextmanager
-def logging_callbacks(run: Run, plan: Plan) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
+def logging_callbacks(
+    run: Run, plan: Plan, batches: TrainingBatches
+) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
 
     What they wrote before the checkpoint of a resumed run is kept: each has its place in the checkpoint.
     """
-    if not plan.recipe.log:
+    recipe = plan.recipe
+    if not recipe.log:
         yield lambda model: []
         return
-    probe = _probe(plan)
+    probe = _probe(plan) if "feature_maps" in recipe.log else None
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
-        watchers = {
-            "gradients": GradientLogger(writer),
-            "weights": WeightLogger(writer),
-            "feature_maps": FeatureMapLogger(writer, probe, _taps(model, plan.entry)),
-        }
-        return [*(watcher for name, watcher in watchers.items() if name in plan.recipe.log), EpochMetrics(writer)]
+        watchers: list[keras.callbacks.Callback] = []
+        heard: Writer = writer
+        if recipe.findings:
+            own = "gradients" not in recipe.log  # they are not taken twice
+            found = make_diagnostics(plan, batches, folder=run.folder, own_gradients=own)
+            watchers.append(found)
+            heard = GuardedWriter([*writer.writers, found])
+        options = {"every": recipe.log_every, "histograms": bool(recipe.log_histograms)}
+        if "gradients" in recipe.log:
+            watchers.insert(0, GradientLogger(heard, **options))
+        if "weights" in recipe.log:
+            watchers.insert(0, WeightLogger(heard, filters=bool(recipe.log_histograms), **options))
+        if probe is not None:
+            watchers.insert(0, FeatureMapLogger(heard, probe, _taps(model, plan.entry), **options))
+        return [*watchers, EpochMetrics(writer)]
 
-    with _writer(run) as writer:
+    with closing_writer(open_writers(recipe.log_to, run.folder, run.name)) as writer:
+        writer.config(recipe.model_dump(mode="json"))
         yield watch
 
 
@@ -48,11 +63,14 @@ def log_kept(
 ) -> None:
     """Draw the feature maps of the `model` that was kept after all `epochs`, as of one step more.
 
-    `levels`, name -> loss and metric, become lines across the epochs in TensorBoard, each as a run of its own.
+    `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own. Other trackers
+    get neither.
     """
-    if not plan.recipe.log:
+    recipe = plan.recipe
+    if not recipe.log:
         return
-    with _writer(run) as writer:
+    trackers = [name for name in recipe.log_to if name == "tensorboard"]
+    with closing_writer(open_writers(trackers, run.folder, run.name)) as writer:
         writer.rewind(epochs * plan.steps, epochs)
         for level, values in levels.items():
             prefix = f"epoch/{level.partition(':')[0]}/"
@@ -60,17 +78,39 @@ def log_kept(
             for step in sorted({0, epochs}):
                 for name, value in values.items():
                     writer.scalar(f"{prefix}{name}", value, step)
-        if "feature_maps" not in plan.recipe.log:
+        if "feature_maps" not in recipe.log:
             return
         maps = FeatureMapLogger(writer, _probe(plan), _taps(model, plan.entry))
         maps.set_model(model)
         maps.record(plan.steps * epochs + 1)
 
 
+def make_diagnostics(
+    plan: Plan, batches: TrainingBatches, *, folder: Path | None = None, writer: "Writer | list[Writer] | None" = None,
+    own_gradients: bool = True,
+) -> Diagnostics:  # fmt: skip
+    """The diagnostics of a training by `plan` on `batches`; see `Diagnostics`."""
+    return Diagnostics(
+        writer, folder=folder, data=ProbeBatches(batches), order=None if plan.augmentation.mixes else batches.order,
+        from_logits=True, pretrained=plan.source is not None, own_gradients=own_gradients,
+        keeps_best=plan.recipe.training.early_stopping is not None,
+    )  # fmt: skip
+
+
+class ProbeBatches:
+    """The training batches of the first epoch, as arrays, anew each time they are gone through."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in self.batches.at(0, 0).as_numpy_iterator():
+            yield batch[0], batch[1]
+
+
 @contextmanager
-def _writer(run: Run) -> Iterator[GuardedWriter]:
-    """Writes into the folder of `run` until the context ends."""
-    writer = GuardedWriter([FolderWriter(run.folder), TensorBoardWriter(run.folder / "tensorboard")])
+def closing_writer(writer: GuardedWriter) -> Iterator[GuardedWriter]:
+    """Finishes `writer` when the context ends."""
     try:
         yield writer
     finally:
