@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         build,
         check,
         describe,
+        diagnose,
         evaluate,
         export,
         finetune,
@@ -32,21 +33,24 @@ if TYPE_CHECKING:
     from kerazoo.errors import InputError, Interrupted, KerazooError
     from kerazoo.evaluation.answers import Evaluation
     from kerazoo.exports.folder import Export
+    from kerazoo.insight.findings.finding import Finding
     from kerazoo.pipelines.data.examples import Examples
     from kerazoo.preprocessing.preprocessing import Preprocessing
     from kerazoo.recipes.recipe import Recipe
     from kerazoo.serving.predict import Prediction
 
 __all__ = [
-    "Evaluation", "Examples", "Export", "InputError", "Interrupted", "KerazooError", "Prediction", "Preprocessing",
-    "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "evaluate", "export", "finetune",
-    "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train", "verify",
+    "Evaluation", "Examples", "Export", "Finding", "InputError", "KerazooError", "Prediction", "Preprocessing",
+    "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "diagnose", "evaluate", "export",
+    "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train",
+    "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`
     "Evaluation": "kerazoo.evaluation.answers",
     "Examples": "kerazoo.pipelines.data.examples",
     "Export": "kerazoo.exports.folder",
+    "Finding": "kerazoo.insight.findings.finding",
     "InputError": "kerazoo.errors",
     "Interrupted": "kerazoo.errors",
     "KerazooError": "kerazoo.errors",

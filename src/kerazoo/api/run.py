@@ -1,10 +1,13 @@
 """A run as `kerazoo.train` returns it: what is on disk (`runs/run.py`), and what can be done with it."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kerazoo.errors import RunError
+from kerazoo.files import read_regular
 from kerazoo.pipelines.data.load import check_source
 from kerazoo.recipes.recipe import data_part
 from kerazoo.runs import run as runs
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from kerazoo.evaluation.answers import Evaluation
     from kerazoo.exports.folder import Export
+    from kerazoo.insight.findings.finding import Finding
     from kerazoo.serving.predict import Prediction
 
 
@@ -30,6 +34,19 @@ class Run(runs.Run):
     run.model().summary()
     ```
     """
+
+    @property
+    def findings(self) -> "list[Finding]":
+        """What the numbers of the training mean, the worst first; empty where none were kept. Raises RunError."""
+        from kerazoo.insight.findings.finding import FILE, Finding
+
+        path = self.folder / FILE
+        if not path.is_file():
+            return []
+        try:
+            return [Finding.from_json(values) for values in json.loads(read_regular(path)[0])["findings"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read: {error}; remove it, or train again") from error
 
     def model(self) -> "keras.Model":
         """The trained network, after a check of its weights: scaled pixels -> logits."""

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.api.settings import PathLike, Settings, check_words, merged, recipe_to_train, recipe_without_model
-from kerazoo.errors import RecipeError
+from kerazoo.errors import InputError, RecipeError
 from kerazoo.models.registry import find
 
 if TYPE_CHECKING:
+    from kerazoo.insight.findings.finding import Finding
     from kerazoo.recipes.recipe import Recipe
     from kerazoo.training.overfit import BatchTrial
     from kerazoo.training.rate_finder import RateTrial
@@ -91,3 +92,47 @@ def overfit_one_batch(
     from kerazoo.training.trials import try_one_batch
 
     return try_one_batch(recipe, devices=devices)
+
+
+def diagnose(
+    model: "PathLike | Recipe", data: PathLike | None = None, *, settings: Settings = (), **values: Any
+) -> "list[Finding]":
+    """Train for a short while, and tell what is wrong with the training, the worst first; no run is kept.
+
+    A run also has `findings`, of its whole training.
+
+    Args:
+        model: As in `train`.
+        data: As in `train`.
+        settings: As in `train`.
+        **values: Other named arguments of `train` that set keys of the recipe, such as `learning_rate`.
+
+    Returns:
+        The findings: `name`, `severity`, `where`, `evidence`, `meaning`, `change`.
+
+    Raises:
+        InputError: if a name, a value, or the data is bad.
+
+    Example:
+    ```python
+    for finding in kerazoo.diagnose("mlp", "photos", size=16, learning_rate=10.0):
+        print(finding.severity, finding.name, finding.change)
+    ```
+    """
+    recipe = recipe_to_train(model, data, merged(settings, **values))
+    check_words(recipe)
+    from kerazoo.pipelines.devices.opening import open_devices
+
+    devices = open_devices(recipe.devices)
+    from kerazoo.training.diagnosis import diagnose as shortly
+
+    return shortly(recipe, devices=devices)
+
+
+def has_finding(findings: "Sequence[Finding]", severity: str) -> bool:
+    """Whether one of `findings` is of that severity ("note", "warning", "serious"), or worse. Raises InputError."""
+    from kerazoo.insight.findings.finding import SEVERITIES, reaches
+
+    if severity not in SEVERITIES:
+        raise InputError(f"the severity must be note, warning or serious, got {severity!r:.80}")
+    return reaches(findings, severity)

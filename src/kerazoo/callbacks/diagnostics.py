@@ -16,12 +16,12 @@ from kerazoo.callbacks.series import Series
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.errors import InputError
 from kerazoo.files import write_whole
-from kerazoo.insight.findings.finding import Finding, lines, rank, to_json
+from kerazoo.insight.findings.finding import FILE, Finding, lines, rank, to_json
 from kerazoo.keras_private import all_layers, optimized
 
 log = logging.getLogger("kerazoo")
 
-FILE, BATCH_FILE = "findings.json", "non_finite_batch.npz"
+BATCH_FILE = "non_finite_batch.npz"
 SAMPLES = 200  # records of gradients that a training of known length gets
 PREFIXES = ("gradients/", "updates/", "weights/", "feature_maps/")
 

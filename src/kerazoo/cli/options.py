@@ -63,4 +63,8 @@ To = Annotated[
         "--to", parser=names, metavar="TRACKERS", help="Also write to tensorboard,wandb,trackio,mlflow."
     ),
 ]  # fmt: skip
+FailOn = Annotated[
+    str | None,
+    typer.Option("--fail-on", metavar="SEVERITY", help="Exit with 1 if there is a finding: note, warning or serious."),
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training images.")]

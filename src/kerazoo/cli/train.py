@@ -14,6 +14,7 @@ from kerazoo.cli.options import (
     Data,
     DevicesFlag,
     Epochs,
+    FailOn,
     Log,
     LogEvery,
     Name,
@@ -27,6 +28,7 @@ from kerazoo.cli.options import (
 from kerazoo.cli.output import Json, print_json
 
 if TYPE_CHECKING:
+    from kerazoo.api import Finding
     from kerazoo.api.run import Run
 
 
@@ -43,6 +45,10 @@ def train(
     log: Log = None,
     log_every: LogEvery = None,
     to: To = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Train for a short while only, and tell what is wrong; no run is kept.")
+    ] = False,
+    fail_on: FailOn = None,
     settings: Set = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -51,11 +57,21 @@ def train(
 
     Run the same command again to resume an unfinished run.
     """
+    exit_on([], fail_on)  # an unknown severity is refused before any work
+    if diagnose:
+        found = api.diagnose(
+            model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
+            settings=settings or (),
+        )  # fmt: skip
+        if as_json:
+            print_json({"findings": [finding.to_json() for finding in found]})
+        exit_on(found, fail_on)
+        return
     run = api.train(
         model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
         log=log, log_every=log_every, to=to, settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
-    report(run, as_json)
+    report(run, as_json, fail_on)
 
 
 def finetune(
@@ -80,6 +96,7 @@ def finetune(
     log: Log = None,
     log_every: LogEvery = None,
     to: To = None,
+    fail_on: FailOn = None,
     settings: Set = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -88,12 +105,13 @@ def finetune(
 
     Each phase is measured on validation and kept only if it helps. `--preset linear` stops after the probe.
     """
+    exit_on([], fail_on)  # an unknown severity is refused before any work
     run = api.finetune(
         data, backbone, weights=weights, preset=preset, epochs=epochs, learning_rate=rate, batch_size=batch, size=size,
         seed=seed, devices=devices, log=log, log_every=log_every, to=to, settings=settings or (), name=name,
         overwrite=overwrite, reported=False,
     )  # fmt: skip
-    report(run, as_json)
+    report(run, as_json, fail_on)
 
 
 def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False) -> None:
@@ -101,14 +119,22 @@ def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False)
     report(api.resume(run, reported=False), as_json)
 
 
-def report(run: "Run", as_json: bool) -> None:
-    """Print the last line, or the results as JSON, and mark the run as reported."""
+def report(run: "Run", as_json: bool, fail_on: str | None = None) -> None:
+    """The last line, or the results as JSON; then the run counts as reported. Exits with 1 for findings."""
     if not run.is_chief:
         return
     if as_json:
         phases = {"phases": run.phases} if run.phases else {}
-        print_json({"run": str(run.folder), "seconds": run.seconds, **run.results, **phases})
+        findings = {"findings": [finding.to_json() for finding in run.findings]}
+        print_json({"run": str(run.folder), "seconds": run.seconds, **run.results, **phases, **findings})
     else:
         print(f"{run.folder} is finished after {run.seconds:.0f} s; next: kerazoo export {run.name}")
     sys.stdout.flush()
     run.set_reported()
+    exit_on(run.findings, fail_on)
+
+
+def exit_on(findings: "list[Finding]", severity: str | None) -> None:
+    """Exit with 1 if one of `findings` is of that severity, or worse."""
+    if severity is not None and api.has_finding(findings, severity):
+        raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Severity = Literal["note", "warning", "serious"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")  # the worst first
+FILE = "findings.json"  # in the folder of a run
 WIDTH = 110  # of a printed line
 
 
@@ -35,6 +36,16 @@ class Finding:
         values: dict[str, Any] = {"name": self.name, "severity": self.severity, "where": self.where}
         values |= {"evidence": evidence, "meaning": self.meaning, "change": self.change}
         return values | ({"examples": list(self.examples)} if self.examples else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Finding":
+        """The finding that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        evidence = {str(key): float(value) for key, value in values["evidence"].items()}
+        if values["severity"] not in SEVERITIES:
+            raise ValueError(f"severity must be one of {', '.join(SEVERITIES)}, got {values['severity']!r:.80}")
+        texts = {name: str(values[name]) for name in ("name", "where", "meaning", "change")}
+        examples = tuple(int(row) for row in values.get("examples", ()))
+        return cls(severity=values["severity"], evidence=evidence, examples=examples, **texts)
 
     def lines(self) -> list[str]:
         """The printed form: name and numbers, then what it means and what to change."""
