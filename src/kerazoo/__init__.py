@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         verify,
     )
     from kerazoo.api.run import Run
-    from kerazoo.errors import InputError, Interrupted, KerazooError
+    from kerazoo.errors import InputError, KerazooError
     from kerazoo.evaluation.answers import Evaluation
     from kerazoo.exports.folder import Export
     from kerazoo.insight.findings.finding import Finding
@@ -52,7 +52,6 @@ PLACES = {  # modules of names that are not functions of `kerazoo.api`
     "Export": "kerazoo.exports.folder",
     "Finding": "kerazoo.insight.findings.finding",
     "InputError": "kerazoo.errors",
-    "Interrupted": "kerazoo.errors",
     "KerazooError": "kerazoo.errors",
     "Prediction": "kerazoo.serving.predict",
     "Preprocessing": "kerazoo.preprocessing.preprocessing",

@@ -24,9 +24,9 @@ R = TypeVar("R")
 # Methods of an optimizer on the TensorFlow backend, called in this order when gradients are applied. The first clips
 # gradients, the second sums those of all replicas. Keras has no callback that receives gradients.
 CLIP_GRADIENTS, SUM_GRADIENTS = "_clip_gradients", "_all_reduce_sum_gradients"
-# the same on the JAX backend: it is called with the gradients and their variables, and calls the one that clips
+# The same on the JAX backend: it receives the gradients with their variables, and calls the one that clips.
 APPLY_GRADIENTS = "_backend_apply_gradients"
-# `experimental_attributes` of a tf.function that stays one operation in the graph; the argument is public, the name not
+# `experimental_attributes` of a tf.function that stays one operation in the graph; only the argument is public
 NO_INLINE = {"_noinline": True}
 
 

@@ -1,13 +1,12 @@
 """A run as `kerazoo.train` returns it: what is on disk (`runs/run.py`), and what can be done with it."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerazoo.errors import RunError
-from kerazoo.files import read_regular
+from kerazoo.files import read_json
 from kerazoo.pipelines.data.load import check_source
 from kerazoo.recipes.recipe import data_part
 from kerazoo.runs import run as runs
@@ -44,8 +43,8 @@ class Run(runs.Run):
         if not path.is_file():
             return []
         try:
-            return [Finding.from_json(values) for values in json.loads(read_regular(path)[0])["findings"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return [Finding.from_json(values) for values in read_json(path)["findings"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} cannot be read: {error}; remove it, or train again") from error
 
     def model(self) -> "keras.Model":

@@ -117,8 +117,8 @@ def finetune(
     from kerazoo.recipes.recipe import Recipe
 
     values = merged(
-        settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size, seed=seed,
-        devices=devices, log=log, log_every=log_every, to=to,
+        settings, data=os.fspath(data), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size,
+        seed=seed, devices=devices, log=log, log_every=log_every, to=to,
     )  # fmt: skip
     recipe = Recipe.for_finetuning(backbone, data, weights=weights, preset=preset, **values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)

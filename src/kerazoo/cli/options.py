@@ -33,7 +33,7 @@ Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate; wit
 BatchSize = Annotated[
     Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")
 ]
-Size = Annotated[int | None, typer.Option("--size", help="Height and width that images are brought to, in pixels.")]
+Size = Annotated[int | None, typer.Option("--size", help="Image height and width, in pixels.")]
 
 
 def names(text: str) -> list[str]:

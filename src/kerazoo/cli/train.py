@@ -120,7 +120,7 @@ def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False)
 
 
 def report(run: "Run", as_json: bool, fail_on: str | None = None) -> None:
-    """The last line, or the results as JSON; then the run counts as reported. Exits with 1 for findings."""
+    """Print the last line, or the results as JSON, and mark the run as reported. Exit with 1 for findings."""
     if not run.is_chief:
         return
     if as_json:

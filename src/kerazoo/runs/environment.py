@@ -13,7 +13,6 @@ from typing import Any
 
 from kerazoo.errors import KerazooError
 from kerazoo.files import read_json, set_aside, write_json
-from kerazoo.models import installed
 
 PACKAGES = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow", "jax", "jaxlib")
 PATIENCE = 1.0  # seconds for each call of git
@@ -117,14 +116,14 @@ def _backend() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the installed packages that results depend on, those of networks in use among them."""
-    found = {}
+    """The versions of the installed packages that results depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found | installed.versions()
+    return installed
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

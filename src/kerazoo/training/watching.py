@@ -26,9 +26,9 @@ from kerazoo.training.plan import Plan
 def logging_callbacks(
     run: Run, plan: Plan, batches: TrainingBatches
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
-    """Gives a function model -> the watchers of a run, which write into its folder until the context ends.
+    """Give a function model -> the logging callbacks of a run, which write into its folder until the context ends.
 
-    What they wrote before the checkpoint of a resumed run is kept: each has its place in the checkpoint.
+    Their entries from before the checkpoint of a resumed run are kept.
     """
     recipe = plan.recipe
     if not recipe.log:
@@ -61,10 +61,10 @@ def logging_callbacks(
 def log_kept(
     model: keras.Model, levels: Mapping[str, Mapping[str, float]], run: Run, plan: Plan, *, epochs: int
 ) -> None:
-    """Draw the feature maps of the `model` that was kept after all `epochs`, as of one step more.
+    """Draw the feature maps of the final `model` after all `epochs`, as one more step.
 
-    `levels`, name -> loss and metric, are lines across the epochs in TensorBoard, each a run of its own. Other trackers
-    get neither.
+    `levels`, name -> loss and metric, become lines across the epochs, in TensorBoard each as a run of its own. Trackers
+    other than TensorBoard do not get them.
     """
     recipe = plan.recipe
     if not recipe.log:
@@ -125,7 +125,7 @@ def _probe(plan: Plan) -> np.ndarray:
 
 
 def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str] | None:
-    """The layers whose maps are drawn: a backbone's stages; None for those of a network, by size."""
+    """The layers whose feature maps are drawn: the stages of a backbone; None chooses those of a network by size."""
     if isinstance(entry, Network):
         return None
     known = {layer.name for layer in model.layers}

@@ -23,11 +23,11 @@ from kerazoo.tasks.task import find_task
 class TrainingBatches:
     """Batches of one epoch, (B, h, w, C) float32 with their labels; the variable `epoch` sets their order.
 
-    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed where the augmentation mixes. A third
-    part, (B,) float32, weighs the examples where classes are weighted. `start` is the step that the epoch begins at,
-    for `fit`, which then asks for `steps - start` batches; past them the asserted cardinality would be an error. `at`
-    is for any other reader. `order` gives the rows of the table (n,) in the order of an epoch, those left out not.
-    Each example comes once an epoch, unless sampling is balanced. The rest says what the batches are made of.
+    Labels are (B,) int64 class numbers, or (B, K) float32: one-hot and mixed if the augmentation mixes. If classes are
+    weighted, a third part, (B,) float32, has the weights of the examples. `start` is the first step of the epoch, for
+    `fit`, which must then read `steps - start` batches; more would break the asserted cardinality. Use `at` for other
+    readers. `order` gives the rows of the table (n,) in the order of an epoch, without those that are left out. Each
+    example occurs once per epoch, unless sampling is balanced. The other fields describe the data.
     """
 
     dataset: tf.data.Dataset
@@ -37,7 +37,7 @@ class TrainingBatches:
     class_names: tuple[str, ...]
     counts: Mapping[str, int]
     manifest: str | None
-    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> what is left of that epoch from that step on
+    at: Callable[[int, int], tf.data.Dataset]  # (epoch, step) -> the batches of that epoch from that step on
     order: Callable[[int], np.ndarray]
 
     def clock(self) -> keras.callbacks.Callback:
