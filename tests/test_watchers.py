@@ -120,6 +120,43 @@ def test_tensorboard_has_losses_and_metrics_as_of_keras_own_callback(tmp_path):
     assert read == [(epoch + 1, pytest.approx(loss)) for epoch, loss in enumerate(fitted.history["val_loss"])]
 
 
+def test_a_run_that_was_killed_and_resumed_logs_what_one_that_was_not_does(tmp_path):
+    """Distances from the start among it: the network is built again as it was."""
+
+    class Cut(keras.callbacks.Callback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == self.at:
+                raise KeyboardInterrupt
+
+        def state(self):
+            return {}
+
+        def restore(self, state):
+            pass
+
+    images = make_images(tmp_path / "data", count=8, size=16)
+    values = {"model": {"name": "bottleneck_cnn"}, "data": {"path": str(images), "size": 12, "validation": 0.25}}
+    values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 2}}
+    recipe = make_recipe({**values, "log": ["gradients", "weights", "feature_maps"]})
+    whole = pipeline.train(recipe, name="whole", root=tmp_path, callbacks=[Cut(-1)])
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(recipe, name="run", root=tmp_path, callbacks=[Cut(7)])
+    run = pipeline.train(recipe, name="run", root=tmp_path, callbacks=[Cut(-1)])
+    wanted, found = (
+        [json.loads(line) for line in (each.folder / "watch.jsonl").read_text().splitlines()] for each in (whole, run)
+    )
+    assert any(line["tag"].endswith("/distance") for line in wanted)
+
+    def key(line):
+        return (line["tag"], line["step"])
+
+    assert sorted(found, key=key) == sorted(wanted, key=key)
+
+
 def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch):
     """Cut off after an epoch was written there, and before any checkpoint of it; then as it is."""
     images = make_images(tmp_path / "data", count=8, size=16)
