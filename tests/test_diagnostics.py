@@ -246,6 +246,19 @@ def test_nothing_is_left_on_the_model(digits):
     assert not any("call" in vars(layer) for layer in model.layers)
 
 
+def test_what_could_not_be_looked_at_is_said(digits, said):
+    diagnostics = diagnosed(network(), keras.optimizers.SGD(0.1), digits, epochs=1, data=None)
+    assert [line.partition(":")[0] for line in diagnostics.unseen] == [
+        "label errors", "dead and saturated units, batch norm, noise scale",
+    ]  # fmt: skip
+    assert sum(line.startswith("not looked at: ") for line in said) == 2
+    hot = (digits[0], np.eye(10)[digits[1]] * 0.9 + 0.01, digits[2], np.eye(10)[digits[3]])
+    order = {"order": lambda epoch: np.arange(len(hot[0]))}
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    diagnostics = diagnosed(network(), keras.optimizers.SGD(0.1), hot, epochs=1, loss=loss, **order)
+    assert diagnostics.unseen == ["label errors: labels are mixed"]
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(InputError, match="expects must be two numbers"):
         Diagnostics(expects=(1, -1))

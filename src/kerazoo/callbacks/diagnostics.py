@@ -30,8 +30,8 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
     """Looks for known faults of a training, and says at its end what it found, the worst first.
 
     It observes only: weights, optimizer state and losses are equal, bit for bit, to those of a training without it.
-    `findings` is the list at the end. It is printed to the log, written as `findings.json` into `folder`, and as the
-    text "findings" to `writer`.
+    `findings` is the list at the end, `unseen` says what could not be looked at, and why. Both are printed to the log,
+    written as `findings.json` into `folder`, and as the text "findings" to `writer`.
 
     From the training itself come the loss at the start and at the end, the form of outputs and inputs, gradients and
     updates, the first step that is not finite (with its batch), frozen weights that move, and waiting for data. With
@@ -92,6 +92,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         self.own_gradients = own_gradients
         self.every = every
         self.findings: list[Finding] = []
+        self.unseen: list[str] = []
         self._series = Series(*PREFIXES)
         self._records: Any = None
         self._gradients: GradientLogger | None = None
@@ -207,13 +208,15 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             self._gradients.on_train_end()
         if self._records is not None:
             self._records.remove()
-        self.findings = rank(self._evidence().findings())
-        text = lines(self.findings)
+        evidence = self._evidence()
+        self.findings = rank(evidence.findings())
+        self.unseen = evidence.unseen()
+        text = [*lines(self.findings), *(f"not looked at: {line}" for line in self.unseen)]
         for line in text:
             log.info(line)
         if self.writer is not None:
             self.writer.text("findings", "\n".join(text), self._step)
-        self._save(FILE, to_json(self.findings).encode())
+        self._save(FILE, to_json(self.findings, unseen=self.unseen).encode())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

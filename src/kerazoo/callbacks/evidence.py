@@ -63,6 +63,23 @@ class Evidence:
         if self.margins is not None:
             yield of_data.label_errors(self.margins, self.margin_epochs)
 
+    def unseen(self) -> list[str]:
+        """What could not be looked at, and why; one line each."""
+        lines = []
+        if self.records is None:
+            lines.append(
+                "losses, outputs and inputs of steps, the batch of a step that is not finite, waiting, label errors: they "
+                "need the TensorFlow backend, one device, and a `compile` after the last change of `trainable`"
+            )
+        elif self.records.classes is None:
+            lines.append("loss at the start, outputs, label errors: the loss is no cross-entropy over classes")
+        elif self.margins is None:
+            soft = self.records.value("soft")[0] > 0
+            lines.append(f"label errors: {'labels are mixed' if soft else 'the order of the examples is not known'}")
+        if self.data is None:
+            lines.append("dead and saturated units, batch norm, noise scale: no data was given")
+        return lines
+
     def _progress(self) -> float | None:
         """The cross-entropy of the last steps over the entropy of the labels."""
         entropy = self._label_entropy()

@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,9 +70,10 @@ def lines(findings: Iterable[Finding]) -> list[str]:
     return [line for finding in ranked for line in finding.lines()]
 
 
-def to_json(findings: Iterable[Finding]) -> str:
-    """The ranked findings as one JSON document: {"findings": [...]}."""
-    return json.dumps({"findings": [finding.to_json() for finding in rank(findings)]}, indent=1) + "\n"
+def to_json(findings: Iterable[Finding], *, unseen: Sequence[str] = ()) -> str:
+    """The ranked findings as one JSON document: {"findings": [...], "not_looked_at": [...]}."""
+    values = {"findings": [finding.to_json() for finding in rank(findings)], "not_looked_at": list(unseen)}
+    return json.dumps(values, indent=1) + "\n"
 
 
 def reaches(findings: Iterable[Finding], severity: Severity) -> bool:
