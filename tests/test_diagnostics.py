@@ -1,6 +1,7 @@
 """Planted faults of a training on real digits are found and named; healthy ones have no finding above "note"."""
 
 import json
+import tarfile
 import time
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import make_images
 from observed import MODES, check_observed, check_observed_apart
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from kerazoo.callbacks.diagnostics import Diagnostics
@@ -244,6 +246,41 @@ def test_nothing_is_left_on_the_model(digits):
     diagnosed(model, keras.optimizers.SGD(0.1), digits, epochs=1)
     assert not {"train_step", "compute_loss"} & set(vars(model))
     assert not any("call" in vars(layer) for layer in model.layers)
+
+
+SMALL = ("mlp", "cnn", "bottleneck_cnn", "recurrent", "perceptron", "sigmoid_neuron")  # on MNIST
+LARGER = ("vgg_small", "resnet20", "resnet32", "inception_small")  # on CIFAR-10
+
+
+@pytest.mark.slow  # ten trainings: ten minutes
+@pytest.mark.parametrize("name", [*SMALL, *LARGER])
+def test_the_zoo_by_its_recipes_has_notes_only(name, shared, tmp_path):
+    data = tmp_path / "data.npz"
+    make = mnist_subset if name in SMALL else cifar_subset
+    make(shared, data)
+    recipe = Recipe.for_training(name, data, **{"training.batch_size": 64})
+    found = diagnose(recipe, devices=open_devices("cpu"), steps=300 if name in SMALL else 220)
+    assert {one.severity for one in found} <= {"note"}, found
+
+
+def mnist_subset(shared, path):
+    with np.load(shared / "mnist.npz") as arrays:
+        np.savez(path, **{key: arrays[key][: 6000 if "train" in key else 1000] for key in arrays.files})
+
+
+def cifar_subset(shared, path):
+    """600 images of each class."""
+    images, labels, names = [], [], {}
+    with tarfile.open(shared / "cifar10-jpg.tar.xz") as archive:
+        for member in archive:
+            parts = member.name.split("/")
+            if not member.name.endswith(".jpg") or parts[-3] != "train":
+                continue
+            label = names.setdefault(parts[-2], len(names))
+            if labels.count(label) < 600:
+                images.append(np.asarray(Image.open(archive.extractfile(member))))
+                labels.append(label)
+    np.savez(path, x_train=np.stack(images), y_train=np.array(labels))
 
 
 def test_what_could_not_be_looked_at_is_said(digits, said):

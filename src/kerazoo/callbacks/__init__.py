@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kerazoo.callbacks.diagnostics import Diagnostics
     from kerazoo.callbacks.epochs import EpochMetrics
     from kerazoo.callbacks.feature_maps import FeatureMapLogger
     from kerazoo.callbacks.gradients import GradientLogger
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from kerazoo.insight.curves import curves_of, draw_curves
 
 __all__ = [
-    "EpochMetrics", "FeatureMapLogger", "FolderWriter", "GradientLogger", "MetricsWriter", "MlflowWriter", "Progress",
-    "Resume", "TensorBoardWriter", "TrackioWriter", "WandbWriter", "WeightLogger", "Writer", "curves_of", "draw_curves",
-    "read_histograms",
+    "Diagnostics", "EpochMetrics", "FeatureMapLogger", "FolderWriter", "GradientLogger", "MetricsWriter",
+    "MlflowWriter", "Progress", "Resume", "TensorBoardWriter", "TrackioWriter", "WandbWriter", "WeightLogger", "Writer",
+    "curves_of", "draw_curves", "read_histograms",
 ]  # fmt: skip
 
 PLACES = {
+    "Diagnostics": "kerazoo.callbacks.diagnostics",
     "EpochMetrics": "kerazoo.callbacks.epochs",
     "FeatureMapLogger": "kerazoo.callbacks.feature_maps",
     "FolderWriter": "kerazoo.callbacks.writers.folder",

@@ -68,8 +68,8 @@ class Evidence:
         lines = []
         if self.records is None:
             lines.append(
-                "losses, outputs and inputs of steps, the batch of a step that is not finite, waiting, label errors: they "
-                "need the TensorFlow backend, one device, and a `compile` after the last change of `trainable`"
+                "losses, outputs and inputs of steps, the batch of a step that is not finite, waiting, label errors: "
+                "they need the TensorFlow backend, one device, and a `compile` after the last change of `trainable`"
             )
         elif self.records.classes is None:
             lines.append("loss at the start, outputs, label errors: the loss is no cross-entropy over classes")
