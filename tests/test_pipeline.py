@@ -87,7 +87,7 @@ def export(run, tmp_path_factory):
 
 def test_a_run_holds_all_that_it_should(run, images):
     files = {
-        str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file() and "tensorboard" not in str(p)
+        str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()
     }
     maps = {name for name in files if name.startswith("feature_maps")}
     states = {name for name in files if name.startswith("checkpoints")}
@@ -95,7 +95,7 @@ def test_a_run_holds_all_that_it_should(run, images):
     assert files - maps - states == {
         "run.json", "recipe.toml", "environment.json", "data.json", "model.json", "model.weights.h5", "history.csv",
         "metrics.jsonl", "curves.svg", "curves.png", ".lock",
-        "watch.jsonl", "weights/stem1_conv/kernel/filters.png", "evaluation/val.json", "evaluation/val.csv",
+        "watch.jsonl", "config.json", "findings.json", "evaluation/val.json", "evaluation/val.csv",
         "evaluation/val.npy",
     }  # fmt: skip
     state = read_json(run.folder / "run.json")
@@ -108,7 +108,6 @@ def test_a_run_holds_all_that_it_should(run, images):
     counts = read_json(run.folder / "data.json")["counts"]
     for name in ("circle", "square"):
         assert counts["train"][name] + counts["val"][name] == 20
-    assert (run.folder / "tensorboard").is_dir()
     tags = tags_in(run.folder)
     assert {"gradients/global/norm", "weights/logits/kernel/norm"} <= tags
 

@@ -172,7 +172,8 @@ def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said)
             Image.fromarray(draw.integers(0, 255, (28, 28)).astype(np.uint8)).save(
                 tmp_path / "lots" / name / f"{number}.png"
             )
-    recipe = asked(tmp_path / "lots", "training.batch_size=4", 'log=["gradients", "weights", "feature_maps"]', epochs=3)
+    logs = ('log=["gradients", "weights", "feature_maps"]', 'log_to=["tensorboard"]')
+    recipe = asked(tmp_path / "lots", "training.batch_size=4", *logs, epochs=3)
     tuned = finetune(recipe, name="tuned", root=tmp_path)
     probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path)
     (line,) = lines_of(said, "fine-tuning: ")

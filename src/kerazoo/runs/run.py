@@ -8,7 +8,7 @@ runs/NAME/run.json             status (running, interrupted, finished), results,
           data.json            source, digest, classes, counts
           model.json, model.weights.h5
           phases.json          for fine-tuning: the cost and gain of each phase, and the penalties tried by the probe
-          history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, feature_maps/, tensorboard/
+          history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, findings.json, feature_maps/
           checkpoints/         the newest checkpoints; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
 """
