@@ -50,6 +50,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         from_logits: Whether the loss takes logits; None: as it says itself.
         pretrained: Whether the weights at the start are pretrained ones.
         keeps_best: Whether the weights of the best epoch come back at the end.
+        show: Called with each finding that names examples, to show them.
         own_gradients: Whether it takes gradients itself.
         every: How often it does, as in `GradientLogger`; None: 200 times in a training.
 
@@ -73,6 +74,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         from_logits: bool | None = None,
         pretrained: bool = False,
         keeps_best: bool = False,
+        show: Callable[[Finding], None] | None = None,
         own_gradients: bool = True,
         every: int | str | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         self.from_logits = from_logits
         self.pretrained = pretrained
         self.keeps_best = keeps_best
+        self.show = show
         self.own_gradients = own_gradients
         self.every = every
         self.findings: list[Finding] = []
@@ -214,6 +217,9 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         text = [*lines(self.findings), *(f"not looked at: {line}" for line in self.unseen)]
         for line in text:
             log.info(line)
+        for finding in self.findings:
+            if self.show is not None and finding.examples:
+                self.show(finding)
         if self.writer is not None:
             self.writer.text("findings", "\n".join(text), self._step)
         self._save(FILE, to_json(self.findings, unseen=self.unseen).encode())

@@ -23,6 +23,24 @@ def draw(maps: np.ndarray) -> np.ndarray:
     return grid
 
 
+def draw_images(images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """(N, H, W, C) images -> one uint8 image in rows of `columns`, each image stretched to its own range.
+
+    RGB if C is 3, else grey: the first channel.
+    """
+    shown = images if images.shape[-1] == 3 else images[..., :1]
+    low = shown.min(axis=(1, 2, 3), keepdims=True)
+    span = shown.max(axis=(1, 2, 3), keepdims=True) - low
+    pixels = ((shown - low) / np.where(span > 0, span, 1.0) * 255).round().astype(np.uint8)
+    count, height, width, channels = pixels.shape
+    columns = min(columns, count)
+    grid = np.zeros((math.ceil(count / columns) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
+    for index in range(count):
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = pixels[index]
+    return grid if channels == 3 else grid[..., 0]
+
+
 def draw_filters(kernel: np.ndarray) -> np.ndarray:
     """(H, W, C, filters) -> uint8 image of the first 64 filters in rows of eight, with a gap of one pixel.
 

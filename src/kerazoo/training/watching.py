@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.weights import WeightLogger
 from kerazoo.callbacks.writers.opening import open_writers
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
+from kerazoo.insight.findings.finding import Finding
+from kerazoo.insight.grids import draw_images
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.registry import Network
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.runs.run import Run
 from kerazoo.training.plan import Plan
+
+SHOWN = 40  # images of a finding
 
 
 @contextmanager
@@ -41,7 +46,8 @@ def logging_callbacks(
         heard: Writer = writer
         if recipe.findings:
             own = "gradients" not in recipe.log  # they are not taken twice
-            found = make_diagnostics(plan, batches, folder=run.folder, own_gradients=own)
+            show = partial(show_examples, plan=plan, writer=writer)
+            found = make_diagnostics(plan, batches, folder=run.folder, own_gradients=own, show=show)
             watchers.append(found)
             heard = GuardedWriter([*writer.writers, found])
         options = {"every": recipe.log_every, "histograms": bool(recipe.log_histograms)}
@@ -87,14 +93,25 @@ def log_kept(
 
 def make_diagnostics(
     plan: Plan, batches: TrainingBatches, *, folder: Path | None = None, writer: "Writer | list[Writer] | None" = None,
-    own_gradients: bool = True,
+    own_gradients: bool = True, show: Callable[[Finding], None] | None = None,
 ) -> Diagnostics:  # fmt: skip
     """The diagnostics of a training by `plan` on `batches`; see `Diagnostics`."""
     return Diagnostics(
         writer, folder=folder, data=ProbeBatches(batches), order=None if plan.augmentation.mixes else batches.order,
-        from_logits=True, pretrained=plan.source is not None, own_gradients=own_gradients,
+        from_logits=True, pretrained=plan.source is not None, own_gradients=own_gradients, show=show,
         keeps_best=plan.recipe.training.early_stopping is not None,
     )  # fmt: skip
+
+
+def show_examples(finding: Finding, *, plan: Plan, writer: GuardedWriter) -> None:
+    """Write the training images that `finding` names: one image of the first of them, and their keys and labels."""
+    train = plan.examples.split("train").take(list(finding.examples))
+    steps = plan.steps * int(plan.recipe.training.epochs)
+    batch = evaluation_batches(train.take(range(min(len(train), SHOWN))), plan.preprocessing, batch_size=SHOWN)
+    writer.image(finding.name, draw_images(next(iter(batch.as_numpy_iterator()))[0]), steps)
+    names = train.class_names
+    rows = [f"{key}: {names[int(label)]}" for key, label in zip(train.keys, train.labels, strict=True)]
+    writer.text(finding.name, "\n".join(rows), steps)
 
 
 class ProbeBatches:
