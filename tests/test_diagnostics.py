@@ -150,7 +150,7 @@ def test_batch_norm_that_lags_behind(digits):
 
 
 def test_the_lag_of_batch_norm_is_measured_as_in_training():
-    """The second layer's statistics are right for what it gets in training, where the first one uses the batch's own."""
+    """The second layer's statistics are right for what it gets in training, where the first uses the batch's own."""
     x = np.random.default_rng(0).normal(5.0, 2.0, (256, 4)).astype(np.float32)
     first = keras.layers.BatchNormalization(name="first", epsilon=1e-6)
     second = keras.layers.BatchNormalization(name="second", epsilon=1e-6)

@@ -38,7 +38,7 @@ def train(
         log: The loggers: any of "gradients", "weights" and "feature_maps". Naming them adds histograms.
         log_every: How often they write: a number of steps, "epoch", or as "3 epochs".
         to: Trackers to write to as well: any of "tensorboard", "wandb", "trackio" and "mlflow".
-        settings: Other keys of the recipe, as a mapping or as "KEY=VALUE" strings.
+        settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
         callbacks: Keras callbacks, called after those of the run.
         name: The run's folder below `root`. The default is numbered.
         overwrite: Take the place of a run of that name.
@@ -87,20 +87,20 @@ def finetune(
         weights: "imagenet" (downloaded once), the name of shipped weights, a weights file, a run, or "none".
         preset: "linear" (the probe alone), "light", "full" or "bit": how much learns, and how.
         epochs: Passes with the network unfrozen. The default is the preset's.
-        learning_rate: As in `train`; so are all arguments below.
-        batch_size: See `train`.
-        size: See `train`.
-        seed: See `train`.
-        devices: See `train`.
-        log: See `train`.
-        log_every: See `train`.
-        to: See `train`.
-        settings: See `train`.
-        callbacks: See `train`. They take part while the network is unfrozen.
-        name: See `train`.
-        overwrite: See `train`.
-        root: See `train`.
-        reported: See `train`.
+        learning_rate: The peak learning rate of the head; earlier stages have lower ones. The default is the preset's.
+        batch_size: Images in a step, or "all". The default is the preset's.
+        size: Height and width of the network's input, in pixels. The default is the backbone's own.
+        seed: The seed of everything random.
+        devices: "auto", "cpu", "gpu", "mirrored", "mirrored:N" or "tpu".
+        log: The loggers: any of "gradients", "weights" and "feature_maps". Naming them adds histograms.
+        log_every: How often they write: a number of steps, "epoch", or as "3 epochs".
+        to: Trackers to write to as well: any of "tensorboard", "wandb", "trackio" and "mlflow".
+        settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
+        callbacks: Keras callbacks, called after those of the run, while the network is unfrozen.
+        name: The run's folder below `root`. The default is numbered.
+        overwrite: Take the place of a run of that name.
+        root: The folder of the runs.
+        reported: As in `train`.
 
     Returns:
         The finished `Run`.
