@@ -86,9 +86,7 @@ def export(run, tmp_path_factory):
 
 
 def test_a_run_holds_all_that_it_should(run, images):
-    files = {
-        str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()
-    }
+    files = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()}
     maps = {name for name in files if name.startswith("feature_maps")}
     states = {name for name in files if name.startswith("checkpoints")}
     assert (len(maps), len(states)) == (3, 1)
