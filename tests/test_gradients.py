@@ -331,3 +331,23 @@ def test_the_first_gradient_that_is_not_finite_is_named():
     assert {key: value for key, value in writer.scalars.items() if "not_finite" in key[0]} == {
         (f"gradients/{name}/not_finite", step): 3.0 for name in (path, "global") for step in (3, 4)
     }
+
+
+def test_a_layer_that_was_frozen_after_compile_is_trained_as_without_a_logger(said):
+    """Keras goes on training it, by the step that it traced before; tracing anew would freeze it."""
+
+    def trained(callbacks):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="first"), keras.layers.Dense(1)])
+        model.compile(SGD(0.1), "mse")
+        x = np.ones((4, 2), np.float32)
+        model.fit(x, x[:, :1], verbose=0)
+        model.get_layer("first").trainable = False
+        model.fit(x, x[:, :1], verbose=0, callbacks=callbacks)
+        return model.get_weights()
+
+    writer = Memory()
+    for one, other in zip(trained([GradientLogger(writer)]), trained([]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not writer.scalars
+    assert "layers were frozen or unfrozen since `compile`" in said[-1]

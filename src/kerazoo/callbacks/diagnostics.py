@@ -13,11 +13,12 @@ import numpy as np
 from kerazoo.callbacks.evidence import Evidence, are_arrays, array_of
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.series import Series
+from kerazoo.callbacks.taps import stale_freeze
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.errors import InputError
 from kerazoo.files import write_whole
 from kerazoo.insight.findings.finding import FILE, Finding, lines, rank, to_json
-from kerazoo.keras_private import all_layers, optimized
+from kerazoo.keras_private import all_layers
 
 log = logging.getLogger("kerazoo")
 
@@ -211,9 +212,14 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             self._gradients.on_train_end()
         if self._records is not None:
             self._records.remove()
-        evidence = self._evidence()
-        self.findings = rank(evidence.findings())
-        self.unseen = evidence.unseen()
+        try:
+            evidence = self._evidence()
+            self.findings = rank(evidence.findings())
+            self.unseen = evidence.unseen()
+        except Exception as error:  # out of memory on the probe images, for one: the training itself is whole
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.info(f"there are no findings: {type(error).__name__}: {reason}")
+            return
         text = [*lines(self.findings), *(f"not looked at: {line}" for line in self.unseen)]
         for line in text:
             log.info(line)
@@ -297,12 +303,6 @@ def frozen_variables(model: keras.Model) -> dict[str, Any]:
     """Path -> variable of the layers that are frozen."""
     frozen = [layer for layer in all_layers(model) if layer is not model and not layer.trainable]
     return {variable.path: variable for layer in frozen for variable in layer.weights}
-
-
-def stale_freeze(model: keras.Model) -> bool:
-    """Whether layers were frozen since the optimizer was built: the step that was traced then still trains them."""
-    known = optimized(model.optimizer)
-    return bool(known) and {id(v) for v in known} != {id(v) for v in model.trainable_variables}
 
 
 def _digest(variable: Any) -> str:

@@ -1,5 +1,6 @@
 """Gradients and updates under `fit`: how large they are in each layer, and how far they move its weights."""
 
+import logging
 from typing import Any
 
 import keras
@@ -19,9 +20,11 @@ from kerazoo.callbacks.gradient_sums import (
 )
 from kerazoo.callbacks.histograms import EDGES
 from kerazoo.callbacks.steps import PeriodicLogger
-from kerazoo.callbacks.taps import Taps, clips, single_optimizers
+from kerazoo.callbacks.taps import Taps, clips, single_optimizers, stale_freeze
 from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.errors import ModelError
+
+log = logging.getLogger("kerazoo")
 
 
 class GradientLogger(PeriodicLogger):
@@ -75,6 +78,10 @@ class GradientLogger(PeriodicLogger):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the taps in place and have `fit` trace its step anew."""
         super().on_train_begin(logs)
+        self._sums = None
+        if stale_freeze(self.model):  # `fit`, which traces its step anew for the taps, would then train other weights
+            log.info("no gradients are logged: layers were frozen or unfrozen since `compile`; compile the model again")
+            return
         backend = keras.config.backend()
         if backend == "tensorflow":
             period = self.period.steps
@@ -93,6 +100,8 @@ class GradientLogger(PeriodicLogger):
 
     def record(self, step: int) -> None:
         """Write what was summed up since the last record."""
+        if self._sums is None:
+            return
         sums = self._sums.take()
         clipping = any(clips(optimizer) for optimizer in single_optimizers(self.model))
         paths = list(self._sums.paths)
@@ -112,13 +121,15 @@ class GradientLogger(PeriodicLogger):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`, after `on_train_begin`."""
         super().restore(state)
-        self._sums.restore(state.get("sums", {}))
+        if self._sums is not None:
+            self._sums.restore(state.get("sums", {}))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Take the taps out."""
         super().on_train_end(logs)
-        self._taps.remove()
-        self._sums = None
+        if self._sums is not None:
+            self._taps.remove()
+            self._sums = None
 
 
 def _scalars(sums: Sums, column: int, path: str, clipping: bool) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS
+from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS, optimized
 
 Pairs = list[tuple[Any, Any]]  # (gradient, variable)
 
@@ -139,3 +139,9 @@ def single_optimizers(model: keras.Model) -> Iterator[Any]:
 def clips(optimizer: Any) -> bool:
     """Whether `optimizer` clips gradients."""
     return bool(optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue)
+
+
+def stale_freeze(model: keras.Model) -> bool:
+    """Whether layers were frozen since the optimizer was built: the step that was traced then still trains them."""
+    known = optimized(model.optimizer)
+    return bool(known) and {id(v) for v in known} != {id(v) for v in model.trainable_variables}

@@ -71,12 +71,7 @@ class TrackioWriter(RowWriter):
         self._run.log(row, step=at)
 
     def _settle(self) -> None:
-        lock, store = getattr(self._run, "_client_lock", None), getattr(self._run, "_flush_queues_inline", None)
-        if lock is None or store is None or self._init.get("space_id"):
-            time.sleep(1.0)  # its thread stores every half second
-            return
-        with lock:
-            store()
+        time.sleep(1.0)  # its thread stores every half second; no public name waits for it
 
     def _end(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
