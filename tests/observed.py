@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 MODES = {
     "graph": {},
@@ -115,6 +116,13 @@ def train(mode, callbacks):
     keras.config.set_dtype_policy("float32")
     variables = [np.array(keras.ops.convert_to_numpy(v)) for v in (*model.variables, *model.optimizer.variables)]
     return variables, history.history, model
+
+
+def in_process(*usual):
+    """The modes that need no process of their own, for `parametrize`; all but the `usual` ones are slow."""
+    return [
+        mode if mode in usual else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES if mode != "mirrored"
+    ]
 
 
 def check_observed(mode, callbacks):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_images
-from observed import MODES, check_observed, check_observed_apart
+from observed import check_observed, check_observed_apart, in_process
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -248,10 +248,7 @@ def callbacks(model, x):
 """
 
 
-SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in MODES if mode not in ("graph", "XLA", "mirrored")]
-
-
-@pytest.mark.parametrize("mode", ["graph", "XLA", *SLOW])
+@pytest.mark.parametrize("mode", in_process("graph"))
 def test_training_is_bit_equal_with_and_without(mode):
     made = {}
     exec(OBSERVER, made)  # the source is for other processes, too

@@ -222,7 +222,7 @@ def loggers(writer):
     ]
 
 
-@pytest.mark.parametrize("mode", [mode for mode in observed.MODES if mode != "mirrored"])
+@pytest.mark.parametrize("mode", observed.in_process("graph", "draws", "nested"))
 def test_training_is_bit_equal_with_loggers_at_every_step(mode, monkeypatch):
     """Feature maps and weights, on a network with batch norm and dropout; "draws" draws numbers in inference mode."""
     # Keras does not compile where another test has asked for deterministic operations
@@ -235,10 +235,12 @@ def test_training_is_bit_equal_with_loggers_at_every_step(mode, monkeypatch):
     assert all(np.isfinite(value) for value in memory.scalars.values())
 
 
+@pytest.mark.slow  # test_all_loggers.py has the usual modes
 def test_training_on_two_processors_is_bit_equal_with_loggers_at_every_step():
     observed.check_observed_apart(["mirrored"], LOGGERS)
 
 
+@pytest.mark.slow
 def test_training_with_jax_is_bit_equal_with_loggers_at_every_step():
     observed.check_observed_apart(["graph", "draws", "nested"], LOGGERS, backend="jax")
 

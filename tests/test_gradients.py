@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import Memory
-from observed import MODES, check_observed, check_observed_apart, train
+from observed import MODES, check_observed, check_observed_apart, in_process, train
 
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.histograms import BINS, EDGES, magnitude_counts
@@ -192,7 +192,7 @@ def test_a_period_is_refused_in_one_line(bad):
         GradientLogger(Memory(), every=bad)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "mirrored"])
+@pytest.mark.parametrize("mode", in_process("graph", "several optimizers"))
 def test_training_is_bit_equal_with_a_logger_at_every_step(mode):
     writer = Memory()
     check_observed(mode, lambda model, x: [GradientLogger(writer, every=1, histograms=True)])
@@ -200,7 +200,6 @@ def test_training_is_bit_equal_with_a_logger_at_every_step(mode):
     assert {step for _, step in writer.histograms} >= ({3, 5, 8, 10} if mode == "several steps" else {2, 10})
 
 
-ON_JAX = ("graph", "accumulated", "float16")
 LOGGER = """
 from kerazoo.callbacks.gradients import GradientLogger
 from conftest import Memory
@@ -211,17 +210,14 @@ def callbacks(model, x):
 """
 
 
+@pytest.mark.slow  # test_all_loggers.py has the usual modes
 def test_training_is_bit_equal_on_two_devices():
     check_observed_apart(["mirrored"], LOGGER)
 
 
-def test_training_is_bit_equal_on_jax():
-    check_observed_apart(ON_JAX, LOGGER, backend="jax")
-
-
 @pytest.mark.slow  # a minute: each mode is compiled twice
 def test_training_is_bit_equal_on_jax_in_every_mode():
-    check_observed_apart([mode for mode in MODES if mode not in ("mirrored", *ON_JAX)], LOGGER, backend="jax")
+    check_observed_apart([mode for mode in MODES if mode != "mirrored"], LOGGER, backend="jax")
 
 
 def logged(mode, **options):

@@ -1,0 +1,41 @@
+"""All loggers and the diagnostics at once, at every step: training ends with the bits of one without any of them."""
+
+import importlib
+
+import pytest
+from conftest import Memory
+from observed import check_observed, check_observed_apart
+
+from kerazoo.callbacks import Diagnostics, EpochMetrics, FeatureMapLogger, GradientLogger, WeightLogger
+
+
+def everything(model, x):
+    writer = Memory()
+    diagnostics = Diagnostics(data=(x, (x[:, 0, 0, 0] > 0).astype("int64")), own_gradients=False)
+    options = {"every": 1, "histograms": True}
+    return [
+        GradientLogger([writer, diagnostics], **options),
+        WeightLogger([writer, diagnostics], **options),
+        FeatureMapLogger([writer, diagnostics], x[:2], **options),
+        diagnostics,
+        EpochMetrics(writer),
+    ]
+
+
+EVERYTHING = "from test_all_loggers import everything as callbacks"
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "float16", "accumulated"])
+def test_in_every_way_to_train(mode, monkeypatch):
+    # Keras does not compile where another test has asked for deterministic operations
+    config = importlib.import_module("tensorflow.python.framework.config")
+    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
+    check_observed(mode, everything)
+
+
+def test_on_two_devices():
+    check_observed_apart(["mirrored"], EVERYTHING)
+
+
+def test_on_jax():
+    check_observed_apart(["graph", "accumulated"], EVERYTHING, backend="jax")
