@@ -21,6 +21,7 @@ PROBED = 512  # examples that dead units are looked for in: reference for "dead"
 NORMED = 10  # batches that the statistics of batch norm are taken from
 NOISE_PARTS = 16  # micro-batches of the noise scale
 TIMED = 20  # steps, at least, before waiting is judged
+FEWEST_STEPS, FEWEST_STEPS_OF_NOISE = 20, 50  # of a training, before its layers and its noise are judged
 LARGEST_NOISE = 30_000_000  # weights: of larger networks 16 gradients cost too much
 USUAL_BATCH = 64
 
@@ -78,7 +79,13 @@ class Evidence:
             lines.append(f"label errors: {'labels are mixed' if soft else 'the order of the examples is not known'}")
         if self.data is None:
             lines.append("dead and saturated units, batch norm, noise scale: no data was given")
+        elif self._steps() < FEWEST_STEPS:
+            lines.append(f"dead and saturated units, batch norm, noise scale: fewer than {FEWEST_STEPS} steps")
         return lines
+
+    def _steps(self) -> float:
+        """The steps that were taken; infinite if they are not known."""
+        return float("inf") if self.records is None else float(self.records.value("step"))
 
     def _progress(self) -> float | None:
         """The cross-entropy of the last steps over the entropy of the labels."""
@@ -122,7 +129,7 @@ class Evidence:
 
     def _of_layers(self) -> Generator[Finding | None, None, dict[str, float]]:
         """From what layers make of the data now; gives the shares of dead units."""
-        if self.data is None:
+        if self.data is None or self._steps() < FEWEST_STEPS:
             yield of_data.overfitting(self.val_losses, None, kept_best=self.keeps_best)
             return {}
         probe = list(self._batches(PROBED))
@@ -133,7 +140,8 @@ class Evidence:
         normed = list(islice(self._batches(None), NORMED))
         shifts, spreads, gap = probing.batch_norm_lag(self.model, normed)
         yield of_network.batch_norm_lag(shifts, spreads, gap=gap)
-        yield self._noise()
+        if self._steps() >= FEWEST_STEPS_OF_NOISE:
+            yield self._noise()
         train_loss = probing.inference_loss(self.model, probe)
         yield of_data.overfitting(self.val_losses, train_loss, kept_best=self.keeps_best)
         return dead
