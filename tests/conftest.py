@@ -18,8 +18,16 @@ from PIL import Image
 from kerazoo.startup import start_tensorflow
 
 start_tensorflow()
+
+from kerazoo.recipes.recipe import Recipe  # noqa: E402
+
 os.environ["KERAZOO_CACHE"] = tempfile.mkdtemp(prefix="kerazoo-tests-")  # also for the processes that tests start
 atexit.register(shutil.rmtree, os.environ["KERAZOO_CACHE"], ignore_errors=True)
+
+# Loggers and findings cost seconds of tracing in each run, and most tests are about something else: tests about logging
+# ask for it. test_diagnosis.py sees what a run logs by default, in a process of its own.
+Recipe.model_fields["log"].default = []
+Recipe.model_rebuild(force=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

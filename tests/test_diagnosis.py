@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from typer.testing import CliRunner
 import kerazoo
 from kerazoo.cli.app import app
 from kerazoo.errors import InputError, RunError
+
+LOGGERS = ["gradients", "weights", "feature_maps"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def run(digits, tmp_path_factory):
     folder, _ = digits
     root = tmp_path_factory.mktemp("runs")
     return kerazoo.train(
-        "mlp", folder / "wrong.npz", epochs=6, batch_size=50, learning_rate=0.003, name="wrong", root=root
+        "mlp", folder / "wrong.npz", epochs=6, batch_size=50, learning_rate=0.003, log=LOGGERS, name="wrong", root=root
     )
 
 
@@ -49,6 +54,22 @@ def test_a_run_shows_the_images_with_wrong_labels(run, digits):
     lines = [json.loads(line) for line in (run.folder / "watch.jsonl").read_text().splitlines()]
     (text,) = [line["text"] for line in lines if line["tag"] == "label_errors"]
     assert len(text.splitlines()) == len(listed)
+
+
+def test_what_a_run_logs_by_default(digits, tmp_path):
+    """In a process of its own: the tests' runs log nothing unless they ask for it."""
+    folder, _ = digits
+    kerazoo_command = Path(sys.executable).with_name("kerazoo")
+    command = [kerazoo_command, "train", "cnn", "--data", folder / "digits.npz", "--epochs", "1", "--name", "run"]
+    subprocess.run([*command, "--batch-size", "50"], cwd=tmp_path, check=True, capture_output=True)
+    made = tmp_path / "runs" / "run"
+    lines = [json.loads(line) for line in (made / "watch.jsonl").read_text().splitlines()]
+    kinds = {"/".join((line["tag"].split("/")[0], line["tag"].split("/")[-1])) for line in lines}
+    assert kinds >= {"gradients/norm", "gradients/max_norm", "updates/ratio", "weights/norm", "feature_maps/dead"}
+    assert {"findings.json", "config.json"} <= {path.name for path in made.iterdir()}
+    assert list((made / "feature_maps").glob("*.png"))
+    assert not (made / "tensorboard").exists()
+    assert not (made / "histograms").exists()
 
 
 def test_findings_are_read_back(run, tmp_path):

@@ -77,7 +77,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     """A finished training run."""
-    return train(recipe(images), name="first", root=tmp_path_factory.mktemp("runs"))
+    loggers = ["gradients", "weights", "feature_maps"]
+    return train(recipe(images, log=loggers, log_histograms=False), name="first", root=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

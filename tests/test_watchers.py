@@ -162,7 +162,7 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch)
     images = make_images(tmp_path / "data", count=8, size=16)
     values = {"model": {"name": "mlp"}, "data": {"path": str(images), "size": 8, "validation": 0.25}}
     values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 1}}
-    values |= {"log_to": ["tensorboard"]}
+    values |= {"log": ["gradients", "weights", "feature_maps"], "log_to": ["tensorboard"]}
     write = EpochMetrics.on_epoch_end
 
     def cut(self, epoch, logs=None):
