@@ -227,7 +227,7 @@ def test_a_model_starved_by_its_input(digits):
     x, y, _, _ = digits
 
     def slow(images, labels):
-        time.sleep(0.03)
+        time.sleep(0.2)
         return images, labels
 
     batches = tf.data.Dataset.from_tensor_slices((x[:800], y[:800])).batch(32)

@@ -110,7 +110,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         self._margin_epochs = 0
         self._frozen: dict[str, str] | None = None  # path -> SHA-256 of its bytes
         self._first: dict[str, np.ndarray] = {}
-        self._resumed = False
+        self._resumed = self._within = False  # in an epoch that was begun before; in any epoch
 
     # -- a writer, for the loggers ----------------------------------------------------------------------------------
 
@@ -171,6 +171,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
         if self._records is not None:
             self._records.begin_epoch(resumed=self._resumed)
         self._resumed = False
+        self._within = True
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take the time."""
@@ -181,6 +182,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add up the epoch."""
+        self._within = False
         if self._gradients is not None:
             self._gradients.on_epoch_end(epoch)
         if (loss := (logs or {}).get("val_loss")) is not None:
@@ -240,6 +242,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             "margin_epochs": self._margin_epochs,
             "frozen": self._frozen,
             "step": self._step,
+            "within": self._within,
             "gradients": None if self._gradients is None else self._gradients.state(),
             "records": None if self._records is None else self._records.state(),
         }
@@ -256,7 +259,7 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
             self._gradients.restore(state["gradients"])
         if self._records is not None and state["records"] is not None:
             self._records.restore(state["records"])
-            self._resumed = True
+            self._resumed = bool(state["within"])
         self._series.restore(state["series"])
 
     @property

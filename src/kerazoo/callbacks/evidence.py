@@ -58,7 +58,8 @@ class Evidence:
         dead = {}
         if broken is None:
             dead = yield from self._of_layers()
-        yield from self._of_gradients(max(dead.values(), default=0.0))
+        if self._steps() >= FEWEST_STEPS:
+            yield from self._of_gradients(max(dead.values(), default=0.0))
         yield of_network.frozen_moves(self.moved, self.frozen)
         yield self._movement()
         if self.margins is not None:
@@ -80,7 +81,7 @@ class Evidence:
         if self.data is None:
             lines.append("dead and saturated units, batch norm, noise scale: no data was given")
         elif self._steps() < FEWEST_STEPS:
-            lines.append(f"dead and saturated units, batch norm, noise scale: fewer than {FEWEST_STEPS} steps")
+            lines.append(f"updates, gradients, units, batch norm, noise: there were fewer than {FEWEST_STEPS} steps")
         return lines
 
     def _steps(self) -> float:
@@ -109,7 +110,7 @@ class Evidence:
             yield of_learning.loss_at_start(float(records.value("start")[0]), records.classes)
             error, least = map(float, records.value("output"))
             yield of_network.output_activation(from_logits=records.from_logits, sum_error=error, lowest=least)
-            if self.last_loss is not None:
+            if self.last_loss is not None and self._steps() >= FEWEST_STEPS:
                 yield of_learning.nothing_learned(
                     self.last_loss, self._label_entropy(), steps=int(records.value("step"))
                 )

@@ -180,7 +180,7 @@ def noise_scale(micro_norms: Sequence[float], mean_norm: float, size: int) -> fl
         return None
     signal = (count * large - small) / (count - 1)
     # for pure noise count * large / small is 1, on average; below twice that the signal is not told from it
-    if count * large < 2 * small:
+    if not small or count * large < 2 * small:
         return None
     return max(size * (small - large) * count / (count - 1), 0.0) / signal
 

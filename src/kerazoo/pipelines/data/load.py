@@ -86,7 +86,7 @@ def check_source(part: DataPart) -> None:
                 )
         return
     if not path.exists():
-        where = "" if path.is_absolute() else f" in the current folder (it would be {path.resolve()})"
+        where = "" if path.is_absolute() else f" in the current folder (it would be {Path.cwd() / path})"
         raise DataError(f"there is no folder or file {part.path}{where}")
     if not path.is_file() or (path.suffix != ".npz" and path.suffix.lower() not in TABLES):
         raise DataError(f"{part.path} must be an image folder, an .npz file or a table ({', '.join(TABLES)})")
