@@ -4,12 +4,12 @@ A network with dropout and batch norm. `check_observed` runs in this process; `c
 which the modes need that choose the backend or the devices.
 """
 
+import importlib
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from unittest import mock
 
 import keras
 import numpy as np
@@ -126,10 +126,23 @@ def in_process(*usual):
     ]
 
 
+@contextmanager
+def without_determinism():
+    """Inside, operations need not be deterministic, which other tests of this process ask for: Keras does not compile
+    such a step, and it may not hold a clock."""
+    config = importlib.import_module("tensorflow.python.framework.config")
+    before = config.is_op_determinism_enabled()
+    config.disable_op_determinism()
+    try:
+        yield
+    finally:
+        if before:
+            config.enable_op_determinism()
+
+
 def check_observed(mode, callbacks):
     """The same weights, optimizer state and losses with the callbacks that `callbacks(model, x)` gives, and without."""
-    # Keras does not compile where another test has asked for deterministic operations
-    with mock.patch("tensorflow.python.framework.config.is_op_determinism_enabled", return_value=False):
+    with without_determinism():
         watched, watched_history, _ = train(mode, callbacks)
         plain, history, _ = train(mode, lambda model, x: [])
     assert watched_history == history

@@ -1,7 +1,5 @@
 """All loggers and the diagnostics at once, at every step: training ends with the bits of one without any of them."""
 
-import importlib
-
 import pytest
 from conftest import Memory
 from observed import check_observed, check_observed_apart
@@ -26,10 +24,7 @@ EVERYTHING = "from test_all_loggers import everything as callbacks"
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "float16", "accumulated"])
-def test_in_every_way_to_train(mode, monkeypatch):
-    # Keras does not compile where another test has asked for deterministic operations
-    config = importlib.import_module("tensorflow.python.framework.config")
-    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
+def test_in_every_way_to_train(mode):
     check_observed(mode, everything)
 
 
