@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_images
 from PIL import Image
 
+import kerazoo
+from kerazoo.callbacks import MlflowWriter
 from kerazoo.callbacks.writers.folder import FolderWriter
 from kerazoo.callbacks.writers.histograms import Histogram, decode, encode, read_histograms
 from kerazoo.callbacks.writers.opening import TRACKERS, open_writers
@@ -537,3 +540,18 @@ def test_mlflow_s_limits_are_kept(tmp_path):
         assert sorted(steps) == list(range(1, 1202))
     """
     run(script, tmp_path)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_a_run_begins(tmp_path, monkeypatch):
+    images = make_images(tmp_path / "data", count=8, size=16)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"^wandb is not installed; pip install 'kerazoo\[wandb\]'$"):
+        kerazoo.train("mlp", images, size=8, epochs=1, log=["weights"], to=["wandb"], root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_part_that_a_tracker_needs_is_named_with_its_extra(monkeypatch, tmp_path):
+    pytest.importorskip("mlflow", reason="an extra")
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    with pytest.raises(InputError, match=r"^sqlalchemy is not installed; pip install 'kerazoo\[mlflow\]'$"):
+        MlflowWriter(folder=tmp_path)

@@ -75,12 +75,14 @@ def recipe_without_model(values: dict[str, Any]) -> "Recipe":
 
 
 def check_words(recipe: "Recipe", name: str | None = None) -> None:
-    """Raise InputError where the data, the weights or the `name` of the run cannot be right."""
+    """Raise InputError where the data, the weights, the trackers or the `name` of the run cannot be right."""
+    from kerazoo.callbacks.writers.opening import check_trackers
     from kerazoo.models.weights.sources import check_weights
     from kerazoo.pipelines.data.load import check_source
     from kerazoo.runs.run import check_name
 
     check_source(recipe.data)
+    check_trackers(recipe.log_to)
     if name is not None:
         check_name(name)
     if recipe.transfer is not None and recipe.model.name != "-":

@@ -14,7 +14,7 @@ from kerazoo.callbacks.evidence import Evidence, are_arrays, array_of
 from kerazoo.callbacks.gradients import GradientLogger
 from kerazoo.callbacks.series import Series
 from kerazoo.callbacks.taps import stale_freeze
-from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
+from kerazoo.callbacks.writers.writer import GuardedWriter, QuietWriter, Writer
 from kerazoo.errors import InputError
 from kerazoo.files import write_whole
 from kerazoo.insight.findings.finding import FILE, Finding, lines, rank, to_json
@@ -27,7 +27,7 @@ SAMPLES = 200  # records of gradients that a training of known length gets
 PREFIXES = ("gradients/", "updates/", "weights/", "feature_maps/")
 
 
-class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
+class Diagnostics(keras.callbacks.Callback, QuietWriter):  # type: ignore[misc]
     """Looks for known faults of a training, and says at its end what it found, the worst first.
 
     It observes only: weights, optimizer state and losses are equal, bit for bit, to those of a training without it.
@@ -114,24 +114,9 @@ class Diagnostics(keras.callbacks.Callback):  # type: ignore[misc]
 
     # -- a writer, for the loggers ----------------------------------------------------------------------------------
 
-    def config(self, values: Mapping[str, Any]) -> None:
-        """See Writer."""
-
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Take what a logger writes."""
         self._series.scalar(tag, value, step)
-
-    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
-        """See Writer."""
-
-    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """See Writer."""
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        """See Writer."""
-
-    def finish(self) -> None:
-        """See Writer."""
 
     def rewind(self, step: int, epoch: int) -> None:
         """See Writer."""

@@ -11,7 +11,7 @@ from kerazoo.callbacks.writers.writer import Writer
 from kerazoo.errors import InputError, ModelError
 from kerazoo.insight.activations import Activations
 from kerazoo.insight.grids import draw
-from kerazoo.insight.layer_outputs import find_layers, layers_by_path, look_at_outputs
+from kerazoo.insight.layer_outputs import activation_of, find_layers, layers_by_path, look_at_outputs
 from kerazoo.period import Period
 
 BATCH = 32  # probe images run at once
@@ -137,17 +137,6 @@ def last_of_each_size(model: keras.Model, image: Any) -> dict[str, keras.Layer]:
     parts = {path: layer for path, layer in layers.items() if not isinstance(layer, keras.Model)}
     look_at_outputs(model, image, parts, look, strict=False)
     return {path: layers[path] for path in last.values()}
-
-
-def activation_of(layer: keras.Layer) -> str:
-    """The name of the function that the output of `layer` comes of: "relu", "linear", ...; "" where it has none."""
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    if isinstance(layer, keras.layers.ReLU):
-        return "leaky_relu" if layer.negative_slope else "relu"
-    if hasattr(layer, "recurrent_activation") or type(layer).__name__.endswith("Normalization"):
-        return "linear"  # a product of two functions saturates as none of them; normalized is any number
-    return str(getattr(getattr(layer, "activation", None), "__name__", ""))
 
 
 def _checked(probe: Any) -> Any:

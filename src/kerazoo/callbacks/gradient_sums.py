@@ -6,6 +6,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import keras
@@ -18,14 +19,24 @@ from kerazoo.callbacks.training_state import scope_of
 
 SAMPLED = 20  # steps between two samples of update ratios and histograms, unless records are wanted sooner
 CLIPPED = 1e-6  # relative change of a norm from which on a gradient counts as clipped; rounding is 1e-7
-# rows of the table; its columns are the trainable variables, and all of them together
-UPDATES, NORM, SQUARE, CLIPPED_NORM, CLIPS, LARGEST, RATIO, SAMPLES = range(8)
-ROWS = 8
+
+
+class Row(IntEnum):
+    """The rows of the table of sums. Its columns are the trainable variables, and all of them together."""
+
+    UPDATES = 0
+    NORM = 1  # before clipping, as are the next one and LARGEST
+    SQUARE = 2  # ||g||^2 / (number of weights)
+    CLIPPED_NORM = 3
+    CLIPS = 4  # updates in which clipping changed the norm
+    LARGEST = 5
+    RATIO = 6
+    SAMPLES = 7  # updates that RATIO is the sum of
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The `table` (ROWS, V + 1) of sums since the last record, `counts` (V, BINS + 1) of magnitudes, and, of each
+    """The `table` (rows, V + 1) of sums since the last record, `counts` (V, BINS + 1) of magnitudes, and, of each
     variable, the step whose gradient was the first not to be finite (`bad` (V + 1,), -1: none)."""
 
     table: np.ndarray
@@ -36,7 +47,7 @@ class Sums:
     def zeros(cls, variables: int) -> "Sums":
         """Nothing yet."""
         bad = np.full(variables + 1, -1, np.int32)
-        return cls(np.zeros((ROWS, variables + 1), np.float32), np.zeros((variables, BINS + 1), np.float32), bad)
+        return cls(np.zeros((len(Row), variables + 1), np.float32), np.zeros((variables, BINS + 1), np.float32), bad)
 
 
 class GraphSums:
@@ -67,7 +78,7 @@ class GraphSums:
             with tf.init_scope(), nullcontext() if several else scope_of(self.model):
                 # rows: norm before clipping, norm after, 1 where a gradient came in this step
                 self._newest = _variable(tf.zeros([3, count]))
-                self._table = _variable(tf.zeros([ROWS, count + 1]))
+                self._table = _variable(tf.zeros([len(Row), count + 1]))
                 self._counts = _variable(tf.zeros([count, BINS + 1]))
                 self._bad = _variable(tf.fill([count + 1], -1))
                 self._steps = _variable(tf.constant(self.step))
@@ -118,12 +129,12 @@ class GraphSums:
         sizes = [float(np.prod(variable.shape)) for variable in self.model.trainable_variables]
         table = self._table
         rows = tf.unstack(tf.convert_to_tensor(table))
-        rows[UPDATES] += fresh
-        rows[NORM] += before
-        rows[SQUARE] += before**2 / tf.constant([*sizes, sum(sizes)])
-        rows[CLIPPED_NORM] += after
-        rows[CLIPS] += clipped
-        rows[LARGEST] = tf.maximum(rows[LARGEST], before)
+        rows[Row.UPDATES] += fresh
+        rows[Row.NORM] += before
+        rows[Row.SQUARE] += before**2 / tf.constant([*sizes, sum(sizes)])
+        rows[Row.CLIPPED_NORM] += after
+        rows[Row.CLIPS] += clipped
+        rows[Row.LARGEST] = tf.maximum(rows[Row.LARGEST], before)
         table.assign(tf.stack(rows))
         first = (self._bad < 0) & ~tf.math.is_finite(before) & (fresh > 0)
         self._bad.assign(tf.where(first, self._steps, self._bad))
@@ -141,8 +152,8 @@ class GraphSums:
         lengths = _with_all(tf.stack([tf.stack(moved), tf.stack(held), fresh[:-1]]))
         counted = tf.cast((lengths[1] > 0) & (lengths[2] > 0), tf.float32)
         rows = tf.unstack(tf.convert_to_tensor(self._table))
-        rows[RATIO] += tf.math.divide_no_nan(lengths[0], lengths[1]) * counted
-        rows[SAMPLES] += counted
+        rows[Row.RATIO] += tf.math.divide_no_nan(lengths[0], lengths[1]) * counted
+        rows[Row.SAMPLES] += counted
         self._table.assign(tf.stack(rows))
 
     def _where_sampled(self, act: Any) -> None:

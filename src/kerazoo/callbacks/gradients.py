@@ -6,18 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.gradient_sums import (
-    CLIPPED_NORM,
-    CLIPS,
-    LARGEST,
-    NORM,
-    RATIO,
-    SAMPLES,
-    SQUARE,
-    UPDATES,
-    GraphSums,
-    Sums,
-)
+from kerazoo.callbacks.gradient_sums import GraphSums, Row, Sums
 from kerazoo.callbacks.histograms import EDGES
 from kerazoo.callbacks.steps import PeriodicLogger
 from kerazoo.callbacks.taps import Taps, clips, single_optimizers, stale_freeze
@@ -49,7 +38,7 @@ class GradientLogger(PeriodicLogger):
     It works on any model, built or not, with one optimizer or several, under XLA, loss scaling, accumulation and
     mirrored replicas, and with `steps_per_execution` over 1, where a record is written after the execution in which it
     is due. Over several processes norms before clipping are not known, and NaN where the optimizer clips. On the JAX
-    backend it needs a model that is built, and one optimizer.
+    backend the model must be built.
 
     Args:
         writer: A `Writer`, or a list of them.
@@ -135,21 +124,21 @@ class GradientLogger(PeriodicLogger):
 def _scalars(sums: Sums, column: int, path: str, clipping: bool) -> list[tuple[str, float]]:
     """The tags and values of one variable's record; none where it got no gradient."""
     row = sums.table[:, column]
-    updates = row[UPDATES]
+    updates = row[Row.UPDATES]
     values = []
     if updates:
         values += [
-            (f"gradients/{path}/norm", row[NORM] / updates),
-            (f"gradients/{path}/max_norm", row[LARGEST]),
-            (f"gradients/{path}/mean_square", row[SQUARE] / updates),
+            (f"gradients/{path}/norm", row[Row.NORM] / updates),
+            (f"gradients/{path}/max_norm", row[Row.LARGEST]),
+            (f"gradients/{path}/mean_square", row[Row.SQUARE] / updates),
         ]
         if clipping:
             values += [
-                (f"gradients/{path}/clipped_norm", row[CLIPPED_NORM] / updates),
-                (f"gradients/{path}/clipped", row[CLIPS] / updates),
+                (f"gradients/{path}/clipped_norm", row[Row.CLIPPED_NORM] / updates),
+                (f"gradients/{path}/clipped", row[Row.CLIPS] / updates),
             ]
-    if row[SAMPLES]:
-        values.append((f"updates/{path}/ratio", row[RATIO] / row[SAMPLES]))
+    if row[Row.SAMPLES]:
+        values.append((f"updates/{path}/ratio", row[Row.RATIO] / row[Row.SAMPLES]))
     if sums.bad[column] >= 0:
         values.append((f"gradients/{path}/not_finite", np.float32(sums.bad[column])))
     return [(tag, float(value)) for tag, value in values]

@@ -7,19 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerazoo.callbacks.gradient_sums import (
-    CLIPPED,
-    CLIPPED_NORM,
-    CLIPS,
-    LARGEST,
-    NORM,
-    RATIO,
-    SAMPLES,
-    SQUARE,
-    UPDATES,
-    Sums,
-)
+from kerazoo.callbacks.gradient_sums import CLIPPED, Row, Sums
 from kerazoo.callbacks.histograms import BINS, magnitude_counts
+from kerazoo.callbacks.hooks import Hooks
 from kerazoo.callbacks.taps import single_optimizers
 from kerazoo.errors import ModelError
 from kerazoo.keras_private import APPLY_GRADIENTS, CLIP_GRADIENTS, batches_seen
@@ -40,7 +30,7 @@ class HostSums:
         self._sums = Sums.zeros(0)
         self._steps = step
         self._pending: dict[int, list[tuple[np.ndarray, ...]]] = {}  # by the optimizer's count of batches
-        self._hooked: list[tuple[Any, str]] = []
+        self._hooks = Hooks(model)
 
     def insert(self) -> None:
         """Put the taps in place."""
@@ -67,8 +57,8 @@ class HostSums:
             self._send_updates(state[2][place], state[0], after[0])
             return logs, after
 
-        self._hook(self.model, "train_step", step)
-        self.model.make_train_function(force=True)
+        self._hooks.replace(self.model, "train_step", step)
+        self._hooks.trace()
 
     def _tap(self, optimizer: Any) -> None:
         apply, clip = getattr(optimizer, APPLY_GRADIENTS), getattr(optimizer, CLIP_GRADIENTS)
@@ -86,20 +76,12 @@ class HostSums:
             self._send_gradients(count, updates, variables, gradients, clipped)
             return clipped
 
-        self._hook(optimizer, APPLY_GRADIENTS, note_variables)
-        self._hook(optimizer, CLIP_GRADIENTS, send_gradients)
-
-    def _hook(self, thing: Any, name: str, replacement: Any) -> None:
-        object.__setattr__(thing, name, replacement)
-        self._hooked.append((thing, name))
+        self._hooks.replace(optimizer, APPLY_GRADIENTS, note_variables)
+        self._hooks.replace(optimizer, CLIP_GRADIENTS, send_gradients)
 
     def remove(self) -> None:
         """Take the taps out."""
-        for thing, name in self._hooked:
-            vars(thing).pop(name, None)
-        if self._hooked:
-            self.model.train_function = None
-        self._hooked = []
+        self._hooks.remove()
 
     def _send_gradients(self, count: Any, updates: Any, paths: list[str], before: Any, after: Any) -> None:
         """While the step is traced: have it call `_receive` with the norms and counts of one optimizer's gradients."""
@@ -148,15 +130,15 @@ class HostSums:
         clipped = (np.abs(after - before) > CLIPPED * before).astype(np.float32)
         clipped[-1] = clipped[:-1].max(initial=0)
         sums = self._sums.table
-        sums[UPDATES] += fresh
-        sums[NORM] += before
-        sums[SQUARE] += before**2 / np.append(self._sizes, self._sizes.sum())
-        sums[CLIPPED_NORM] += after
-        sums[CLIPS] += clipped
-        sums[LARGEST] = np.maximum(sums[LARGEST], before)
+        sums[Row.UPDATES] += fresh
+        sums[Row.NORM] += before
+        sums[Row.SQUARE] += before**2 / np.append(self._sizes, self._sizes.sum())
+        sums[Row.CLIPPED_NORM] += after
+        sums[Row.CLIPS] += clipped
+        sums[Row.LARGEST] = np.maximum(sums[Row.LARGEST], before)
         counted = (held > 0) & (fresh > 0)
-        sums[RATIO] += np.divide(moved, held, out=np.zeros_like(moved), where=counted)
-        sums[SAMPLES] += counted
+        sums[Row.RATIO] += np.divide(moved, held, out=np.zeros_like(moved), where=counted)
+        sums[Row.SAMPLES] += counted
         self._sums.counts[:] += np.sum([counts for _, counts in gradients], axis=0)
         first = (self._sums.bad < 0) & ~np.isfinite(before) & (fresh > 0)
         self._sums.bad[first] = self._steps

@@ -14,13 +14,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerazoo.insight.activations import RELUS, Activations
+from kerazoo.insight.layer_outputs import activation_of, layers_by_path, look_at_outputs
 from kerazoo.keras_private import all_layers
 
 Batch = tuple[Any, Any]  # images and labels
 Seen = Callable[[keras.Layer, Any, Any], None]  # layer, input, output
 
-SIGMOID_ENDS = (0.05, 0.95)  # Glorot & Bengio 2010
-TANH_END = 0.97
+JUDGED = (*RELUS, "sigmoid", "tanh")  # a softmax is nearly always that of the last layer, which may be certain
 
 
 @contextmanager
@@ -51,38 +52,21 @@ def watching_layers(model: keras.Model, seen: Seen, *, layers: Sequence[keras.La
 
 def unit_shares(model: keras.Model, batches: Iterable[Batch]) -> tuple[dict[str, float], dict[str, float]]:
     """Layer -> share of dead ReLU units, and layer -> share of saturated activations, in inference mode."""
-    largest: dict[str, np.ndarray] = {}
-    ends: dict[str, list[float]] = {}
+    kinds = {path: activation_of(layer) for path, layer in layers_by_path(model).items()}
+    layers = {path: layer for path, layer in layers_by_path(model).items() if kinds[path] in JUDGED}
+    units = {path: Activations(kinds[path], histograms=False) for path in layers}
+    called: set[str] = set()
 
-    def seen(layer: keras.Layer, _: Any, output: Any) -> None:
-        kind = _activation(layer)
-        if kind is None or not hasattr(output, "shape"):
-            return
-        values = _numpy(output)
-        if kind == "relu":
-            most = values.max(axis=tuple(range(values.ndim - 1)))
-            largest[layer.name] = np.maximum(largest.get(layer.name, most), most)
-        elif kind == "sigmoid":
-            ends.setdefault(layer.name, []).append(
-                float(((values < SIGMOID_ENDS[0]) | (values > SIGMOID_ENDS[1])).mean())
-            )
-        else:
-            ends.setdefault(layer.name, []).append(float((np.abs(values) > TANH_END).mean()))
+    def look(name: str, values: np.ndarray) -> None:
+        path = name.partition(":")[0]  # a later call of the same layer
+        units[path].add(values)
+        called.add(path)
 
-    with watching_layers(model, seen), keras.StatelessScope():
-        for images, _ in batches:
-            model(images, training=False)
-    dead = {name: float((most <= 0).mean()) for name, most in largest.items()}
-    return dead, {name: float(np.mean(shares)) for name, shares in ends.items()}
-
-
-def _activation(layer: keras.Layer) -> str | None:
-    """ "relu", "sigmoid" or "tanh", where the layer ends with it. The last layer's softmax is none of them."""
-    if isinstance(layer, keras.layers.ReLU):
-        return "relu"
-    function = getattr(layer, "activation", None)
-    name = getattr(function, "__name__", "")
-    return {"relu": "relu", "relu6": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}.get(name)
+    for images, _ in batches:
+        look_at_outputs(model, images, layers, look, strict=False)
+    numbers = {path: units[path].scalars() for path in layers if path in called}
+    dead = {path: number["dead"] for path, number in numbers.items() if "dead" in number}
+    return dead, {path: number["saturated"] for path, number in numbers.items() if "saturated" in number}
 
 
 def batch_norm_lag(

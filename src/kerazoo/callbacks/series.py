@@ -3,20 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
+from kerazoo.callbacks.writers.tags import is_kept
+from kerazoo.callbacks.writers.writer import QuietWriter
 
 LONGEST = 2000  # numbers of a series; a longer one is thinned
 
 
-class Series:
-    """Keeps the scalars whose tags begin with one of `prefixes`; the rest of a writer's methods do nothing."""
+class Series(QuietWriter):
+    """Keeps the scalars whose tags begin with one of `prefixes`."""
 
     def __init__(self, *prefixes: str) -> None:
         self.prefixes = prefixes
         self._points: dict[str, list[tuple[int, float]]] = {}
-
-    def config(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Keep one number."""
@@ -27,22 +25,10 @@ class Series:
         if len(points) > LONGEST:
             del points[1::2]
 
-    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
-        """Nothing."""
-
-    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """Nothing."""
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Nothing."""
-
-    def finish(self) -> None:
-        """Nothing."""
-
     def rewind(self, step: int, epoch: int) -> None:
         """Forget what came after `step`."""
         self._points = {
-            tag: [(at, value) for at, value in points if at <= (epoch if tag.startswith("epoch/") else step)]
+            tag: [(at, value) for at, value in points if is_kept(tag, at, step, epoch)]
             for tag, points in self._points.items()
         }
 

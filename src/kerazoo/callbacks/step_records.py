@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerazoo.callbacks.hooks import Hooks
 from kerazoo.keras_private import is_deterministic
 
 RECENT = 1 / 20  # the share of a step in the moving average of the cross-entropy
@@ -36,7 +37,7 @@ class StepRecords:
         self._compiled = bool(getattr(model, "jit_compile", False))
         self._clocked = not (self._compiled or model.run_eagerly or is_deterministic())
         self._inside = False
-        self._hooked: list[tuple[Any, str]] = []
+        self._hooks = Hooks(model)
         self._base = time.time()
         self._begun: list[float] = []
         self._times = {"seconds": 0.0, "steps": 0.0, "waited": 0.0, "clocked": 0.0}
@@ -78,18 +79,13 @@ class StepRecords:
                 self._record(values.get("x"), values.get("y"), values.get("y_pred"), loss)
             return loss
 
-        for name, replacement in (("train_step", recorded_step), ("compute_loss", recorded_loss)):
-            object.__setattr__(self.model, name, replacement)  # past Keras, which would track it
-            self._hooked.append((self.model, name))
-        self.model.make_train_function(force=True)
+        self._hooks.replace(self.model, "train_step", recorded_step)
+        self._hooks.replace(self.model, "compute_loss", recorded_loss)
+        self._hooks.trace()
 
     def remove(self) -> None:
         """Take the hooks out."""
-        for thing, name in self._hooked:
-            vars(thing).pop(name, None)
-        if self._hooked:
-            self.model.train_function = None
-        self._hooked = []
+        self._hooks.remove()
 
     # -- inside the step ------------------------------------------------------------------------------------------
 

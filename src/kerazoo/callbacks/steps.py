@@ -1,5 +1,6 @@
 """The step that a training is at, and when a logger records: the base of all loggers with a period."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.period import Period
 
 
-class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
+class PeriodicLogger(keras.callbacks.Callback, ABC):  # type: ignore[misc]
     """Calls `record(step)` after every so many steps or epochs; `every` is as `Period.of` takes it.
 
     - `step` counts the batches trained so far, from 1; `epoch` counts finished epochs. A new logger goes on from the
@@ -34,13 +35,13 @@ class PeriodicLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self._execution = 1  # steps in one
         self._seen = 0  # the last step that was looked at: in a resumed epoch, steps up to it come once more
 
+    @abstractmethod
     def record(self, step: int) -> None:
         """Write what there is to write after `step` steps.
 
         On the JAX backend `fit` keeps the weights elsewhere within an epoch; `self.model` brings them back, which costs
         time: it must be asked for only where a record is due.
         """
-        raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the first step."""

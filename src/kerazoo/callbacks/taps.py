@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from kerazoo.callbacks.hooks import Hooks
 from kerazoo.keras_private import CLIP_GRADIENTS, SUM_GRADIENTS, optimized
 
 Pairs = list[tuple[Any, Any]]  # (gradient, variable)
@@ -36,7 +37,7 @@ class Taps:
     def __init__(self, model: keras.Model, recorder: Recorder) -> None:
         self.model = model
         self.recorder = recorder
-        self._hooked: list[tuple[Any, str]] = []
+        self._hooks = Hooks(model)
         self._of_replica = threading.local()  # each replica of a mirrored strategy is traced in a thread of its own
 
     def insert(self) -> None:
@@ -51,20 +52,12 @@ class Taps:
             self.recorder.end()
             return results
 
-        self._hook(self.model, "train_step", step)
-        self.model.make_train_function(force=True)
+        self._hooks.replace(self.model, "train_step", step)
+        self._hooks.trace()
 
     def remove(self) -> None:
         """Take the taps out."""
-        for thing, name in self._hooked:
-            vars(thing).pop(name, None)
-        if self._hooked:
-            self.model.train_function = None
-        self._hooked = []
-
-    def _hook(self, thing: Any, name: str, replacement: Any) -> None:
-        object.__setattr__(thing, name, replacement)  # past Keras, which would track it
-        self._hooked.append((thing, name))
+        self._hooks.remove()
 
     def _tap(self, optimizer: Any) -> None:
         """Tap `optimizer`, or those inside it."""
@@ -92,8 +85,8 @@ class Taps:
             self.recorder.update(before, reduced)
             return reduced
 
-        self._hook(optimizer, CLIP_GRADIENTS, clip_and_keep)
-        self._hook(optimizer, SUM_GRADIENTS, reduce_and_record)
+        self._hooks.replace(optimizer, CLIP_GRADIENTS, clip_and_keep)
+        self._hooks.replace(optimizer, SUM_GRADIENTS, reduce_and_record)
 
     def _tap_each(self, several: Any) -> None:
         """Tap the parts of a MultiOptimizer, some of which it may only know once it is built."""
@@ -110,7 +103,7 @@ class Taps:
                 if part not in known:
                     self._tap(part)
 
-        self._hook(several, "build", build_and_tap)
+        self._hooks.replace(several, "build", build_and_tap)
 
 
 def optimizers_of(model: keras.Model) -> Iterator[Any]:

@@ -1,10 +1,10 @@
-"""Feature maps, and filters, as one image."""
+"""Feature maps, filters or images side by side in one image."""
 
 import math
 
 import numpy as np
 
-CHANNELS = 16  # maps drawn of each tap, in four rows
+CHANNELS, MAP_ROW = 16, 4  # maps drawn of each layer, and of these in a row
 FILTERS, FILTER_ROW = 64, 8  # filters drawn, and of these in a row
 FILTER_SIZE = 16  # px: smaller filters are drawn with larger pixels
 
@@ -12,15 +12,9 @@ FILTER_SIZE = 16  # px: smaller filters are drawn with larger pixels
 def draw(maps: np.ndarray) -> np.ndarray:
     """(H, W, C) -> a grey image, uint8, of the first 16 channels in rows of four with a gap of one pixel."""
     maps = np.nan_to_num(maps[..., :CHANNELS].astype(np.float64))
-    height, width, count = maps.shape
-    rows = -(-count // 4)
-    grid = np.zeros((rows * (height + 1) - 1, 4 * (width + 1) - 1), np.uint8)
     low, high = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
     stretched = (maps - low) / np.where(high > low, high - low, 1.0) * 255
-    for channel in range(count):
-        top, left = (channel // 4) * (height + 1), (channel % 4) * (width + 1)
-        grid[top : top + height, left : left + width] = stretched[..., channel].round()
-    return grid
+    return _tiled(stretched.round().transpose(2, 0, 1)[..., None].astype(np.uint8), MAP_ROW)
 
 
 def draw_images(images: np.ndarray, columns: int = 8) -> np.ndarray:
@@ -32,13 +26,7 @@ def draw_images(images: np.ndarray, columns: int = 8) -> np.ndarray:
     low = shown.min(axis=(1, 2, 3), keepdims=True)
     span = shown.max(axis=(1, 2, 3), keepdims=True) - low
     pixels = ((shown - low) / np.where(span > 0, span, 1.0) * 255).round().astype(np.uint8)
-    count, height, width, channels = pixels.shape
-    columns = min(columns, count)
-    grid = np.zeros((math.ceil(count / columns) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
-    for index in range(count):
-        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        grid[top : top + height, left : left + width] = pixels[index]
-    return grid if channels == 3 else grid[..., 0]
+    return _tiled(pixels, min(columns, len(pixels)))
 
 
 def draw_filters(kernel: np.ndarray) -> np.ndarray:
@@ -54,11 +42,15 @@ def draw_filters(kernel: np.ndarray) -> np.ndarray:
     pixels = (127.5 + 127.5 * kernel / np.where(size > 0, size, 1.0)).round().astype(np.uint8)
     zoom = max(1, math.ceil(FILTER_SIZE / max(pixels.shape[:2])))
     pixels = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    height, width, channels, count = pixels.shape
-    columns = min(count, FILTER_ROW)
+    return _tiled(np.moveaxis(pixels, -1, 0), min(pixels.shape[-1], FILTER_ROW))
+
+
+def _tiled(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """(N, H, W, C) uint8 -> one image in rows of `columns`, with a black gap of one pixel; grey without its channel."""
+    count, height, width, channels = tiles.shape
     rows = math.ceil(count / columns)
     grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
-    for index in range(count):
+    for index, tile in enumerate(tiles):
         top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        grid[top : top + height, left : left + width] = pixels[..., index]
+        grid[top : top + height, left : left + width] = tile
     return grid if channels == 3 else grid[..., 0]

@@ -56,6 +56,17 @@ def find_layers(model: keras.Model, names: Sequence[str]) -> dict[str, keras.Lay
     return layers
 
 
+def activation_of(layer: keras.Layer) -> str:
+    """The name of the function that the output of `layer` comes of: "relu", "linear", ...; "" where it has none."""
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(layer, keras.layers.ReLU):
+        return "leaky_relu" if layer.negative_slope else "relu"
+    if hasattr(layer, "recurrent_activation") or type(layer).__name__.endswith("Normalization"):
+        return "linear"  # a product of two functions saturates as none of them; normalized is any number
+    return str(getattr(getattr(layer, "activation", None), "__name__", ""))
+
+
 def look_at_outputs(
     model: keras.Model, inputs: Any, layers: Mapping[str, keras.Layer], look: Look, *, strict: bool = True
 ) -> None:

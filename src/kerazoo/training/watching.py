@@ -42,22 +42,21 @@ def logging_callbacks(
     probe = _probe(plan) if "feature_maps" in recipe.log else None
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
-        watchers: list[keras.callbacks.Callback] = []
-        heard: Writer = writer
+        diagnostics = []
         if recipe.findings:
             own = "gradients" not in recipe.log  # they are not taken twice
             show = partial(show_examples, plan=plan, writer=writer)
-            found = make_diagnostics(plan, batches, folder=run.folder, own_gradients=own, show=show)
-            watchers.append(found)
-            heard = GuardedWriter([*writer.writers, found])
+            diagnostics.append(make_diagnostics(plan, batches, folder=run.folder, own_gradients=own, show=show))
+        listeners: list[Writer] = [*writer.writers, *diagnostics]  # diagnostics take what the loggers write
         options = {"every": recipe.log_every, "histograms": bool(recipe.log_histograms)}
-        if "gradients" in recipe.log:
-            watchers.insert(0, GradientLogger(heard, **options))
-        if "weights" in recipe.log:
-            watchers.insert(0, WeightLogger(heard, filters=bool(recipe.log_histograms), **options))
+        loggers: list[keras.callbacks.Callback] = []
         if probe is not None:
-            watchers.insert(0, FeatureMapLogger(heard, probe, _taps(model, plan.entry), **options))
-        return [*watchers, EpochMetrics(writer)]
+            loggers.append(FeatureMapLogger(listeners, probe, _taps(model, plan.entry), **options))
+        if "weights" in recipe.log:
+            loggers.append(WeightLogger(listeners, filters=bool(recipe.log_histograms), **options))
+        if "gradients" in recipe.log:
+            loggers.append(GradientLogger(listeners, **options))
+        return [*loggers, *diagnostics, EpochMetrics(writer)]
 
     with closing_writer(open_writers(recipe.log_to, run.folder, run.name)) as writer:
         writer.config(recipe.model_dump(mode="json"))

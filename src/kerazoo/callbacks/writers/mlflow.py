@@ -62,8 +62,8 @@ class MlflowWriter:
         tracking_uri: str | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        self._mlflow = require("mlflow")
-        require("sqlalchemy")
+        self._mlflow = require("mlflow", extra="mlflow")
+        require("sqlalchemy", extra="mlflow")
         self.experiment = experiment
         self.name = name
         self.folder = None if folder is None else Path(folder)

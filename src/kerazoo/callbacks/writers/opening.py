@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kerazoo.callbacks.writers.folder import FolderWriter
+from kerazoo.callbacks.writers.trackers import check_installed
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.errors import InputError
 
@@ -48,13 +49,14 @@ def open_writers(
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise InputError for a name that is not of TRACKERS."""
+    """Raise InputError for a name that is not of TRACKERS, or a tracker that is not installed."""
     for name in names:
         if name not in TRACKERS:
             close = difflib.get_close_matches(str(name).lower(), TRACKERS, 1, cutoff=0.0)
             raise InputError(
                 f"there is no tracker {name!r:.80}; the nearest is {close[0]}, and all are {', '.join(TRACKERS)}"
             )
+        check_installed(name, extra=name)
 
 
 def _tensorboard(folder: Path, run_name: str) -> Writer:

@@ -1,5 +1,6 @@
 """What W&B and Trackio share: the values of a step are one row, which one call logs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from kerazoo.callbacks.writers.pictures import check_pixels
 from kerazoo.callbacks.writers.tags import counts_epochs
 
 
-class RowWriter:
+class RowWriter(ABC):
     """A writer that gathers values into rows.
 
     A run begins with the first value, so that a `rewind` before it can go on with an earlier one. What that one has
@@ -24,34 +25,37 @@ class RowWriter:
         self._open = False
         self._finished = False
 
+    @abstractmethod
     def _begin(self, settings: dict[str, Any], *, resume: bool) -> None:
         """Begin a run, or go on with the one there is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self) -> set[tuple[str, int]]:
-        """The (tag, step) that the run has which is gone on with."""
-        raise NotImplementedError
+        """The (tag, step) pairs that the resumed run already has."""
 
+    @abstractmethod
     def _log(self, axis: str, at: int, row: dict[str, Any]) -> None:
         """Log a row; `axis` is "step" or "epoch", and `at` its number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settle(self) -> None:
         """Wait until what was logged is kept, whatever becomes of this process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> None:
         """Finish the run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _histogram(self, counts: np.ndarray, edges: np.ndarray) -> Any:
-        raise NotImplementedError
+        """A histogram as the tracker takes it."""
 
+    @abstractmethod
     def _image(self, image: Image.Image) -> Any:
-        raise NotImplementedError
+        """An image as the tracker takes it."""
 
+    @abstractmethod
     def _text(self, text: str) -> Any:
-        raise NotImplementedError
+        """A text as the tracker takes it."""
 
     def config(self, values: Mapping[str, Any]) -> None:
         """See Writer. Taken before the first value."""
@@ -105,7 +109,7 @@ class RowWriter:
             self._settle()
 
     def rewind(self, step: int, epoch: int) -> None:
-        """Go on with the run there is; of what it has, nothing is logged again."""
+        """Resume the run; what it already has is not logged again."""
         if not self._open:
             self._start(resume=True)
             self._landed = {(tag, at) for tag, at in self._read() if at > step or counts_epochs(tag)}

@@ -1,6 +1,7 @@
 """What the writers for trackers share: the package that must be installed, and what is kept to go on with a run."""
 
 import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,19 @@ from kerazoo.errors import InputError
 from kerazoo.files import write_whole
 
 
-def require(package: str) -> Any:
-    """The module `package`. Raises InputError, which names the extra of kerazoo, where it is not installed."""
+def require(package: str, extra: str) -> Any:
+    """The module `package`. Raises InputError, which names the `extra` of kerazoo, if it is not installed."""
+    check_installed(package.partition(".")[0], extra)
     try:
         return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{package} is not installed; pip install 'kerazoo[{package}]'") from error
     except ImportError as error:
         raise InputError(f"{package} cannot be imported: {str(error).splitlines()[0]}; install it again") from error
+
+
+def check_installed(package: str, extra: str) -> None:
+    """Raise InputError as `require` does, without an import."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{package} is not installed; pip install 'kerazoo[{extra}]'")
 
 
 class KeptRun:

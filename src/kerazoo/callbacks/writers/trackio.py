@@ -96,7 +96,7 @@ def _import(folder: str | Path | None) -> Any:
     if folder is not None:
         os.environ[PLACE] = str(Path(folder).absolute())
     try:
-        trackio = require("trackio")
+        trackio = require("trackio", extra="trackio")
     finally:
         if before is not None:
             os.environ[PLACE] = before

@@ -52,7 +52,7 @@ class WandbWriter(RowWriter):
         self, project: str = "kerazoo", *, name: str | None = None, folder: str | Path | None = None, **init: Any
     ) -> None:
         super().__init__()
-        self._wandb = require("wandb")
+        self._wandb = require("wandb", extra="wandb")
         self.project = project
         self.name = name
         self.folder = None if folder is None else Path(folder)
@@ -149,7 +149,7 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def _records(path: str | os.PathLike[str]) -> Iterator[Any]:
-    record_type = require("wandb.proto.wandb_internal_pb2").Record
+    record_type = require("wandb.proto.wandb_internal_pb2", extra="wandb").Record
     for data in _parts(Path(path).read_bytes()):
         yield record_type.FromString(data)
 

@@ -48,6 +48,28 @@ class Writer(Protocol):
         """Write what is left, and close. A closed writer is not used again."""
 
 
+class QuietWriter:
+    """A writer that keeps nothing; a subclass overrides what it keeps."""
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """See Writer."""
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """See Writer."""
+
+    def histogram(self, tag: str, counts: np.ndarray, edges: np.ndarray, step: int) -> None:
+        """See Writer."""
+
+    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """See Writer."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """See Writer."""
+
+    def finish(self) -> None:
+        """See Writer."""
+
+
 class GuardedWriter:
     """One writer for several, each of which may fail: it is then left out, and the log says so once."""
 
