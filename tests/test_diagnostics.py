@@ -72,7 +72,10 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize("kind", HEALTHY)
+VARIANT = pytest.mark.slow  # five seconds and more each; the first case of its test proves the same in another network
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind == "adam" else VARIANT) for kind in HEALTHY])
 def test_a_healthy_training_has_notes_only(kind, digits):
     found = severities(diagnosed(*HEALTHY[kind](), digits, epochs=12))
     assert set(found.values()) <= {"note"}, found
@@ -82,8 +85,8 @@ def test_a_healthy_training_has_notes_only(kind, digits):
     ("norm", "optimizer"),
     [
         (0.9, lambda: keras.optimizers.SGD(10.0, momentum=0.9)),
-        (None, lambda: keras.optimizers.SGD(5.0, momentum=0.9)),
-        (None, lambda: keras.optimizers.Adam(0.1)),
+        pytest.param(None, lambda: keras.optimizers.SGD(5.0, momentum=0.9), marks=VARIANT),
+        pytest.param(None, lambda: keras.optimizers.Adam(0.1), marks=VARIANT),
     ],
 )
 def test_a_rate_a_hundred_times_too_high(norm, optimizer, digits):
@@ -92,7 +95,7 @@ def test_a_rate_a_hundred_times_too_high(norm, optimizer, digits):
     assert "nothing_learned" in found
 
 
-@pytest.mark.parametrize("norm", [0.9, None])
+@pytest.mark.parametrize("norm", [0.9, pytest.param(None, marks=VARIANT)])
 def test_a_rate_a_thousand_times_too_low(norm, digits):
     optimizer = keras.optimizers.SGD(5e-5, momentum=0.9) if norm is None else keras.optimizers.Adam(1e-6)
     found = severities(diagnosed(network(norm=norm), optimizer, digits))
@@ -324,6 +327,7 @@ def test_bad_settings_are_refused():
         Diagnostics(data=3)
 
 
+@pytest.mark.slow  # half a minute: three trainings
 def test_a_resumed_training_has_the_findings_of_one_that_was_not_stopped(digits, tmp_path):
     """Stopped in the middle of an epoch: the same margins, losses and series."""
     x, y, _, _ = digits
@@ -356,6 +360,7 @@ def test_a_resumed_training_has_the_findings_of_one_that_was_not_stopped(digits,
     assert severities(resumed) == severities(whole)
 
 
+@pytest.mark.slow  # test_diagnosis.py has a trial by the command
 def test_a_short_trial_of_a_recipe(tmp_path, said):
     data = make_images(tmp_path / "data", count=40, size=16)
     settings = {"data.size": 16, "training.batch_size": 8}

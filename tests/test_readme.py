@@ -216,6 +216,7 @@ def python_of(guide, heading):
     return [code for language, code in FENCED.findall(section.split("\n## ")[0]) if language == "python"]
 
 
+@pytest.mark.slow  # half a minute: processes that are stopped and run again
 def test_the_own_fit_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     found = own_fit(tmp_path, monkeypatch)
     assert "['roses', 'tulips']" in capsys.readouterr().out.replace("(", "[").replace(")", "]")

@@ -120,6 +120,7 @@ def test_tensorboard_has_losses_and_metrics_as_of_keras_own_callback(tmp_path):
     assert read == [(epoch + 1, pytest.approx(loss)) for epoch, loss in enumerate(fitted.history["val_loss"])]
 
 
+@pytest.mark.slow  # a minute: three runs with all loggers
 def test_a_run_that_was_killed_and_resumed_logs_what_one_that_was_not_does(tmp_path):
     """Distances from the start among it: the network is built again as it was."""
 

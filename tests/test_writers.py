@@ -310,7 +310,10 @@ def test_what_was_written_is_read_back(name, tmp_path):
     check_all(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# the slow ones take half a minute each: four processes that import a tracker
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "folder" else pytest.mark.slow) for name in NAMES]
+)
 def test_after_kills_nothing_is_missing_and_nothing_is_there_twice(name, tmp_path):
     """Killed three steps after a checkpoint with all of them kept, then with what happened to be, then again."""
     need(name)
