@@ -23,7 +23,7 @@ def drawn(count, margin=4.0, seed=0, classes=4):
 
 def judged(logits, labels, task="multiclass"):
     """The temperature as a run judges it, its stage and its line."""
-    phases = Phases()
+    phases = Phases(find_task(task))
     best = best_temperature(logits, labels, find_task(task), folds_of(labels, find_task(task)))
     with log_lines() as lines:
         assert phases.temperature(best, 0.1) is best.helps
@@ -57,7 +57,7 @@ def test_one_wrong_answer_does_not_make_a_temperature():
     assert RANGE[0] < best.value < 1
     assert best.judged.losses.max() > 5 * best.before.losses.max()
     assert not stage.kept
-    assert "is higher" in line
+    assert f"its loss on 60 val images is higher, {stage.loss:.4f} against " in line
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -130,10 +130,29 @@ def test_the_share_of_least_loss_is_taken_and_judged_on_the_other_folds():
 def test_what_is_kept_stays_where_no_average_beats_it(said):
     best = averages(lambda share: np.full(20, np.nan if share == 0.2 else 2.0), np.ones(20))
     assert best.share is None
-    phases = Phases()
+    phases = Phases(find_task("multiclass"))
     phases.best = Measured(np.ones(20), np.ones(20))
     assert not phases.average(best, 0.1)
     assert said == ["average: dropped: no average is better on validation; 0.1 s"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said_of_it"),
+    [
+        ("multiclass", "its accuracy on 20 val images is lower, 0.8000 against 0.9000"),
+        ("regression", "its mae on 20 val images is higher, 0.3000 against 0.2000"),
+    ],
+)
+def test_a_dropped_phase_says_what_is_worse(said, task, said_of_it):
+    scores = {"multiclass": (0.9, 0.8), "regression": (-0.2, -0.3)}[task]
+    before, after = (Measured(np.where(np.arange(20) < 20 * score, 1.0, 0.0) if score > 0 else np.full(20, score),
+                              np.ones(20)) for score in scores)  # fmt: skip
+    phases = Phases(find_task(task))
+    phases.best = before
+    assert not phases.keep_if_better("fine-tuning", after, 0.1)
+    assert f"dropped: {said_of_it}; 0.1 s" in said[0]
+    assert "loss 1.0000, lower by 0.0000 (95 % " in said[0]
+    assert phases.to_json()[0]["line"] == said[0]
 
 
 def test_what_did_not_move_is_bit_equal_in_every_average():

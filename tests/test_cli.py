@@ -17,6 +17,7 @@ from PIL import Image
 
 from kerazoo.cli import app as cli
 from kerazoo.cli.output import print_json, print_text
+from kerazoo.errors import Interrupted
 from kerazoo.serving.predict import Prediction
 
 KERAZOO = Path(sys.executable).with_name("kerazoo")
@@ -174,6 +175,17 @@ def test_ctrl_c_outside_of_training_is_one_line(here, tmp_path, monkeypatch, cap
     assert json.loads((here / "runs" / "run" / "run.json").read_text())["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_saved_its_state_has_its_line_and_its_exit_code(here, monkeypatch, capsys, number):
+    def stop(*_, **__):
+        raise Interrupted("stopped: saved at epoch 2, step 1", number)
+
+    monkeypatch.setattr("kerazoo.api.training._train", stop)
+    for words in (["train", "mlp", "--data", "x"], ["finetune", "x", "--backbone", "mlp"]):
+        code, out, err = call(monkeypatch, capsys, *words)
+        assert (code, out, err) == (128 + number, "", "kerazoo: stopped: saved at epoch 2, step 1\n")
+
+
 def test_odd_names_are_printed_harmlessly(here, monkeypatch, capsys):
     """In lines of answers and in messages; escape codes, line breaks, bytes that are no UTF-8."""
     name = "odd \x1b[31m\n\udcff.jpg"
@@ -278,7 +290,10 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     broken.write_text('data = "images"\n[model]\nname = "mlp"\n')
     before = sorted(str(p) for p in here.rglob("*"))
     for arguments, message in (
-        (train, "run runs/one exists and is finished; choose another --name"),
+        (
+            train,
+            "run runs/one exists and is finished: open it with kerazoo.open_run, choose another name .--name., or",
+        ),
         (["resume", "one"], "run .*runs/one is finished"),
         (["resume", "three"], "there is no run .*runs/three to resume"),
         (["try", "mlp", "--data", data, "--learning-rate", "no/rates.svg"], "there is no folder .*no; make it"),
@@ -291,7 +306,7 @@ def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
         (["predict", "one", tmp_path / "none.jpg"], "there is no file or folder .*none.jpg"),
         (["predict", "saved_models/none", data], "there is no run saved_models/none"),
         (["train", "mlpp", "--data", data], "no model is called 'mlpp': did you mean mlp"),
-        (["train", "mlp"], "recipe key data is missing; give it with --data"),
+        (["train", "mlp"], "recipe key data is missing; name the data .--data"),
         (["train", "absent.toml"], "there is no recipe absent.toml"),
         (["train", broken, "--data", data], "recipe key data.path: 'data' must be a table of keys"),
     ):

@@ -474,7 +474,10 @@ def test_a_terminated_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
 
 
 def test_exports_are_versioned_and_run_no_code_of_the_current_folder(run, export, tmp_path, monkeypatch):
-    with pytest.raises(RunError, match=r"first exists \(version 1\); choose another --name"):
+    with pytest.raises(
+        RunError,
+        match=r"first exists \(version 1\); choose another name \(--name\), or add a version .* new_version=True",
+    ):
         export_run(run, root=export.parents[1])
     planted = plant_modules(tmp_path)  # where the fresh process of the gate must not look
     monkeypatch.chdir(planted)
@@ -503,7 +506,9 @@ def test_changed_weights_and_changed_data_are_noticed(images, tmp_path):
 
 
 def test_runs_are_never_overwritten_and_unfinished_ones_not_used(run, images):
-    with pytest.raises(RunError, match="first exists and is finished; choose another --name"):
+    with pytest.raises(
+        RunError, match="first exists and is finished: open it with kerazoo.open_run, .* in Python overwrite=True"
+    ):
         train(recipe(images), name="first", root=run.folder.parent)
     with pytest.raises(RunError, match="there is no run nothing"):
         open_run("nothing")

@@ -259,7 +259,7 @@ def test_resume_as_the_guide_shows_it_survives_ctrl_c(tmp_path, monkeypatch):
         exec(block, {"model": model, "x": x, "y": x[:, :1]})
         return model
 
-    with pytest.raises(kerazoo.errors.Interrupted, match="saved at epoch 2, step 2"):
+    with pytest.raises(kerazoo.Interrupted, match="saved at epoch 2, step 2"):
         run(CtrlC())
     model = run()
     assert int(model.optimizer.iterations) == 30

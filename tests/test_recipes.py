@@ -106,7 +106,7 @@ def test_bad_recipes_are_refused_in_one_line(settings):
 
 
 def test_what_is_missing_is_named():
-    assert "recipe key data is missing; give it with --data" in refusal(make_recipe, {"model": {"name": "mlp"}})
+    assert "recipe key data is missing; name the data (--data)" in refusal(make_recipe, {"model": {"name": "mlp"}})
     assert "recipe key model.name is missing" in refusal(make_recipe, {"model": {}, "data": {"path": "x"}})
     # the unknown key is why the other is missing
     assert "did you mean model.name" in refusal(make_recipe, {"model": {"nam": "mlp"}, "data": {"path": "x"}})

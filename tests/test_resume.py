@@ -406,7 +406,7 @@ def interrupted(recipe, root, monkeypatch, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(StopOnNaN, "on_epoch_begin", asked)
-        with pytest.raises(Interrupted, match="the same command goes on") as caught:
+        with pytest.raises(Interrupted, match="the same command or call goes on") as caught:
             train(recipe, root=root, **options)
     assert caught.value.exit_code == 130
 

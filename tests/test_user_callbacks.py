@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import kerazoo
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import InputError, Interrupted
 from kerazoo.models.saved import load_model
@@ -81,6 +82,25 @@ def test_they_go_on_with_the_run(data, plain, tmp_path, monkeypatch):
     run = train(recipe_for(data), name="run", root=tmp_path, callbacks=[counted])
     assert (counted.epochs, len(counted.losses)) == (EPOCHS, EPOCHS - 1)
     assert weights_in(run) == weights_in(plain)
+
+
+def test_a_run_that_goes_on_without_them_says_so(data, tmp_path, monkeypatch, said):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            StopOnNaN, "on_epoch_begin", lambda self, epoch, logs: epoch and os.kill(os.getpid(), signal.SIGTERM)
+        )
+        with pytest.raises(Interrupted):
+            train(recipe_for(data), name="run", root=tmp_path, callbacks=[Counted()])
+    train(recipe_for(data), name="run", root=tmp_path)
+    (line,) = [line for line in said if "missing now" in line]
+    assert line.endswith("missing now: Counted; to go on with them, stop and pass them again (callbacks=[...])")
+
+
+def test_what_stops_a_training_is_not_swallowed_as_an_error():
+    stop = kerazoo.Interrupted("saved", signal.SIGTERM)
+    assert isinstance(stop, KeyboardInterrupt)
+    assert not isinstance(stop, Exception)
+    assert (str(stop), stop.exit_code) == ("saved", 143)
 
 
 def test_fine_tuning_calls_them(data, tmp_path):

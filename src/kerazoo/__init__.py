@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         verify,
     )
     from kerazoo.api.run import Run
-    from kerazoo.errors import InputError, KerazooError
+    from kerazoo.errors import InputError, Interrupted, KerazooError
     from kerazoo.evaluation.answers import Evaluation
     from kerazoo.exports.folder import Export
     from kerazoo.insight.findings.finding import Finding
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from kerazoo.serving.predict import Prediction
 
 __all__ = [
-    "Evaluation", "Examples", "Export", "Finding", "InputError", "KerazooError", "Prediction", "Preprocessing",
-    "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "diagnose", "evaluate", "export",
-    "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume", "train",
-    "verify",
+    "Evaluation", "Examples", "Export", "Finding", "InputError", "Interrupted", "KerazooError", "Prediction",
+    "Preprocessing", "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "diagnose", "evaluate",
+    "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume",
+    "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`
@@ -52,6 +52,7 @@ PLACES = {  # modules of names that are not functions of `kerazoo.api`
     "Export": "kerazoo.exports.folder",
     "Finding": "kerazoo.insight.findings.finding",
     "InputError": "kerazoo.errors",
+    "Interrupted": "kerazoo.errors",
     "KerazooError": "kerazoo.errors",
     "Prediction": "kerazoo.serving.predict",
     "Preprocessing": "kerazoo.preprocessing.preprocessing",

@@ -37,8 +37,19 @@ class GateError(KerazooError):
     """An export that does not give the same answers as the evaluated model; `kerazoo export` does not keep it."""
 
 
-class Interrupted(KerazooError):
-    """A signal stopped training, and its state is saved. The exit code is 128 plus the signal's number."""
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped training, and its state is saved. The exit code is 128 plus the signal's number.
+
+    It is a KeyboardInterrupt, so that `except Exception` around a call does not swallow Ctrl-C.
+
+    Example:
+    ```python
+    try:
+        kerazoo.train("mlp", "photos", name="first")
+    except kerazoo.Interrupted as stop:
+        print(stop)  # where the state is; the same call goes on from there
+    ```
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -2,28 +2,28 @@
 
 from typing import TYPE_CHECKING
 
-from kerazoo.models import registry
+from kerazoo.models import installed, registry
 
 if TYPE_CHECKING:
     from kerazoo.models.info import ModelInfo
 
 
 def list_models(text: str = "", *, weights: str | None = None) -> list[str]:
-    """The names of the zoo's networks and pretrained backbones.
+    """The names of the zoo's networks and pretrained backbones, and of networks that installed packages declare.
 
     Args:
         text: Only names that contain this text, in any case.
         weights: Only models that have weights of this name, such as "imagenet".
 
     Returns:
-        Names, networks first.
+        Names, networks first, those of other packages last.
 
     Example:
     ```python
     kerazoo.list_models("resnet50")  # ["resnet50", "resnet50_v2"]
     ```
     """
-    return [name for name in registry.list_models(text) if weights is None or weights in registry.find(name).weights]
+    return [name for name in registry.list_models(text) if weights is None or weights in describe(name).weights]
 
 
 def describe(name: str) -> "ModelInfo":
@@ -33,8 +33,8 @@ def describe(name: str) -> "ModelInfo":
         name: A name of `list_models()`.
 
     Returns:
-        `ModelInfo` with `name`, `kind` ("network" or "backbone"), `input_shape`, `parameters`, `weights`, `summary`,
-        `arguments` (with their defaults), and `preprocessing()`: what turns images into its input.
+        `ModelInfo` with `name`, `kind` ("network", "backbone" or "installed"), `input_shape`, `parameters`, `weights`,
+        `summary`, `arguments` (with their defaults), and `preprocessing()`: what turns images into its input.
 
     Raises:
         ModelError: if no model is called `name`.
@@ -50,6 +50,11 @@ def describe(name: str) -> "ModelInfo":
     """
     from kerazoo.models.info import ModelInfo
 
+    if name not in registry.REGISTRY and name in registry.list_models():
+        return ModelInfo(
+            name=name, kind="installed", input_shape=None, parameters=None, weights=(),
+            summary=installed.origin(name),
+        )  # fmt: skip
     entry = registry.find(name)
     return ModelInfo(
         name=entry.name,

@@ -115,6 +115,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             if index is None:
                 raise RunError(f"{self.folder} was written without a callback {name}; take those it was begun with")
             restore(callback, kept.pop(index)[1])
+        if kept and self.writes:
+            log.info(
+                f"the training in {self.folder} was stopped with callbacks that are missing now: "
+                f"{', '.join(name for name, _ in kept)}; to go on with them, stop and pass them again (callbacks=[...])"
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """In the first epoch after a restart: restore the metrics, and let the steps already taken do nothing."""
@@ -197,7 +202,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             if self._signal is not None:  # in the last epoch, after its last step
                 name = signal.Signals(self._signal).name
                 raise Interrupted(
-                    f"stopped by {name} after training; the same command goes on from there", self._signal
+                    f"stopped by {name} after training; the same command or call goes on from there", self._signal
                 )
         finally:
             for number, handler in kept.items():
@@ -211,7 +216,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def _leave(self, epoch: int, step: int) -> None:
         assert self._signal is not None
         written = (step == 0 or not self.epochs_only) and self._write(epoch, step)
-        saved = f"saved at epoch {epoch + 1}, step {step}; the same command goes on from there"
+        saved = f"saved at epoch {epoch + 1}, step {step}; the same command or call goes on from there"
         name = signal.Signals(self._signal).name
         raise Interrupted(f"stopped by {name}: {saved if written else self._last_one()}", self._signal)
 
@@ -219,8 +224,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """What the same command would go on from, where no more can be written."""
         place = newest_place(self.folder)
         if place is None:
-            return "there is no checkpoint yet: the same command begins from the start"
-        return f"the last one, of epoch {place[0] + 1}, step {place[1]}, is kept: the same command goes on from there"
+            return "there is no checkpoint yet: the same command or call begins from the start"
+        last = f"the last one, of epoch {place[0] + 1}, step {place[1]}, is kept"
+        return f"{last}: the same command or call goes on from there"
 
     def _write(self, epoch: int, step: int) -> bool:
         """Whether it was written."""

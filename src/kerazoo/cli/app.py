@@ -4,8 +4,10 @@ Results go to standard output (one JSON object with `--json`), everything else t
 for bad input, 1 for a failure, 130 after Ctrl-C, and 143 after SIGTERM. Only commands import TensorFlow.
 """
 
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +20,7 @@ from kerazoo.cli.runs import evaluate, predict
 from kerazoo.cli.signals import stoppable
 from kerazoo.cli.train import finetune, resume, train
 from kerazoo.cli.trials import rank, try_
-from kerazoo.errors import InputError, KerazooError, is_out_of_memory
+from kerazoo.errors import InputError, Interrupted, KerazooError, is_out_of_memory
 from kerazoo.version import __version__
 
 app = typer.Typer(
@@ -57,9 +59,24 @@ def options(
     """A Keras 3 / TensorFlow model zoo with a transfer-learning pipeline."""
 
 
+def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose Interrupted is an error with the same message and exit code: typer makes it a bare 130."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except Interrupted as stop:
+            error = KerazooError(str(stop))
+            error.exit_code = stop.exit_code
+            raise error from stop
+
+    return run
+
+
 COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify)
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
+    app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 
 
 def main() -> None:

@@ -11,13 +11,17 @@ from kerazoo.cli.output import Json, print_json
 def models(
     filter: Annotated[str, typer.Option(help="Show only names that contain this text.")] = "", as_json: Json = False
 ) -> None:
-    """List the networks and the pretrained backbones, with size, parameters and weights."""
+    """List the networks and the pretrained backbones, with size, parameters and weights.
+
+    Networks of other packages come last, with the package that declares them.
+    """
     rows = [api.describe(name) for name in api.list_models(filter)]
     if as_json:
         print_json({"models": [row.to_json() for row in rows]})
         return
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
-        size = "x".join(map(str, row.input_shape))
+        size = "x".join(map(str, row.input_shape or "-"))
+        parameters = "-" if row.parameters is None else f"{row.parameters:,}"
         weights = ", ".join(row.weights) or "-"
-        print(f"{row.name:<{width}}  {size:>9}  {row.parameters:>11,}  {weights:<8}  {row.summary}")
+        print(f"{row.name:<{width}}  {size:>9}  {parameters:>11}  {weights:<8}  {row.summary}")

@@ -90,5 +90,5 @@ def check_unchanged(run: Run, examples: Examples) -> None:
     if examples.digest() != recorded:
         raise DataError(
             f"{examples.source} has changed since {run.folder} was trained (its digest was {recorded[:16]}); "
-            f"use --data {examples.source} to evaluate on the changed data"
+            f"to evaluate on the changed data, name it: --data {examples.source}, in Python evaluate(run, data)"
         )

@@ -118,7 +118,8 @@ def _put(folder: Path, target: Path) -> None:
                 target.parent.rmdir()
         if target.exists():
             raise RunError(
-                f"another process has just written export {target}; run the same command again with --new-version"
+                f"another process has just written export {target}; export again as a new version "
+                "(--new-version, in Python new_version=True)"
             ) from error
         raise KerazooError(f"the export cannot be renamed to {target}: {error.strerror}; nothing was kept") from error
 
@@ -128,10 +129,15 @@ def _target(root: Path, name: str, new_version: bool) -> Path:
     folder = root / name
     for place in (root, folder):
         if place.exists() and not place.is_dir():
-            raise RunError(f"{place} must be a folder for exports, but it is a file; choose another --name or folder")
+            raise RunError(
+                f"{place} must be a folder for exports, but it is a file; choose another name (--name) or folder"
+            )
     versions = [int(p.name) for p in folder.glob("*") if is_version(p.name)]
     if versions and not new_version:
-        raise RunError(f"export {folder} exists (version {max(versions)}); choose another --name, or use --new-version")
+        raise RunError(
+            f"export {folder} exists (version {max(versions)}); choose another name (--name), or add a version "
+            "(--new-version, in Python new_version=True)"
+        )
     return folder / str(max(versions, default=0) + 1)
 
 

@@ -11,21 +11,22 @@ from kerazoo.startup import import_keras
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model of the registry. `kind` is "network" or "backbone"; `input_shape` is (H, W, C) at the default size.
+    """A model of the registry. `kind` is "network", "backbone", or "installed": a network of another package.
 
-    `parameters` includes moving statistics, but not the head of a backbone.
+    `input_shape` is (H, W, C) at the default size. `parameters` includes moving statistics, but not the head of a
+    backbone. Both are None for an installed network, because its package is not imported for this.
     """
 
     name: str
     kind: str
-    input_shape: tuple[int, int, int]
-    parameters: int
+    input_shape: tuple[int, int, int] | None
+    parameters: int | None
     weights: tuple[str, ...]
     summary: str
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `kerazoo.build` for this model, with their defaults. This imports keras."""
+        """The arguments of `kerazoo.build` for this model, with their defaults. This imports keras, or the package."""
         import_keras()
         return registry.describe(self.name)
 
@@ -36,7 +37,7 @@ class ModelInfo:
         in `build`; the default is the model's own. `resize` is "crop", "pad" or "stretch". Raises ModelError.
         """
         entry = registry.find(self.name)
-        shape = check_input_shape(input_shape or self.input_shape, smallest=entry.smallest, model=self.name)
+        shape = check_input_shape(input_shape or entry.input_shape, smallest=entry.smallest, model=self.name)
         height, width, channels = shape
         return entry.preprocessing(height, width, resize, channels)
 

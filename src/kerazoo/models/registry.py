@@ -1,6 +1,7 @@
 """The registry: one literal table of networks here, one of pretrained backbones in `keras_applications.py`.
 
-Reading it imports neither keras nor tensorflow, so the command line can list the zoo at once.
+Reading it imports neither keras nor tensorflow, so the command line can list the zoo at once. Names that stand in
+neither table may be those of networks that other packages declare (`installed.py`).
 """
 
 import importlib
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
+from kerazoo.models import installed
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -24,18 +26,20 @@ class Network:
 
     `input_shape` is (H, W, C). `parameters` is the exact count for the defaults, including moving statistics. `loss` is
     the network's own loss (see `losses.py`). `weights` has the names of weights that ship with the package.
+    `installed` is the builder of a network of another package, whose parameters are not counted.
     """
 
     name: str
     module: str
     function: str
     input_shape: tuple[int, int, int]
-    parameters: int
+    parameters: int | None
     summary: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "cross_entropy"
     weights: tuple[str, ...] = ()
     smallest: int = 1  # shortest allowed side, px
+    installed: Callable[..., "keras.Model"] | None = None
 
     def preprocessing(
         self, height: int | None = None, width: int | None = None, resize: str = "crop", channels: int | None = None
@@ -48,6 +52,8 @@ class Network:
 
     def builder(self) -> Callable[..., "keras.Model"]:
         """The function that builds the network."""
+        if self.installed is not None:
+            return self.installed
         function: Callable[..., keras.Model] = getattr(
             importlib.import_module(f"kerazoo.models.networks.{self.module}"), self.function
         )
@@ -103,19 +109,40 @@ REGISTRY: Mapping[str, Network | Backbone] = {entry.name: entry for entry in ENT
 
 
 def list_models(text: str = "") -> list[str]:
-    """The names in the registry that contain `text` (ignoring case), networks first, in the order of the tables."""
-    return [name for name in REGISTRY if text.lower() in name]
+    """The names that contain `text` (ignoring case): networks, backbones, then networks of other packages.
+
+    No package is imported for this.
+    """
+    return [name for name in (*REGISTRY, *_installed_names()) if text.lower() in name.lower()]
 
 
 def find(name: str) -> Network | Backbone:
-    """The entry called `name`. Raises ModelError, with the most similar names, if there is none."""
+    """The entry called `name`. If the tables have none, a network of another package, which is then imported.
+
+    Raises ModelError, with the most similar names, if there is none, or if the package cannot be used.
+    """
     if name not in REGISTRY:
+        if name in _installed_names():
+            return _installed_network(name)
         import difflib  # imported here so that `kerazoo --help` starts sooner
 
-        near = difflib.get_close_matches(str(name).lower(), REGISTRY, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(str(name).lower(), list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`kerazoo models` lists them all"
         raise ModelError(f"no model is called {name!r}: {hint}")
     return REGISTRY[name]
+
+
+def _installed_names() -> list[str]:
+    return [name for name in installed.names() if name not in REGISTRY]
+
+
+def _installed_network(name: str) -> Network:
+    builder = installed.load(name)
+    height, width, channels = inspect.signature(builder).parameters["input_shape"].default
+    return Network(
+        name=name, module="", function="", input_shape=(height, width, channels), parameters=None,
+        summary=installed.origin(name), installed=builder,
+    )  # fmt: skip
 
 
 def weight_names(entry: Network | Backbone) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return _unknown(location, model)
     if kind == "missing":
-        return f"recipe key {key} is missing; {'give it with --data' if key.startswith('data') else 'set it'}"
+        return f"recipe key {key} is missing; {'name the data (--data)' if key.startswith('data') else 'set it'}"
     if kind in ("model_type", "model_attributes_type"):
         return f"recipe key {key} must be a table of keys, got {received!r}"
     raised = first.get("ctx", {}).get("error")

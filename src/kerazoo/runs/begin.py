@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kerazoo.errors import Interrupted, KerazooError, RunError
+from kerazoo.errors import KerazooError, RunError
 from kerazoo.files import FULL, remove_temporary, write_json, write_whole
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.recipes.checks import with_recorded_batch_size
@@ -21,6 +21,7 @@ from kerazoo.runs.records import DATA, STATE, read_data, read_state
 from kerazoo.runs.run import RUNS, Run, check_name, differences
 
 log = logging.getLogger("kerazoo")
+WAYS = "choose another name (--name), or replace the run (--overwrite, in Python overwrite=True)"
 
 
 def choose_folder(
@@ -43,34 +44,38 @@ def choose_folder(
     root = Path(root)
     if name is None:
         if worker is not None:
-            raise RunError("a run trained by several workers must have a name; give all workers the same --name")
+            raise RunError("a run trained by several workers must have a name; give all workers the same name (--name)")
         return next(iter(_unfinished(recipe, stem, root)), root / free_name(stem, root))
     check_name(name)
     folder = root / name
-    ways = "choose another --name, or use --overwrite to delete this run"
     if not folder.exists():
         return folder
     if not overwrite and (folder / STATE).is_file() and Run(folder).is_reported:
-        raise RunError(f"run {folder} exists and is finished; {ways}")
+        raise RunError(
+            f"run {folder} exists and is finished: open it with kerazoo.open_run, choose another name (--name), or "
+            "replace it (--overwrite, in Python overwrite=True)"
+        )
     if worker:
         return folder
     if is_locked(folder):
-        raise RunError(f"run {folder} is being trained by another process; wait for it or choose another --name")
+        raise RunError(
+            f"run {folder} is being trained by another process; wait for it, or choose another name (--name)"
+        )
     if not (folder / STATE).is_file():
-        raise RunError(f"{folder} exists but is not a run; choose another --name")
+        raise RunError(f"{folder} exists but is not a run; choose another name (--name)")
     if overwrite:
         return folder
     run = Run(folder)
     try:
         other = run.recipe
     except KerazooError as error:
-        raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {ways}") from error
+        raise RunError(f"the recipe of the unfinished run {folder} cannot be read ({error}); {WAYS}") from error
     run.check_recipe()
     recipe = with_recorded_batch_size(recipe, other)
     keys = ", ".join(differences(other.model_dump(), recipe.model_dump()))
     if keys:
         state = "finished" if run.status == "finished" else "unfinished"
-        raise RunError(f"run {folder} is {state} and has another recipe ({keys}); {ways}")
+        raise RunError(f"run {folder} is {state} and has another recipe ({keys}); {WAYS}")
     return folder
 
 
@@ -140,7 +145,7 @@ def _opened(
         return _make(folder, recipe, examples, known, stack, overwrite=True)
     if other:
         error_type = TakenError if run.status == "finished" else RunError
-        raise error_type(f"run {folder} cannot be resumed: {other}; choose another --name, or use --overwrite")
+        raise error_type(f"run {folder} cannot be resumed: {other}; {WAYS}")
     remove_temporary(folder)
     before = read_state(folder).get("resumed", [])
     now = environment()
@@ -158,7 +163,7 @@ def _marked(run: Run) -> Iterator[None]:
     """Set the run's status to "interrupted" if a signal stops it."""
     try:
         yield
-    except (Interrupted, KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         with suppress(OSError):
             if run.status != "finished":
                 run.set_status("interrupted")
@@ -223,7 +228,7 @@ def _make(
         except OSError as error:
             if error.errno in FULL:
                 raise
-            raise TakenError(f"run {folder} exists; choose another --name or remove it") from error
+            raise TakenError(f"run {folder} exists; choose another name (--name), or remove it") from error
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from kerazoo.errors import KerazooError
 from kerazoo.files import read_json, set_aside, write_json
+from kerazoo.models import installed
 
 PACKAGES = ("kerazoo", "keras", "tensorflow", "numpy", "scikit-learn", "pillow", "jax", "jaxlib")
 PATIENCE = 1.0  # seconds for each call of git
@@ -116,14 +117,14 @@ def _backend() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the installed packages that results depend on."""
-    installed = {}
+    """The versions of the installed packages that results depend on, those of networks in use among them."""
+    found = {}
     for name in PACKAGES:
         try:
-            installed[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return installed
+    return found | installed.versions()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

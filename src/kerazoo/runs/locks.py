@@ -25,7 +25,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         with _problem_named(folder):
             ours = stack.enter_context(files.locked(folder / LOCK))
         if not ours:
-            raise TakenError(f"run {folder} is being trained by another process; wait for it or choose another --name")
+            raise TakenError(
+                f"run {folder} is being trained by another process; wait for it, or choose another name (--name)"
+            )
         yield
 
 

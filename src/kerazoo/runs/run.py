@@ -31,12 +31,25 @@ RUNS = Path("runs")
 LONGEST = 200  # bytes of a run's name; file systems allow 255, and temporary names add to it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run on disk. `is_chief` is False in the processes of a cluster that only compute: another process writes it."""
 
     folder: Path
     is_chief: bool = True
+
+    def __str__(self) -> str:
+        """The run in one line: folder, status, first result, and the phase of fine-tuning that was kept."""
+        try:
+            words = [self.status, *(f"{name} {value:.4f}" for name, value in list(self.results.items())[:1])]
+            words += [f"kept {self.kept_phase}"] if self.kept_phase else []
+        except RunError as error:
+            words = [str(error)]
+        return f"Run {self.folder}: {', '.join(words)}"
+
+    def __repr__(self) -> str:
+        """As `str`."""
+        return f"<{self}>"
 
     @property
     def name(self) -> str:
@@ -70,8 +83,14 @@ class Run:
 
     @property
     def phases(self) -> list[dict[str, Any]]:
-        """The cost and the gain of each phase of fine-tuning; empty for training from scratch."""
+        """The cost and the gain of each phase of fine-tuning, with its `line`; empty for training from scratch."""
         return list(read_state(self.folder).get("phases", []))
+
+    @property
+    def kept_phase(self) -> str | None:
+        """The last phase of fine-tuning that was kept, which the results are of; None for training from scratch."""
+        kept = [phase["name"] for phase in self.phases if phase.get("kept") and phase.get("score") is not None]
+        return kept[-1] if kept else None
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -162,7 +181,9 @@ def unfinished(folder: str | Path) -> Run:
         raise RunError(f"there is no run {folder} to resume")
     run = Run(folder)
     if run.is_reported:
-        raise RunError(f"run {folder} is finished; `kerazoo evaluate {folder}` shows its results")
+        raise RunError(
+            f"run {folder} is finished; `kerazoo evaluate {folder}` shows its results, kerazoo.open_run opens it"
+        )
     run.check_recipe()
     return run
 
@@ -178,6 +199,10 @@ def open_run(path: str | Path) -> Run:
         if (folder / STATE).is_file():
             status = read_state(folder).get("status")
             if status != "finished" or not (folder / DESCRIPTION).is_file():
-                raise RunError(f"run {folder} did not finish (status {status!r}); resume it: kerazoo resume {folder}")
+                raise RunError(f"run {folder} did not finish (status {status!r}); resume it with {_resume(folder)}")
             return Run(folder)
     raise RunError(f"there is no run {path}; give a folder that `kerazoo train` or `kerazoo finetune` made")
+
+
+def _resume(folder: Path) -> str:
+    return f"`kerazoo resume {folder}` or kerazoo.resume({str(folder)!r})"

@@ -47,7 +47,9 @@ def check_trial(transfer: TransferPart | None, devices: Devices) -> None:
     if transfer is not None:
         raise RecipeError("trials work only for training from random weights; remove the transfer part of the recipe")
     if devices.strategy is not None or devices.distribution is not None:
-        raise RecipeError(f"trials run on one device, not on {devices.describe()}; use --devices auto")
+        raise RecipeError(
+            f"trials run on one device, not on {devices.describe()}; set devices to auto (--devices auto)"
+        )
 
 
 def compiled(plan: Plan, devices: Devices, *, steps: int | None = None) -> tuple[keras.Model, TrainingBatches]:

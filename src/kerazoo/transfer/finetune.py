@@ -80,7 +80,7 @@ def finetune(
     ):  # fmt: skip
         if run_plan.source is None:
             norm_by_data(single, run_plan.spec, run_plan.examples, run_plan.recipe.seed)
-        phases = Phases()
+        phases = Phases(run_plan.task)
         probe = learn_head(single, run_plan, phases)
         history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
         if run_plan.transfer.calibrate:

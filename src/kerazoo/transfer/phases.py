@@ -7,13 +7,14 @@ are fitted to the other folds.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerazoo.files import write_json
+from kerazoo.tasks.base import Task
 from kerazoo.tasks.scores import Gain, Measured
 from kerazoo.transfer.cross_fitting import Average, Temperature
 from kerazoo.transfer.features import Features
@@ -43,12 +44,14 @@ class Phase:
     choices: int = 1
     ece_before: float | None = None
     ece: float | None = None
+    line: str = ""  # as in the log
 
 
 class Phases:
     """The phases of a run so far, and the measure of the best one. Each gets a log line, which starts with `title`."""
 
-    def __init__(self, title: str = "") -> None:
+    def __init__(self, task: Task, title: str = "") -> None:
+        self.task = task
         self.title = title
         self.phases: list[Phase] = []
         self.best: Measured | None = None
@@ -68,8 +71,9 @@ class Phases:
         """Add the second phase: the baseline."""
         self.best = measured
         words = f"penalty {probe.penalty:g}"
-        if probe.path:
-            words += f" of {len(probe.path)} by {probe.folds} folds, which give {probe.score:.4f}"
+        if probe.path and probe.score is not None:
+            metric, value = self._metric(probe.score)
+            words += f" (best of {len(probe.path)} by {probe.folds}-fold cross-validation, {metric} {value:.4f})"
         if probe.unsolved:
             words += f"; {', '.join(f'{p:g}' for p in probe.unsolved)} did not converge"
         score = float(measured.scores.mean())
@@ -131,20 +135,24 @@ class Phases:
     ) -> bool:  # fmt: skip
         gained = measured.gain_over(over, choices=choices)
         saved = measured.saved_over(over, choices=choices)
-        images = f"{len(measured.scores):,} val images"
+        images = f"on {len(measured.scores):,} val images"
         score = float(measured.scores.mean())
         loss = float(measured.losses.mean())
+        metric, value = self._metric(score)
+        _, before = self._metric(float(over.scores.mean()))
         if kept:
             why = "kept"
         elif not np.isfinite(loss):
-            why = f"dropped: its loss on {images} is not finite"
+            why = f"dropped: its loss {images} is not finite"
         elif gained.mean < 0:
-            why = f"dropped: it is worse on {images}"
+            worse = "lower" if value < before else "higher"  # a higher error is worse, a lower accuracy
+            why = f"dropped: its {metric} {images} is {worse}, {value:.4f} against {before:.4f}"
         elif saved.mean < 0:
-            why = f"dropped: its loss on {images} is higher"
+            why = f"dropped: its loss {images} is higher, {loss:.4f} against {float(over.losses.mean()):.4f}"
         else:
-            why = f"dropped: the gain on {images} may be chance"
-        line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}, saved {saved}; "
+            why = f"dropped: the gain {images} may be chance"
+        lower = f"{saved.mean:.4f} (95 % {saved.low:.4f} to {saved.high:.4f})"
+        line = f"{name}: val {score:.4f}, gain {gained}, loss {loss:.4f}, lower by {lower}; "
         if choices > 1:
             line += f"best of {choices} epochs; "
         if ece is not None:
@@ -157,8 +165,13 @@ class Phases:
         )
         return kept
 
+    def _metric(self, score: float) -> tuple[str, float]:
+        """The metric of the task and its value, from a mean score."""
+        ((name, value),) = self.task.chart_values(score).items()
+        return name, value
+
     def _add(self, phase: Phase, line: str) -> None:
-        self.phases.append(phase)
+        self.phases.append(replace(phase, line=line))
         log.info(f"{self.title}{line}")
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def cached_backbones() -> list[tuple[str, str]]:
     if not backbones:
         raise WeightsError(
             "no ImageNet weights are on this machine; fetch some with `kerazoo weights fetch NAME...`, or name "
-            "backbones with --backbone NAME=PATH"
+            "backbones as NAME=PATH (--backbone NAME=PATH)"
         )
     return backbones
 
@@ -116,7 +116,7 @@ def _one(plan: Plan) -> Ranked:
     model = build_with(plan.spec, plan.source, plan.transfer.scaling)
     if plan.source is None:
         norm_by_data(model, plan.spec, plan.examples, plan.recipe.seed)
-    phases = Phases(title=f"{plan.entry.name}: ")
+    phases = Phases(plan.task, title=f"{plan.entry.name}: ")
     probe = learn_head(model, plan, phases)
     first, last = phases.phases
     assert first.computed is not None
@@ -132,7 +132,7 @@ def _one(plan: Plan) -> Ranked:
         seconds=time.perf_counter() - begin,
         computed=first.computed,
         milliseconds=_milliseconds(model),
-        parameters=plan.entry.parameters,
+        parameters=plan.entry.parameters or model.count_params() - model.get_layer("logits").count_params(),
         features=int(model.get_layer("features").output.shape[-1]),
     )
 

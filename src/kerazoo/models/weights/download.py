@@ -200,7 +200,7 @@ def _ways(entry: Published) -> str:
     return (
         f"without a network: (1) on another machine run `kerazoo weights fetch {entry.name}` and `kerazoo weights "
         f"bundle {entry.name} --output weights.tar`, then here `kerazoo weights unbundle weights.tar`; "
-        f"(2) set {MIRROR} to an address or folder with {entry.file}; (3) give the file with --weights PATH"
+        f"(2) set {MIRROR} to an address or folder with {entry.file}; (3) give the file (--weights PATH)"
     )
 
 

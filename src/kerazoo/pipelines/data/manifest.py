@@ -60,8 +60,8 @@ def write_manifest(
         write_json(path, values)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror}; set another path with --manifest PATH, and the same path for "
-            "training with --set data.manifest=PATH"
+            f"{path} cannot be written: {error.strerror}; set another path (--manifest PATH), and the same "
+            "path for training (data.manifest)"
         ) from error
 
 
