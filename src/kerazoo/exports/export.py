@@ -167,12 +167,12 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None
         every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
         return task.signature(answers, every, names, k)
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")], autograph=False)  # type: ignore[untyped-decorator]
     def serve_bytes(image_bytes: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return answer(tf.map_fn(preprocessing, image_bytes, fn_output_signature=prepared))
 
     @tf.function(  # type: ignore[untyped-decorator]
-        input_signature=[tf.TensorSpec((None, None, None, channels), tf.float32, "images")]
+        input_signature=[tf.TensorSpec((None, None, None, channels), tf.float32, "images")], autograph=False
     )
     def serve_images(images: tf.Tensor) -> Mapping[str, tf.Tensor]:
         return answer(tf.map_fn(preprocessing.prepare, images, fn_output_signature=prepared))

@@ -97,7 +97,7 @@ def _from_run(model: str | Path, files: list[Path]) -> tuple[Answers, tuple[str,
     spec, network = load_model(folder)
     prepared = tf.TensorSpec(spec.preprocessing.shape, tf.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)  # type: ignore[untyped-decorator]
     def prepare(contents: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(spec.preprocessing, contents, fn_output_signature=prepared)
 

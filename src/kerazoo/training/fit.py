@@ -130,3 +130,5 @@ def compile_model(
             metrics=[plan.task.make_metric(soft=plan.augmentation.mixes)],
             jit_compile=devices.jit_compile,
         )
+        # where the first step makes these variables, TensorFlow traces it twice, which takes seconds
+        model.optimizer.build(model.trainable_variables)

@@ -29,7 +29,7 @@ from kerazoo.models.weights.loading import weights_digest
 from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.causes import true_causes
-from kerazoo.pipelines.input.images import DECODERS, decoded_from
+from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code
 from kerazoo.pipelines.input.images import VERSION as IMAGES
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
@@ -134,6 +134,7 @@ def _inputs(
     read: Callable[[tf.Tensor], tf.Tensor] = decoded_from(examples, preprocessing)
     seed_of = tf.constant(seeds)
 
+    @graph_code
     def one(index: tf.Tensor) -> tf.Tensor:
         pixels = read(index)
         return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed_of[index]))

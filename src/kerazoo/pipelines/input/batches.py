@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.augmentation import Augmentation
-from kerazoo.pipelines.input.images import DECODERS, decoded_from, rows_from
+from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code, rows_from
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
 
@@ -72,6 +72,7 @@ def training_batches(
     weights = tf.constant(class_weights(examples)) if balance == "weights" else None
     classes = len(examples.class_names)
 
+    @graph_code
     def finish(pixels: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         targets = tf.gather(labels, index)
         if augmentation.mixes:
@@ -80,9 +81,11 @@ def training_batches(
         return batch if weights is None else (*batch, tf.gather(weights, tf.gather(labels, index)))
 
     def dataset(epoch: Callable[[], tf.Tensor], start: Callable[[], tf.Tensor]) -> tf.data.Dataset:
+        @graph_code
         def positions(_: tf.Tensor) -> tf.data.Dataset:
             return tf.data.Dataset.range(start() * batch_size, count).batch(batch_size, drop_remainder=drop)
 
+        @graph_code
         def draw(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return index_of(position, epoch()), position
 
@@ -125,12 +128,13 @@ def evaluation_batches(
     labels = tf.constant(examples.labels)
     task = find_task(examples.task)
 
+    @graph_code
     def finish(pixels: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         targets = tf.gather(labels, index)
         targets = task.shares(targets, len(examples.class_names)) if one_hot else targets
         return preprocessing.scale(pixels), targets
 
-    rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(lambda index: (index, index))
+    rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(graph_code(lambda index: (index, index)))
     dataset = _images(rows, examples, preprocessing, stored, batch_size, drop=False)
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
     return dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(len(examples) / batch_size)))
@@ -149,6 +153,7 @@ def _images(
         stored = examples.pixels
     seeded = augmentation is not None and (bool(augmentation) or augmentation.mixes)
 
+    @graph_code
     def augmented(pixels: tf.Tensor, index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if not seeded or augmentation is None or seed_of is None:
             return pixels, index, position
@@ -158,7 +163,7 @@ def _images(
     if stored is not None:
         read_rows = rows_from(stored)
         batches = rows.map(
-            lambda index, position: (read_rows(index), index, position),
+            graph_code(lambda index, position: (read_rows(index), index, position)),
             num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
         )  # fmt: skip
         if not seeded:
@@ -167,7 +172,7 @@ def _images(
     else:
         decode = decoded_from(examples, preprocessing)
         each = rows.unbatch().map(
-            lambda index, position: augmented(decode(index), index, position),
+            graph_code(lambda index, position: augmented(decode(index), index, position)),
             num_parallel_calls=DECODERS, deterministic=True,
         )  # fmt: skip
     return each.batch(batch_size, drop_remainder=drop)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +36,13 @@ SMALL = 0.1  # share of the free disk that an automatic cache may use
 # TensorFlow's tuner divides the processors among all parallel steps, and would give decoding only half of them
 DECODERS = os.cpu_count() or 1
 VERSION = 1  # change this when the results of decoding or resizing change, so that new caches are made
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def graph_code(function: F) -> F:
+    """`function`, for tf.data, as it is: AutoGraph would look for Python statements to translate, for seconds."""
+    return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
 
 
 def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -155,6 +163,6 @@ def _blocks(examples: Examples, preprocessing: Preprocessing) -> Iterator[bytes]
 
 def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
     pixels = tf.data.Dataset.range(len(examples)).map(
-        decoded_from(examples, preprocessing), num_parallel_calls=DECODERS, deterministic=True
+        graph_code(decoded_from(examples, preprocessing)), num_parallel_calls=DECODERS, deterministic=True
     )
     yield from pixels.batch(AT_ONCE).prefetch(2).as_numpy_iterator()
