@@ -27,6 +27,7 @@ atexit.register(shutil.rmtree, os.environ["KERAZOO_CACHE"], ignore_errors=True)
 # Loggers and findings cost seconds of tracing in each run, and most tests are about something else: tests about logging
 # ask for it. test_diagnosis.py sees what a run logs by default, in a process of its own.
 Recipe.model_fields["log"].default = []
+Recipe.model_fields["findings"].default = False
 Recipe.model_rebuild(force=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
