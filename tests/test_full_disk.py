@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import make_images
+from conftest import as_arrays, make_images
 
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.callbacks.resume import Resume
@@ -135,7 +135,7 @@ RESULTS = ("history.csv", "evaluation/val.npy", "evaluation/val.csv")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "shapes", count=8, size=16)
+    return as_arrays(make_images(tmp_path_factory.mktemp("data") / "shapes", count=8, size=16))
 
 
 @pytest.fixture(scope="module")

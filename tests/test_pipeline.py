@@ -78,7 +78,11 @@ def images(tmp_path_factory):
 def run(images, tmp_path_factory):
     """A finished training run."""
     loggers = ["gradients", "weights", "feature_maps"]
-    return train(recipe(images, log=loggers, log_histograms=False, findings=True), name="first", root=tmp_path_factory.mktemp("runs"))
+    return train(
+        recipe(images, log=loggers, log_histograms=False, findings=True),
+        name="first",
+        root=tmp_path_factory.mktemp("runs"),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -411,11 +411,11 @@ def interrupted(recipe, root, monkeypatch, **options):
     assert caught.value.exit_code == 130
 
 
-def test_the_same_command_goes_on_with_its_run_and_no_other(images, tmp_path, monkeypatch, said):
-    root, recipe = tmp_path / "runs", recipe_for(images, epochs=3)
+def test_the_same_command_goes_on_with_its_run_and_no_other(arrays, tmp_path, monkeypatch, said):
+    root, recipe = tmp_path / "runs", recipe_for(arrays, epochs=3)
     interrupted(recipe, root, monkeypatch)
     assert read_json(root / "mlp-images-1" / "run.json")["status"] == "interrupted"
-    other = train(recipe_for(images, epochs=1), root=root)
+    other = train(recipe_for(arrays, epochs=1), root=root)
     assert other.name == "mlp-images-2"
     run = train(recipe, root=root)
     assert run.name == "mlp-images-1"
@@ -466,8 +466,8 @@ def test_what_an_unfinished_run_was_begun_with_must_be_the_same(images, tmp_path
     assert (run.folder / "run.json").read_bytes() == before
 
 
-def test_a_signal_after_the_last_step_leaves_an_interrupted_run(images, tmp_path, monkeypatch):
-    recipe = recipe_for(images, epochs=2)
+def test_a_signal_after_the_last_step_leaves_an_interrupted_run(arrays, tmp_path, monkeypatch):
+    recipe = recipe_for(arrays, epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(
             StopOnNaN, "on_epoch_end", lambda self, epoch, logs=None: epoch and os.kill(os.getpid(), signal.SIGTERM)
@@ -478,17 +478,17 @@ def test_a_signal_after_the_last_step_leaves_an_interrupted_run(images, tmp_path
     assert train(recipe, root=tmp_path, name="late").status == "finished"
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(images, tmp_path, monkeypatch, said):
+def test_a_run_that_goes_on_elsewhere_says_so(arrays, tmp_path, monkeypatch, said):
     """Another version, or another count of CPUs, may give other last bits."""
     lines = {}
     for name, versions in (("here", {}), ("elsewhere", {"tensorflow": "2.20.0"})):
-        interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name=name)
+        interrupted(recipe_for(arrays, epochs=2), tmp_path, monkeypatch, name=name)
         place = tmp_path / name / "environment.json"
         known = json.loads(place.read_text())
         known["versions"] |= versions
         place.write_text(json.dumps(known))
         said.clear()
-        train(recipe_for(images, epochs=2), root=tmp_path, name=name)
+        train(recipe_for(arrays, epochs=2), root=tmp_path, name=name)
         lines[name] = list(said)
     assert not [line for line in lines["here"] if "environment has changed" in line]
     told = [line for line in lines["elsewhere"] if line.startswith("the environment has changed (")]
@@ -496,8 +496,8 @@ def test_a_run_that_goes_on_elsewhere_says_so(images, tmp_path, monkeypatch, sai
     assert f"(tensorflow: 2.20.0 -> {metadata.version('tensorflow')}); results may differ in the last bits" in told[0]
 
 
-def test_a_batch_size_is_not_changed_on_the_way(images, tmp_path, monkeypatch):
-    interrupted(recipe_for(images, epochs=2), tmp_path, monkeypatch, name="one")
-    values = {"model": {"name": "mlp"}, "data": {"path": str(images)}, "training": {"epochs": 2}}
+def test_a_batch_size_is_not_changed_on_the_way(arrays, tmp_path, monkeypatch):
+    interrupted(recipe_for(arrays, epochs=2), tmp_path, monkeypatch, name="one")
+    values = {"model": {"name": "mlp"}, "data": {"path": str(arrays)}, "training": {"epochs": 2}}
     with pytest.raises(RunError, match="training.batch_size: 8 -> 22"):
         train(make_recipe(values, ["log=[]"]), root=tmp_path, name="one")

@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import make_images
+from conftest import as_arrays, make_images
 from PIL import Image
 from test_watchers import scalars_in
 
@@ -61,9 +61,9 @@ def asked(data, *settings, epochs=0, model="bottleneck_cnn", weights="mnist", **
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def strokes(tmp_path_factory):
     """Two classes of 60 images each that a probe on MNIST's features does not tell apart without fail."""
-    root = tmp_path_factory.mktemp("transfer") / "data"
+    root = tmp_path_factory.mktemp("transfer") / "strokes"
     draw = np.random.default_rng(0)
     for name, angle in (("falling", 1), ("rising", -1)):
         (root / name).mkdir(parents=True)
@@ -74,6 +74,11 @@ def data(tmp_path_factory):
                 pixels[row + i, column + (i if angle > 0 else 8 - i)] = 190
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def data(strokes):
+    return as_arrays(strokes)
 
 
 def lines_of(run_or_lines, start):
@@ -139,7 +144,7 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path,
     assert min(row["loss"] for row in penalties) > 0
 
 
-def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatch):
+def test_a_temperature_is_evaluated_stored_and_served(strokes, tmp_path, monkeypatch):
     """Logits times 15 behind the probe's back: a temperature of about 15 helps surely, and goes all the way."""
     learn = transfer.learn_head
 
@@ -150,10 +155,10 @@ def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatc
         return probe
 
     monkeypatch.setattr(transfer, "learn_head", too_sure)
-    run = finetune(asked(data), name="hot", root=tmp_path)
+    run = finetune(asked(strokes), name="hot", root=tmp_path)
     spec, model = load_model(run.folder)
     assert spec.temperature > 5
-    examples = load_examples(asked(data).data).split("val")
+    examples = load_examples(asked(strokes).data).split("val")
     logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
     z = logits / spec.temperature
     expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
@@ -172,16 +177,12 @@ def test_a_temperature_is_evaluated_stored_and_served(data, tmp_path, monkeypatc
 def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said):
     """Labels by lot: of 60 images, and of 10."""
     draw = np.random.default_rng(count)
-    for name in ("heads", "tails"):
-        (tmp_path / "lots" / name).mkdir(parents=True)
-        for number in range(count):
-            Image.fromarray(draw.integers(0, 255, (28, 28)).astype(np.uint8)).save(
-                tmp_path / "lots" / name / f"{number}.png"
-            )
+    pixels = draw.integers(0, 255, (2 * count, 28, 28)).astype(np.uint8)
+    np.savez(tmp_path / "lots.npz", x_train=pixels, y_train=np.arange(2 * count) % 2)
     logs = ('log=["gradients", "weights", "feature_maps"]', 'log_to=["tensorboard"]')
-    recipe = asked(tmp_path / "lots", "training.batch_size=4", *logs, epochs=3)
+    recipe = asked(tmp_path / "lots.npz", "training.batch_size=4", *logs, epochs=3)
     tuned = finetune(recipe, name="tuned", root=tmp_path)
-    probe = finetune(asked(tmp_path / "lots", "training.batch_size=4"), name="probe", root=tmp_path)
+    probe = finetune(asked(tmp_path / "lots.npz", "training.batch_size=4"), name="probe", root=tmp_path)
     (line,) = lines_of(said, "fine-tuning: ")
     assert "dropped: " in line
     assert re.search(r"may be chance|its accuracy .* is lower|its loss .* is higher", line)
@@ -450,7 +451,7 @@ def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     assert load_model(run.folder)[1].get_layer("features").output.shape[1] == 64 + 128 + 256
 
 
-def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path):
+def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, strokes, tmp_path):
     def refusal(recipe):
         with pytest.raises(InputError) as caught:
             finetune(recipe, root=tmp_path / "runs")
@@ -468,7 +469,7 @@ def test_what_the_probe_would_fail_at_is_refused_before_any_work(data, tmp_path)
     one = asked(few, "training.batch_size=2")
     assert re.search("class 'circle' has 1 image to train on, but cross-validation needs at least 2", refusal(one))
     table = tmp_path / "table.csv"
-    rows = [f"{path},{number}" for number, path in enumerate(sorted(data.glob("*/*.png")))]
+    rows = [f"{path},{number}" for number, path in enumerate(sorted(strokes.glob("*/*.png")))]
     table.write_text("\n".join(["path,target", *rows]))
     balanced = asked(table, "training.balance=weights")
     assert "training.balance='weights' applies only to one class per image, but this data is regression" in refusal(
@@ -645,8 +646,8 @@ def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatc
     assert state_of(run.folder) == state_of(whole.folder)
 
 
-def test_a_image_that_vanishes_before_random_features_is_said(data, tmp_path):
-    copy = shutil.copytree(data, tmp_path / "copy")
+def test_an_image_that_vanishes_before_random_features_is_said(strokes, tmp_path):
+    copy = shutil.copytree(strokes, tmp_path / "copy")
     recipe = asked(copy, weights="none")
     examples = load_examples(recipe.data)
     shutil.rmtree(copy / "rising")

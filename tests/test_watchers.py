@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import Memory, make_images
+from conftest import Memory, as_arrays, make_images
 from PIL import Image
 
 import kerazoo
@@ -139,7 +139,7 @@ def test_a_run_that_was_killed_and_resumed_logs_what_one_that_was_not_does(tmp_p
         def restore(self, state):
             pass
 
-    images = make_images(tmp_path / "data", count=8, size=16)
+    images = as_arrays(make_images(tmp_path / "data", count=8, size=16))
     values = {"model": {"name": "bottleneck_cnn"}, "data": {"path": str(images), "size": 12, "validation": 0.25}}
     values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 2}}
     recipe = make_recipe({**values, "log": ["gradients", "weights", "feature_maps"]})
@@ -160,7 +160,7 @@ def test_a_run_that_was_killed_and_resumed_logs_what_one_that_was_not_does(tmp_p
 
 def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch):
     """Cut off after an epoch was written there, and before any checkpoint of it; then as it is."""
-    images = make_images(tmp_path / "data", count=8, size=16)
+    images = as_arrays(make_images(tmp_path / "data", count=8, size=16))
     values = {"model": {"name": "mlp"}, "data": {"path": str(images), "size": 8, "validation": 0.25}}
     values |= {"training": {"epochs": 3, "batch_size": 4}, "checkpoint": {"steps": 1}}
     values |= {"log": ["gradients", "weights", "feature_maps"], "log_to": ["tensorboard"]}
