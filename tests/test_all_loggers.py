@@ -23,7 +23,10 @@ def everything(model, x):
 EVERYTHING = "from test_all_loggers import everything as callbacks"
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "float16", "accumulated"])
+SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated")]  # two trainings with all
+
+
+@pytest.mark.parametrize("mode", ["graph", "XLA", "float16", *SLOW])
 def test_in_every_way_to_train(mode):
     check_observed(mode, everything)
 

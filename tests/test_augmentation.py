@@ -82,7 +82,12 @@ def test_the_first_four_parts_draw_what_they_always_drew(parts, expected):
     assert digest.hexdigest()[:16] == expected
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(policy="strong"), EVERYTHING], ids=["strong", "everything"])
+STRONG = pytest.param(
+    Augmentation(policy="strong"), id="strong", marks=pytest.mark.slow
+)  # the other has all of it, too
+
+
+@pytest.mark.parametrize("augmentation", [pytest.param(EVERYTHING, id="everything"), STRONG])
 def test_the_same_seed_is_the_same_image_wherever_it_is_made(augmentation):
     images = np.stack([np.roll(photograph(), 5 * i, axis=1) for i in range(8)])
 

@@ -132,6 +132,7 @@ def test_the_real_weights_on_real_images_in_grey(shared):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow  # two EfficientNets
 def test_efficientnet_is_folded_before_it_is_adapted(tmp_path):
     """By path: its extra 1 / sqrt(std), then one channel. The published network has them as layers."""
     keras.utils.set_random_seed(0)

@@ -20,8 +20,6 @@ from kerazoo.cli.output import print_json, print_text
 from kerazoo.errors import Interrupted
 from kerazoo.serving.predict import Prediction
 
-KERAZOO = Path(sys.executable).with_name("kerazoo")
-
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -462,16 +460,16 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def test_no_noise_reaches_the_terminal(here, tmp_path):
-    """In processes of their own: standard error holds our lines and nothing of TensorFlow's."""
+    """In a process of its own: standard error holds our lines and nothing of TensorFlow's."""
     data = make_images(tmp_path / "data", count=4)
-    train = ["train", "bottleneck_cnn", "--data", data, "--name", "r", "--epochs", "1", *SMALL]
-    both = [["export", "r"], ["predict", "saved_models/r/1", str(data)]]  # one start of TensorFlow shows it for both
-    for command in ([KERAZOO, *train], [sys.executable, "-c", IN_TURN, json.dumps(both)]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        ours = re.compile(r"bottleneck_cnn: |epoch 1/1 |val: |no findings$|not looked at: ")
-        assert all(ours.match(line) for line in done.stderr.splitlines()), done.stderr
-        assert done.stdout
+    train = ["train", "bottleneck_cnn", "--data", str(data), "--name", "r", "--epochs", "1", *SMALL]
+    # one start of TensorFlow shows it for all three
+    commands = json.dumps([train, ["export", "r"], ["predict", "saved_models/r/1", str(data)]])
+    done = subprocess.run([sys.executable, "-c", IN_TURN, commands], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = re.compile(r"bottleneck_cnn: |epoch 1/1 |val: |no findings$|not looked at: ")
+    assert all(ours.match(line) for line in done.stderr.splitlines()), done.stderr
+    assert done.stdout
 
 
 # -- check --------------------------------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ def test_a_frozen_layer_that_moves(digits):
     assert "frozen_weights_move" not in severities(diagnostics)
 
 
+@pytest.mark.slow  # half a minute, and it measures time
 def test_a_model_starved_by_its_input(digits):
     x, y, _, _ = digits
 

@@ -179,6 +179,7 @@ print(features.FeaturePass(model, spec)(load_examples(sys.argv[1])).computed)
 """
 
 
+@pytest.mark.slow  # two processes and four passes over files, half a minute
 def test_a_killed_pass_goes_on(cache, tmp_path, model):
     data = make_images(tmp_path / "many", count=50)
     command = [sys.executable, "-c", PASS, str(data)]

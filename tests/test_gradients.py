@@ -192,7 +192,7 @@ def test_a_period_is_refused_in_one_line(bad):
         GradientLogger(Memory(), every=bad)
 
 
-@pytest.mark.parametrize("mode", in_process("graph", "several optimizers"))
+@pytest.mark.parametrize("mode", in_process("several optimizers"))
 def test_training_is_bit_equal_with_a_logger_at_every_step(mode):
     writer = Memory()
     check_observed(mode, lambda model, x: [GradientLogger(writer, every=1, histograms=True)])

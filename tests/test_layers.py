@@ -121,6 +121,7 @@ for name, arguments in json.loads(sys.argv[3]).items():
 """
 
 
+@pytest.mark.slow  # a process that builds every layer on JAX
 def test_jax_gives_the_same_answers(tmp_path):
     """Threshold, min and sum pooling and the shortcut, built, rebuilt from config and run on both backends."""
     pytest.importorskip("jax", reason="the [jax] extra is not installed")

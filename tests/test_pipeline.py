@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_images, plant_modules
+from conftest import as_arrays, make_images, plant_modules
 
 import kerazoo
 from kerazoo.cli import app as cli
@@ -72,6 +72,11 @@ def tags_in(folder):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "shapes", count=20, size=40)
+
+
+@pytest.fixture(scope="module")
+def arrays(images):
+    return as_arrays(images)
 
 
 @pytest.fixture(scope="module")
@@ -583,8 +588,8 @@ def transfer_recipe(data, model, weights, epochs=0, **more):
     return recipe(data, model=model, training={"epochs": epochs}, transfer=part, optimizer={"learning_rate": 1e-3})
 
 
-def test_finetune_from_a_run_keeps_the_frozen_part(run, images, tmp_path):
-    recipe = transfer_recipe(images, "bottleneck_cnn", run.folder).override("log", ["feature_maps"])
+def test_finetune_from_a_run_keeps_the_frozen_part(run, arrays, tmp_path):
+    recipe = transfer_recipe(arrays, "bottleneck_cnn", run.folder).override("log", ["feature_maps"])
     made = finetune(recipe, root=tmp_path)
     old, new = (feature_extractor(load_model(r.folder)[1]) for r in (run, made))
     for a, b in zip(old.weights, new.weights, strict=True):
@@ -597,11 +602,11 @@ def test_finetune_from_a_run_keeps_the_frozen_part(run, images, tmp_path):
     assert list((made.folder / "feature_maps").iterdir())
 
 
-def test_finetune_unfreezes_but_never_batch_norm(run, images, tmp_path, monkeypatch):
+def test_finetune_unfreezes_but_never_batch_norm(run, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(
         transfer.Phases, "keep_if_better", lambda *_, **__: True
     )  # what was tuned is kept, whatever it gained
-    made = finetune(transfer_recipe(images, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path)
+    made = finetune(transfer_recipe(arrays, "bottleneck_cnn", run.folder, epochs=2), root=tmp_path)
     old, new = (load_model(r.folder)[1] for r in (run, made))
     moved = set()
     for a, b in zip(feature_extractor(old).layers, feature_extractor(new).layers, strict=True):
@@ -622,9 +627,9 @@ def test_the_last_stages_are_unfrozen(monkeypatch):
         layers_to_unfreeze(model, entry, 5)
 
 
-def test_random_weights_train_their_batch_norm(images, tmp_path, monkeypatch):
+def test_random_weights_train_their_batch_norm(arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.Phases, "keep_if_better", lambda *_, **__: True)
-    made = finetune(transfer_recipe(images, "bottleneck_cnn", "none", epochs=1), root=tmp_path)
+    made = finetune(transfer_recipe(arrays, "bottleneck_cnn", "none", epochs=1), root=tmp_path)
     norms = [x for x in load_model(made.folder)[1].layers if isinstance(x, keras.layers.BatchNormalization)]
     assert norms
     assert all(np.any(np.array(norm.gamma) != 1) for norm in norms)

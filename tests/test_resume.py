@@ -170,7 +170,7 @@ SLOW = pytest.mark.slow  # trainings of several epochs like those beside it
     [
         pytest.param("plateau", [("train_batch", 0, 1)], marks=SLOW),
         ("plateau", [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)]),
-        ("plateau", [("test_batch", 1, 1), ("epoch_end", 1)]),
+        pytest.param("plateau", [("test_batch", 1, 1), ("epoch_end", 1)], marks=SLOW),
         pytest.param("plateau", [("train_end", EPOCHS)], marks=SLOW),
         ("cosine", [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)]),
     ],

@@ -262,7 +262,7 @@ def start(data, tmp_path_factory):
     return finetune(asked(data), name="start", root=tmp_path_factory.mktemp("start"))
 
 
-@pytest.mark.parametrize("policy", ["frozen", "stats", "train"])
+@pytest.mark.parametrize("policy", ["frozen", "train", pytest.param("stats", marks=pytest.mark.slow)])
 def test_batch_norm_moves_by_its_policy_only(data, start, tmp_path, monkeypatch, policy):
     keep_all(monkeypatch)
     run = finetune(asked(data, epochs=2, batch_norm=policy, average=False), name="run", root=tmp_path)
@@ -540,7 +540,7 @@ def test_weights_that_are_not_finite_are_refused(data, tmp_path, where):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("epochs_before", [0, 1])
+@pytest.mark.parametrize("epochs_before", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_fine_tuning_that_diverges_is_a_stage_that_is_dropped(data, start, tmp_path, epochs_before, said):
     """Not the end of the run. Where an epoch before it was sound, that one is what is judged."""
     recipe = asked(data, "optimizer.learning_rate=1e-4", epochs=3)
@@ -602,7 +602,9 @@ def whole(data, tmp_path_factory):
     return finetune(recipe, name="whole", root=tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("when", ["probe", "fit", "average", "finish_run"])
+@pytest.mark.parametrize(
+    "when", ["fit", "finish_run", *(pytest.param(when, marks=pytest.mark.slow) for when in ("probe", "average"))]
+)
 def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
     recipe = whole.recipe
 
