@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
 	$(BIN)/python examples/digits.py
 
-test: lint types  ## everything CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint types  ## everything CI runs; tests wait for processes of their own, so three at a time keep two cores busy
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: $(READY)  ## what takes minutes, one at a time: every backbone (the largest take many GB), drills, several processes
 	$(BIN)/python -m pytest -m slow

@@ -39,8 +39,9 @@ def run(digits, tmp_path_factory):
     folder, _ = digits
     root = tmp_path_factory.mktemp("runs")
     return kerazoo.train(
-        "mlp", folder / "wrong.npz", epochs=6, batch_size=50, learning_rate=0.003, log=LOGGERS, name="wrong", root=root
-    )
+        "mlp", folder / "wrong.npz", epochs=6, batch_size=50, learning_rate=0.003, log=LOGGERS,
+        settings=["findings=true"], name="wrong", root=root,
+    )  # fmt: skip
 
 
 def test_a_run_shows_the_images_with_wrong_labels(run, digits):
