@@ -23,10 +23,12 @@ def everything(model, x):
 EVERYTHING = "from test_all_loggers import everything as callbacks"
 
 
-SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated")]  # two trainings with all
+SLOW = [
+    pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated", "float16")
+]  # two trainings with all
 
 
-@pytest.mark.parametrize("mode", ["graph", "XLA", "float16", *SLOW])
+@pytest.mark.parametrize("mode", ["graph", "XLA", *SLOW])
 def test_in_every_way_to_train(mode):
     check_observed(mode, everything)
 

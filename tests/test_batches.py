@@ -80,7 +80,7 @@ def test_an_epoch_is_the_same_whatever_makes_it(train):
     assert len(others | {first}) == 3
 
 
-@pytest.mark.parametrize("policy", ["none", "strong"])
+@pytest.mark.parametrize("policy", ["none", pytest.param("strong", marks=pytest.mark.slow)])
 def test_any_step_of_any_epoch_is_reached_without_the_ones_before(train, policy):
     batches = make_batches(train, augmentation=Augmentation(policy=policy))
     whole = list(batches.at(3, 0).as_numpy_iterator())

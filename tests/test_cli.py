@@ -459,6 +459,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow  # a training, an export and a prediction by default; test_fresh.py has the start of each process
 def test_no_noise_reaches_the_terminal(here, tmp_path):
     """In a process of its own: standard error holds our lines and nothing of TensorFlow's."""
     data = make_images(tmp_path / "data", count=4)

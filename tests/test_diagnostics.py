@@ -75,7 +75,7 @@ HEALTHY = {
 VARIANT = pytest.mark.slow  # five seconds and more each; the first case of its test proves the same in another network
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind == "adam" else VARIANT) for kind in HEALTHY])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=VARIANT) for kind in HEALTHY])
 def test_a_healthy_training_has_notes_only(kind, digits):
     found = severities(diagnosed(*HEALTHY[kind](), digits, epochs=12))
     assert set(found.values()) <= {"note"}, found
@@ -171,6 +171,7 @@ def test_the_lag_of_batch_norm_is_measured_as_in_training():
         np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow  # two trainings
 @pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")  # Keras sees it where the softmax is its own
 def test_softmax_twice_and_none(digits):
     found = severities(diagnosed(network(head="softmax"), keras.optimizers.Adam(1e-3), digits))

@@ -253,6 +253,7 @@ def test_an_engine_that_is_missing_or_answers_otherwise_is_refused(cache, exampl
     assert not list(cache.glob("*/*.npy"))
 
 
+@pytest.mark.slow  # three passes over files
 def test_another_version_of_an_engine_makes_its_own_features(cache, examples, model, monkeypatch):
     monkeypatch.setitem(engines.PACKAGES, "onnx", ("numpy",))
     monkeypatch.setattr(engines, "_onnx", lambda model: lambda pixels: np.asarray(model.predict_on_batch(pixels)))

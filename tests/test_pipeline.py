@@ -675,6 +675,7 @@ def test_flowers_reach_085_and_the_export_agrees_on_every_photo(shared, tmp_path
     assert json.loads((folder / PASSPORT).read_text())["gate"]["images"] == 736
 
 
+@pytest.mark.slow  # a training and an export; test_channels.py has one from arrays
 def test_npz_goes_the_whole_way(tmp_path):
     """Arrays have no files: the gate encodes them without loss."""
     rng = np.random.default_rng(0)

@@ -221,6 +221,7 @@ tfds.dataset_builders.store_as_tfds_dataset(
 """
 
 
+@pytest.mark.slow  # 70,000 images are written and read
 def test_mnist_in_the_tfds_layout_is_read_by_name(tmp_path, shared):
     source = shared / "mnist.npz"
     subprocess.run(

@@ -173,6 +173,7 @@ def test_a_policy_can_be_changed_in_part():
     assert (made.flip, made.hue, made.crop) == (False, 0.1, Augmentation(policy="standard").crop)
 
 
+@pytest.mark.slow  # two trainings; test_batches.py compares the epochs of both
 def test_the_same_recipe_with_and_without_a_cache_gives_the_same_bits(classes, tmp_path):
     found = []
     for cache in ("never", "always"):

@@ -421,6 +421,7 @@ def test_bad_stages_and_taps_are_named(data, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow  # four MobileNets and a fine-tuning
 def test_taps_are_pooled_beside_the_last_stage(shared, tmp_path):
     """MobileNet's own weights: the features are those of the plain network, with the means of two stages before."""
     weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"

@@ -61,6 +61,7 @@ def same_bits(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow  # test_all_loggers.py has all loggers at once
 def test_training_is_bit_equal_with_and_without_watchers(watched):
     model, history, _ = watched
     plain, plain_history = train(lambda model: [])
