@@ -136,6 +136,14 @@ def test_the_same_recipe_gives_the_same_bits(run, images, tmp_path):
     assert [r.name for r in (unwatched, other)] == [f"bottleneck_cnn-shapes-{i}" for i in (1, 2)]
 
 
+def test_the_step_of_a_training_is_traced_once(arrays, tmp_path, monkeypatch):
+    """TensorFlow traces a function again that made variables, such as those of the optimizer: seconds in a ResNet."""
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda model, data: traced.append(model.name) or step(model, data))
+    train(recipe(arrays), root=tmp_path)
+    assert len(traced) == 1
+
+
 def test_evaluate_gives_what_training_recorded(run, images, tmp_path):
     recorded = np.load(run.folder / "evaluation" / "val.npy")
     [result] = evaluate(run)
