@@ -33,6 +33,7 @@ def test_in_every_way_to_train(mode):
     check_observed(mode, everything)
 
 
+@pytest.mark.slow  # processes of their own; test_devices.py has the gradients of replicas
 def test_on_two_devices():
     check_observed_apart(["mirrored"], EVERYTHING)
 

@@ -275,6 +275,7 @@ def write_in_a_process(folder, *arguments):
     return subprocess.Popen([sys.executable, "-c", WRITER, folder, *arguments], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow  # two processes
 def test_two_processes_may_write_one_cache_at_once(tmp_path):
     root = make_images(tmp_path / "many", count=100, size=20)
     before = set(cache_folder("images").iterdir())

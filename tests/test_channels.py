@@ -248,6 +248,7 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
     assert json.loads((run.folder / "model.json").read_text())["arguments"]["input_shape"] == [40, 40, 4]
 
 
+@pytest.mark.slow  # two trainings and an export
 def test_grey_arrays_are_copied_unless_one_channel_is_asked_for(shared, many, tmp_path):
     with np.load(many) as data:
         grey = {key: value[..., 3:] if key.startswith("x") else value for key, value in data.items()}

@@ -118,6 +118,7 @@ def test_a_weights_file_of_another_architecture(here, tmp_path, monkeypatch, cap
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow  # a ranking and a fine-tuning; test_api.py has both by the command and by the call
 def test_probe_ranks_and_finetune_says_its_stages(here, tmp_path, monkeypatch, capsys):
     data = make_images(tmp_path / "data")
     small = ["--set", "data.size=28", "--set", "data.channels=1", "--set", "training.batch_size=4", "--json"]

@@ -142,10 +142,17 @@ def finished(running, folder):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The same trainings on one device, on two logical CPUs, and in two processes."""
+    """The same trainings on one device and on two logical CPUs."""
     folder = tmp_path_factory.mktemp("trained")
     running = {"one": start("cpu", data, folder / "one.npz"), "two": start("mirrored:2", data, folder / "two.npz")}
-    running |= dict(zip(("worker0", "worker1"), start_workers(data, folder, cases="plain"), strict=True))
+    return finished(running, folder)
+
+
+@pytest.fixture(scope="module")
+def workers(data, tmp_path_factory):
+    """The same training in two processes."""
+    folder = tmp_path_factory.mktemp("workers")
+    running = dict(zip(("worker0", "worker1"), start_workers(data, folder, cases="plain"), strict=True))
     return finished(running, folder)
 
 
@@ -157,13 +164,17 @@ def differences(found, expected, case):
     }
 
 
-@pytest.mark.parametrize(("where", "case"), [("two", "plain"), ("two", "norm"), ("worker0", "plain")])
-def test_replicas_give_what_one_device_gives(trained, where, case):
+@pytest.mark.parametrize("case", ["plain", "norm"])
+def test_replicas_give_what_one_device_gives(trained, case):
     """Weights, statistics, losses, metrics and predictions; batches uneven, examples weighted, an L2 term."""
-    found = differences(trained[where], trained["one"], case)
+    check_replicas(trained["two"], trained["one"], case)
+
+
+def check_replicas(several, one, case):
+    found = differences(several, one, case)
     assert {f"{case}_loss", f"{case}_val_accuracy", f"{case}_val_loss", f"{case}_predictions"} <= set(found)
     assert max(found.values()) < (1e-5 if case == "plain" else 1e-4), found
-    assert trained["one"][f"{case}_predictions"].shape == (11, 2)
+    assert one[f"{case}_predictions"].shape == (11, 2)
 
 
 UNCLIPPED = re.compile(r"gradients .* (max_)?norm_\d$")
@@ -179,10 +190,12 @@ def test_gradient_norms_of_two_replicas_are_those_of_the_whole_batch(trained):
     assert trained["one"]["gradients global clipped_norm_3"] <= 2.1e-3
 
 
-def test_workers_are_equal_to_the_bit(trained):
-    assert trained["worker0"].keys() == trained["worker1"].keys()
-    for name, value in trained["worker0"].items():
-        np.testing.assert_array_equal(value, trained["worker1"][name], err_msg=name)
+@pytest.mark.slow  # two processes that start TensorFlow and train
+def test_workers_are_equal_to_the_bit_and_give_what_one_device_gives(trained, workers):
+    check_replicas(workers["worker0"], trained["one"], "plain")
+    assert workers["worker0"].keys() == workers["worker1"].keys()
+    for name, value in workers["worker0"].items():
+        np.testing.assert_array_equal(value, workers["worker1"][name], err_msg=name)
 
 
 def test_synchronized_statistics_are_the_same_on_every_replica(trained):

@@ -87,6 +87,7 @@ def test_findings_are_read_back(run, tmp_path):
     assert opened.findings == []
 
 
+@pytest.mark.slow  # the command in a process of its own; test_diagnostics.py has the finding
 def test_a_rate_that_is_far_too_high_is_found_before_a_run(digits, tmp_path, monkeypatch):
     folder, _ = digits
     monkeypatch.chdir(tmp_path)

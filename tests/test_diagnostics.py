@@ -127,6 +127,7 @@ def test_unscaled_input_of_a_network_that_wants_minus_one_to_one(digits):
     assert "input_range" not in severities(scaled)
 
 
+@pytest.mark.slow  # test_diagnosis.py has them in a run
 def test_wrong_labels_have_the_lowest_margins(digits):
     x, y, val_x, val_y = digits
     rng = np.random.default_rng(3)

@@ -48,7 +48,16 @@ def test_folders_outside_of_the_standard_ones_come_last(tmp_path, monkeypatch):
     assert not (planted / "ran").exists()
 
 
-@pytest.mark.parametrize("call", ["kerazoo.build('mlp')", "kerazoo.describe('mlp').arguments", "kerazoo.callbacks"])
+SLOW = pytest.mark.slow  # each starts TensorFlow; the first one does, too
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kerazoo.build('mlp')",
+        *(pytest.param(call, marks=SLOW) for call in ("kerazoo.describe('mlp').arguments", "kerazoo.callbacks")),
+    ],
+)
 def test_tensorflow_starts_in_silence_in_python_calls(tmp_path, call):
     done = subprocess.run(
         [sys.executable, "-c", f"import kerazoo; {call}; print('done')"],

@@ -81,6 +81,7 @@ def trained(tmp_path_factory):
     return site, here
 
 
+@pytest.mark.slow  # five commands, a fine-tuning among them
 def test_a_run_of_an_installed_network_is_used_by_other_processes(trained):
     site, here = trained
     described = json.loads((here / "runs" / "one" / "model.json").read_text())

@@ -637,6 +637,7 @@ def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when)
     assert state_of(run.folder) == state_of(whole.folder)
 
 
+@pytest.mark.slow  # two fine-tunings of random weights; test_a_stop_in_any_stage_changes_nothing stops one
 def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatch):
     """Batch norm's statistics are made anew from the same images, and the run is known as the one that was begun."""
     recipe = asked(data, "checkpoint.steps=1", weights="none", epochs=2)

@@ -159,6 +159,7 @@ def test_a_run_that_was_killed_and_resumed_logs_what_one_that_was_not_does(tmp_p
     assert sorted(found, key=key) == sorted(wanted, key=key)
 
 
+@pytest.mark.slow  # three trainings; test_writers.py has the writer after a resume
 def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path, monkeypatch):
     """Cut off after an epoch was written there, and before any checkpoint of it; then as it is."""
     images = as_arrays(make_images(tmp_path / "data", count=8, size=16))

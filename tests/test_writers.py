@@ -323,7 +323,7 @@ def test_after_kills_nothing_is_missing_and_nothing_is_there_twice(name, tmp_pat
     check_all(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "tensorboard"])
+@pytest.mark.parametrize("name", ["folder", pytest.param("tensorboard", marks=pytest.mark.slow)])
 def test_a_training_that_was_not_resumed_begins_anew(name, tmp_path):
     """And leaves the files of others where they are."""
     other = tmp_path / "tensorboard" / "events.out.tfevents.1.other"
