@@ -107,7 +107,7 @@ def differences(one, other):
 
     def compare(a, b, path):
         if isinstance(a, dict):
-            for key in {*a, *b} - {"seconds"}:  # how long an epoch took is no result
+            for key in {*a, *b} - {"seconds", "times"}:  # how long epochs and steps took is no result
                 compare(a.get(key), b.get(key), f"{path}/{key}")
         elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
             for index, pair in enumerate(zip(a, b, strict=True)):
