@@ -16,7 +16,7 @@ NO_JPEG = bytes.fromhex("ffd8 ffc0 000b 08 0001 0001 01 011100 ffda 0008 01 0100
 
 # The decoded bytes of an image are width x height x 3, or more if its decoder needs more.
 MAX_DECODED = 360_000_000  # bytes: 120 megapixels of RGB; the largest cameras have 102
-ALWAYS_DECODED = 120_000_000  # bytes that any file may announce: 40 megapixels of RGB; an A4 page at 600 dpi has 35
+ALWAYS_DECODED = 105_000_000  # bytes that any file may announce: 35 megapixels of RGB, as an A4 page at 600 dpi has
 PER_BYTE = 60  # decoded bytes allowed for each byte of a larger file: 20 pixels a byte; photos have 1 to 10
 MAX_SIDE = 65_535  # pixels: the largest side of a JPEG; the memory for resizing grows with it
 LARGE = 75_000_000  # decoded bytes, 25 megapixels of RGB; larger images are decoded one at a time
