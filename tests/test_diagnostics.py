@@ -95,6 +95,7 @@ def test_a_rate_a_hundred_times_too_high(norm, optimizer, digits):
     assert "nothing_learned" in found
 
 
+@pytest.mark.slow  # trainings of some seconds; test_findings.py has the judgment
 @pytest.mark.parametrize("norm", [0.9, pytest.param(None, marks=VARIANT)])
 def test_a_rate_a_thousand_times_too_low(norm, digits):
     optimizer = keras.optimizers.SGD(5e-5, momentum=0.9) if norm is None else keras.optimizers.Adam(1e-6)
@@ -255,6 +256,7 @@ def callbacks(model, x):
 """
 
 
+@pytest.mark.slow  # test_all_loggers.py has them beside all loggers
 @pytest.mark.parametrize("mode", in_process("graph"))
 def test_training_is_bit_equal_with_and_without(mode):
     made = {}

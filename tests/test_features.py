@@ -208,6 +208,7 @@ def test_an_image_changed_under_its_size_and_time_is_not_kept_under_its_old_hash
     assert not list(cache.glob("*/*.npy"))
 
 
+@pytest.mark.slow  # TensorFlow takes ten seconds to give up; test_causes.py has the words
 def test_memory_is_not_an_image_s_fault(cache, examples, model, monkeypatch):
     """A real allocation that no machine has, in the graph that decodes."""
     much = tf.Variable(2**45, dtype=tf.int64)

@@ -643,6 +643,7 @@ def test_random_weights_train_their_batch_norm(arrays, tmp_path, monkeypatch):
     assert all(np.any(np.array(norm.gamma) != 1) for norm in norms)
 
 
+@pytest.mark.slow  # a fine-tuning of MobileNet and an export
 def test_a_real_backbone_goes_the_whole_way(shared, images, tmp_path):
     """ImageNet's MobileNet at alpha 0.25: fine-tune, export through the gate, the same answers from both."""
     weights = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"

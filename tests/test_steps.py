@@ -144,6 +144,7 @@ print(keras.config.backend(), [(step, round(weight, 5)) for step, _, weight in l
 """
 
 
+@pytest.mark.slow  # a process of its own with JAX
 def test_on_jax_the_weights_are_brought_back_for_a_record_only():
     """Twice within an epoch, and by `fit` at the end of each."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

@@ -84,6 +84,7 @@ def test_several_labels_all_the_way(images, tmp_path):
     assert {name for name, _ in prediction.top} == {"red", "bright"}
 
 
+@pytest.mark.slow  # a training and an export, as with several labels
 def test_numbers_all_the_way(images, tmp_path):
     run = finetune(
         recipe(images / "numbers.csv", model={"name": "bottleneck_cnn"}, training={"epochs": 0}, data={"size": 28},

@@ -518,6 +518,7 @@ def test_wide_histograms_get_fewer_bins_for_wandb():
     assert (kept.bins[0], kept.bins[-1], kept.bins[1]) == (0, 1, pytest.approx(4 / 1025))
 
 
+@pytest.mark.slow  # a store of its own
 def test_mlflow_s_limits_are_kept(tmp_path):
     need("mlflow")
     script = """
