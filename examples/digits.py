@@ -83,7 +83,7 @@ def main() -> None:
     gate = exported["gate"]
     print(f"\nMade in {time.perf_counter() - start:.0f} s:")
     print(f"  {FOLDER}/digits             the images")
-    print(f"  {FOLDER}/runs/pretrained    the run: recipe, weights, metrics, predictions, feature maps, TensorBoard")
+    print(f"  {FOLDER}/runs/pretrained    the run: recipe, weights, metrics, predictions, curves, feature maps")
     print(f"  {FOLDER}/{exported['export']}  the SavedModel; it answered {gate['images']} images as the run did")
     print("Next, with images of your own, one folder a class:")
     print("  .venv/bin/kerazoo finetune YOUR_FOLDER --backbone mobilenet_v2_100")
