@@ -134,7 +134,7 @@ def as_arrays(folder: Path) -> Path:
     """The images of `make_images` as one .npz file beside their folder, for tests that are not about files.
 
     Every new iterator of a pipeline that decodes files takes TensorFlow 0.2 s and more to set up, and a fine-tuning
-    makes fifteen.
+    makes many.
     """
     names = sorted(path.name for path in folder.iterdir())
     paths = [path for name in names for path in sorted((folder / name).iterdir())]

@@ -23,9 +23,8 @@ def everything(model, x):
 EVERYTHING = "from test_all_loggers import everything as callbacks"
 
 
-SLOW = [
-    pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated", "float16")
-]  # two trainings with all
+# slow: each is two trainings, one of them with all loggers
+SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated", "float16")]
 
 
 @pytest.mark.parametrize("mode", ["graph", "XLA", *SLOW])

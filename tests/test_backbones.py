@@ -59,7 +59,7 @@ def test_registered_counts_are_the_published_ones(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # minutes and gigabytes: 60 networks of up to 350 million parameters
+        # minutes and gigabytes: 43 networks of up to 350 million parameters
         b.name if b.name in FAMILIES else pytest.param(b.name, marks=pytest.mark.slow)
         for b in BACKBONES
     ],
@@ -174,7 +174,7 @@ def test_imagenet_weights_are_fetched_by_name(server, tmp_path, monkeypatch, cap
     assert not capsys.readouterr().out  # standard output is for results
 
 
-@pytest.mark.slow  # five EfficientNets are built; the next test has one
+@pytest.mark.slow  # it builds an EfficientNet five times; the next test has one of a file
 def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, tmp_path, monkeypatch):
     """Keras gives EfficientNet one more layer with weights="imagenet"; ours holds it in its Normalization."""
     url, folder = server

@@ -71,26 +71,27 @@ def test_they_are_called_and_change_no_bit(data, plain, tmp_path):
     assert weights_in(run) == weights_in(plain)
 
 
-def test_they_go_on_with_the_run(data, plain, tmp_path, monkeypatch):
+@pytest.fixture
+def stopped(data, tmp_path, monkeypatch):
+    """A run with a user's callback, `tmp_path/run`, stopped in its second epoch."""
     with monkeypatch.context() as patch:
         patch.setattr(
             StopOnNaN, "on_epoch_begin", lambda self, epoch, logs: epoch and os.kill(os.getpid(), signal.SIGTERM)
         )
         with pytest.raises(Interrupted):
             train(recipe_for(data), name="run", root=tmp_path, callbacks=[Counted()])
+
+
+@pytest.mark.usefixtures("stopped")
+def test_they_go_on_with_the_run(data, plain, tmp_path):
     counted = Counted()
     run = train(recipe_for(data), name="run", root=tmp_path, callbacks=[counted])
     assert (counted.epochs, len(counted.losses)) == (EPOCHS, EPOCHS - 1)
     assert weights_in(run) == weights_in(plain)
 
 
-def test_a_run_that_goes_on_without_them_says_so(data, tmp_path, monkeypatch, said):
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            StopOnNaN, "on_epoch_begin", lambda self, epoch, logs: epoch and os.kill(os.getpid(), signal.SIGTERM)
-        )
-        with pytest.raises(Interrupted):
-            train(recipe_for(data), name="run", root=tmp_path, callbacks=[Counted()])
+@pytest.mark.usefixtures("stopped")
+def test_a_run_that_goes_on_without_them_says_so(data, tmp_path, said):
     train(recipe_for(data), name="run", root=tmp_path)
     (line,) = [line for line in said if "missing now" in line]
     assert line.endswith("missing now: Counted; to go on with them, stop and pass them again (callbacks=[...])")

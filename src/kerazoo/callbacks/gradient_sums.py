@@ -100,16 +100,14 @@ class GraphSums:
     def update(self, before: Pairs, after: Pairs) -> None:
         """Keep the norms of one optimizer's gradients, and count their magnitudes."""
         newest = self.prepare()
-        squares_after = _squares(after)
-        squares_before = squares_after if before is after else _squares(before)
-        if not squares_before:
-            squares_before = dict.fromkeys(squares_after, tf.constant(float("nan")))
+        half_after = _half_squares(after)
+        half_before = half_after if before is after else _half_squares(before)
+        if not half_before:
+            half_before = dict.fromkeys(half_after, tf.constant(float("nan")))
         references = [variable.value.ref() for variable in self.model.trainable_variables]
         missing = tf.constant(0.0)  # a variable that this loss does not reach, or another optimizer moves
-        rows = [
-            [known.get(reference, missing) for reference in references] for known in (squares_before, squares_after)
-        ]
-        fresh = tf.constant([float(reference in squares_before) for reference in references])
+        rows = [[known.get(reference, missing) for reference in references] for known in (half_before, half_after)]
+        fresh = tf.constant([float(reference in half_before) for reference in references])
         newest.assign(tf.where(fresh > 0, tf.stack([*map(_lengths, rows), fresh]), newest))
         if self.histograms:
             self._where_sampled(lambda: self._count(before or after, references))
@@ -217,7 +215,7 @@ def _with_all(rows: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.concat([norms, fresh], 0), tf.concat([lengths, tf.reduce_max(fresh, 1, True)], 0)], 1)
 
 
-def _squares(pairs: Pairs) -> dict[Any, tf.Tensor]:
+def _half_squares(pairs: Pairs) -> dict[Any, tf.Tensor]:
     """Half the square of the L2 norm of each gradient in float32, by its variable's reference."""
     return {v.ref(): _half_square(_dense(gradient, v)) for gradient, v in pairs if gradient is not None}
 
@@ -230,9 +228,10 @@ def _dense(gradient: Any, variable: Any) -> Any:
 
 
 def _half_square(values: Any) -> tf.Tensor:
-    """One operation, where `tf.norm` is six: what is traced for each variable is most of what recording costs."""
+    """Half the squared L2 norm: one operation for each variable to trace, where `tf.norm` is six."""
     return tf.nn.l2_loss(tf.cast(values, tf.float32))
 
 
 def _lengths(half_squares: list[tf.Tensor]) -> tf.Tensor:
+    """The L2 norms."""
     return tf.sqrt(2.0 * tf.stack(half_squares))
