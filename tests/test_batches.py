@@ -62,6 +62,7 @@ def cache_of(examples):
     return prepared(examples, SMALL, cache="always", passes=1)
 
 
+@pytest.mark.slow  # half a minute: each cache and number of threads
 def test_an_epoch_is_the_same_whatever_makes_it(train):
     """Threads, a cache, another process's cache: the bits are those of (seed, epoch), with the strongest policy."""
     batches = make_batches(train)

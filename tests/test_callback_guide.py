@@ -38,6 +38,7 @@ def test_a_plain_script(tmp_path):
     assert (tmp_path / "log" / "feature_maps" / "conv.png").is_file()
 
 
+@pytest.mark.slow  # test_writers.py reads what TensorBoard has
 def test_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -48,6 +49,7 @@ def test_tensorboard(tmp_path):
     assert {"scalars", "histograms", "images"} <= plugins
 
 
+@pytest.mark.slow  # test_writers.py reads what W&B has
 def test_wandb_offline(tmp_path):
     pytest.importorskip("wandb", reason="an extra")
     from kerazoo.callbacks.writers.wandb import read_history

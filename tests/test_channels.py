@@ -223,6 +223,7 @@ def many(tmp_path):
     return path
 
 
+@pytest.mark.slow  # a fine-tuning and an export; test_pipeline.py has one of three channels
 def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
     values = {
         "model": {"name": "mobilenet_025"}, "data": {"path": str(many)}, "training": {"epochs": 0, "batch_size": 16},

@@ -120,6 +120,7 @@ assert kerazoo.Recipe.for_training("my_net", "data").model.name == "my_net"
 """
 
 
+@pytest.mark.slow  # the fixture is five commands, a training among them
 def test_the_library_builds_and_describes_it(trained):
     site, here = trained
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -127,6 +128,7 @@ def test_the_library_builds_and_describes_it(trained):
     subprocess.run(command, check=True, cwd=here, env=environment, timeout=120)
 
 
+@pytest.mark.slow  # as above
 def test_model_json_imports_nothing_by_path(trained, tmp_path):
     """Only a name that an installed package declares is imported; a module that can be imported is not enough."""
     site, here = trained

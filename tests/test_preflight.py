@@ -446,6 +446,7 @@ def test_groups_classes_and_imbalance_are_reported(tmp_path):
     assert found["imbalance"] == ["b"]
 
 
+@pytest.mark.slow  # real photos; drawn ones are above
 def test_a_planted_leak_in_real_photos_is_found(tmp_path, shared):
     """Of validation images 20 saved again at another quality and size, 5 each mirrored, turned, without colors, cropped
     by 5 % around the center or at a corner, and under another label; and what the published data has of itself."""

@@ -169,7 +169,7 @@ SLOW = pytest.mark.slow  # trainings of several epochs like those beside it
     ("undisturbed", "cuts"),
     [
         pytest.param("plateau", [("train_batch", 0, 1)], marks=SLOW),
-        ("plateau", [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)]),
+        pytest.param("plateau", [("train_batch", 1, 3), ("train_batch", 1, 4), ("train_batch", 2, 2)], marks=SLOW),
         pytest.param("plateau", [("test_batch", 1, 1), ("epoch_end", 1)], marks=SLOW),
         pytest.param("plateau", [("train_end", EPOCHS)], marks=SLOW),
         ("cosine", [("epoch_begin", 2), ("train_batch", 2, 0), ("train_batch", 3, 5)]),
@@ -264,7 +264,7 @@ def test_what_resume_cannot_put_right_it_refuses(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm", [*(pytest.param(harm, marks=SLOW) for harm in ("bit", "missing")), "cut short", "empty"]
+    "harm", ["cut short", *(pytest.param(harm, marks=SLOW) for harm in ("bit", "missing", "empty"))]
 )
 def test_a_damaged_newest_gives_way_to_the_one_before(undisturbed, data, tmp_path, harm, said):
     rate, wanted = undisturbed
@@ -360,7 +360,13 @@ def test_a_checkpoint_gives_back_what_it_was_given(tmp_path):
     assert [found[name] for name in ("none", "text", "numbers")] == [None, "a", [1, 2.5, True]]
 
 
-@pytest.mark.parametrize("when", [("train_batch", 1, 2), ("test_batch", 1, 0), ("train_batch", 0, 0)], ids=str)
+SIGNALS = [
+    ("train_batch", 1, 2),
+    *(pytest.param(when, marks=SLOW) for when in (("test_batch", 1, 0), ("train_batch", 0, 0))),
+]
+
+
+@pytest.mark.parametrize("when", SIGNALS, ids=str)
 def test_a_signal_saves_and_leaves(undisturbed, data, tmp_path, when):
     """Also before the first step, in which `fit` would build the optimizer."""
     rate, wanted = undisturbed

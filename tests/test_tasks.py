@@ -61,6 +61,7 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow  # half a minute: a training, an export, a prediction
 def test_several_labels_all_the_way(images, tmp_path):
     run = train(recipe(images / "labels.csv"), name="labels", root=tmp_path)
     assert load_spec(run.folder).task == "multilabel"
@@ -137,7 +138,7 @@ def classes(images):
 
 @pytest.mark.parametrize(
     ("balance", "policy"),
-    [pytest.param("none", "strong", marks=pytest.mark.slow), ("sampling", "none"), ("weights", "strong")],
+    [("sampling", "none"), *(pytest.param(way, "strong", marks=pytest.mark.slow) for way in ("none", "weights"))],
 )
 def test_mixed_and_balanced_labels_train(classes, tmp_path, balance, policy):
     made = recipe(

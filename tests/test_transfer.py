@@ -144,6 +144,7 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path,
     assert min(row["loss"] for row in penalties) > 0
 
 
+@pytest.mark.slow  # half a minute: a fine-tuning, an export, five predictions
 def test_a_temperature_is_evaluated_stored_and_served(strokes, tmp_path, monkeypatch):
     """Logits times 15 behind the probe's back: a temperature of about 15 helps surely, and goes all the way."""
     learn = transfer.learn_head
@@ -604,7 +605,7 @@ def whole(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "when", ["fit", "finish_run", *(pytest.param(when, marks=pytest.mark.slow) for when in ("probe", "average"))]
+    "when", ["fit", *(pytest.param(when, marks=pytest.mark.slow) for when in ("probe", "average", "finish_run"))]
 )
 def test_a_stop_in_any_stage_changes_nothing(whole, tmp_path, monkeypatch, when):
     recipe = whole.recipe
