@@ -44,6 +44,10 @@ REFUSED = {
     "no height": (lambda: jpeg(64, 0), "announces 64 x 0 pixels|Invalid JPEG data"),
     "IHDR is not first": (lambda: png(12_000, 12_000, before=SMALL_SIZE), "first PNG chunk is not IHDR"),
     "16-bit RGBA": (lambda: png(4_000, 4_000, 16, 6), "announces 4000 x 4000 pixels; .* 13125000 pixels in its format"),
+    "interlaced": (
+        lambda: png(6_000, 5_000, interlaced=True),
+        "announces 6000 x 5000 pixels; .* 26250000 pixels in its",
+    ),
     "too wide": (lambda: png(70_000, 1), "65535 a side"),
     "texts": (lambda: png(9, 9, middle=texts(9)), "more than 8 texts that may be compressed"),
 }

@@ -91,6 +91,7 @@ def png_bytes(contents: tf.Tensor) -> tf.Tensor:
     texts = occurrences(contents, b"zTXt", MAX_TEXTS + 1) + occurrences(contents, b"iTXt", MAX_TEXTS + 1)
     samples = tf.gather(tf.constant([1, 1, 3, 4, 4, 1, 4, 1]), tf.bitwise.bitwise_and(head[25], 7))
     bytes_each = tf.maximum(samples * tf.where(head[24] == 16, 2, 1), 3)
+    bytes_each = tf.where(head[28] == 0, bytes_each, bytes_each * 3 // 2)  # interlaced: seven passes over the pixels
     height = _big(head[20:24])
     width = _big(head[16:20])
     with tf.control_dependencies([_require(is_first, "its first PNG chunk is not IHDR, which has the size")]):
