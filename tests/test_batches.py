@@ -15,7 +15,7 @@ from PIL import Image
 
 from kerazoo.caches import cache_folder
 from kerazoo.errors import DataError, RecipeError
-from kerazoo.exports.export import write_saved_model
+from kerazoo.exports.signatures import write_saved_model
 from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.input.augmentation import Augmentation

@@ -241,7 +241,7 @@ def test_four_channels_from_arrays_to_an_export(shared, many, tmp_path):
         answers = exported.image_probabilities(data["x_val"].astype(np.float32))
     np.testing.assert_allclose(answers, np.load(run.folder / "evaluation" / "val.npy"), rtol=0, atol=1e-5)
     with pytest.raises(RunError, match="for images with 4 channels, which encoded images cannot have; call"):
-        exported.probabilities([b""])
+        exported.rows([b""])
     with pytest.raises(RecipeError, match="data.channels=3, but the arrays have 4 channels; remove it"):
         finetune(make_recipe(values, ["data.channels=3"]), root=tmp_path / "runs")
     own = {"model": {"name": "cnn"}, "data": {"path": str(many)}, "training": {"epochs": 1, "batch_size": 16}}

@@ -2,65 +2,35 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from conftest import make_images
 
-from kerazoo.errors import DataError, GateError
+from kerazoo.errors import GateError
 from kerazoo.evaluation.answers import Evaluation
-from kerazoo.exports.gate import Question, compare
-from kerazoo.exports.saved_model import ExportedModel
+from kerazoo.exports.asking import unsteady
+from kerazoo.exports.gate import compare
+from kerazoo.exports.questions import Question
 from kerazoo.exports.synthetic import KINDS, encoded_images, float_images
-from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
-
-
-class Decodes(ExportedModel):
-    """An export that answers with the first channel of each image, and fails as a SavedModel does."""
-
-    def __init__(self):
-        pass
-
-    def probabilities(self, contents):
-        return np.stack([Preprocessing(1, 1)(tf.constant(one)).numpy()[0, 0] for one in contents])
-
-
-def test_the_image_that_cannot_be_decoded_is_named(tmp_path):
-    make_images(tmp_path / "photos", count=2, size=16)
-    first, second = sorted((tmp_path / "photos" / "circle").glob("*.png"))
-    assert Decodes().file_probabilities([first, second.read_bytes()]).shape == (2, 3)
-    half = tmp_path / "half.png"
-    half.write_bytes(first.read_bytes()[:90])
-    nothing = tmp_path / "nothing.png"
-    nothing.touch()
-    for images, message in (
-        ([first, half, second], f"{half}: it cannot be decoded: it is cut off or damaged .Invalid PNG data"),
-        ([first, half.read_bytes()], "image 1: it cannot be decoded: it is cut off"),
-        ([first, nothing], f"{nothing}: it is empty"),
-        ([b"", first], "image 0: it is empty"),
-        ([first, tmp_path / "none.png"], f"{tmp_path / 'none.png'}: it cannot be read: No such file"),
-    ):
-        with pytest.raises(DataError, match=message):
-            Decodes().file_probabilities(images)
-
 
 NAMES = ("a", "b", "c")
 ANSWERS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], np.float32)
 
 
 def outputs_of(answers, task):
+    status = ["ok"] * len(answers)
     if task == "regression":
-        return {"values": answers.copy(), "class_names": [list(NAMES)]}
+        return {"values": answers.copy(), "class_names": [list(NAMES)], "status": status}
     order = np.argsort(-answers, axis=1, kind="stable")
     top = [[NAMES[i] for i in row] for row in order]
     return {
         "probabilities": answers.copy(), "label": [row[0] for row in top], "top_labels": top,
         "top_probabilities": np.take_along_axis(answers, order, axis=1), "class_names": [list(NAMES)],
+        "status": status,
     }  # fmt: skip
 
 
 def asked(outputs, task):
     keys = [str(number) for number in range(len(ANSWERS))]
-    return compare(outputs, Question(keys, keys, ANSWERS, is_bytes=True), NAMES, find_task(task))
+    return compare(outputs, Question(keys, keys, ANSWERS), NAMES, find_task(task))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
@@ -76,6 +46,9 @@ def test_what_is_right_passes_and_any_changed_output_does_not(task):
     outputs = outputs_of(ANSWERS, task)
     outputs[numbers][1] = np.nan
     assert asked(outputs, task)[0].tolist() == [True, False, True]
+    outputs = outputs_of(ANSWERS, task)
+    outputs["status"][2] = "not decoded"
+    assert asked(outputs, task)[0].tolist() == [True, True, False]
     for names in (["c", "b", "a"], ["a", "a", "c"], ["a", "b"], ["a", "b", "c", "d"]):
         outputs = {**outputs_of(ANSWERS, task), "class_names": [names]}
         with pytest.raises(GateError, match="the class names of the export are"):
@@ -83,7 +56,7 @@ def test_what_is_right_passes_and_any_changed_output_does_not(task):
     for name in outputs_of(ANSWERS, task):
         outputs = outputs_of(ANSWERS, task)
         del outputs[name]
-        with pytest.raises(GateError, match="the outputs of the export must be"):
+        with pytest.raises(GateError, match="the outputs of the signature serving_default must be"):
             asked(outputs, task)
     with pytest.raises(GateError, match="must have the shape"):
         asked({**outputs_of(ANSWERS, task), numbers: ANSWERS[:, :2]}, task)
@@ -137,8 +110,64 @@ def test_the_label_is_the_recorded_one_where_two_classes_are_nearly_alike():
     outputs = outputs_of(recorded, "multiclass")
     outputs["label"][1] = "b"
     outputs["top_labels"][1] = ["b", "a", "c"]
-    question = Question(["0", "1"], ["0", "1"], recorded, is_bytes=True)
+    question = Question(["0", "1"], ["0", "1"], recorded)
     assert compare(outputs, question, NAMES, find_task("multiclass"))[0].tolist() == [True, False]
+
+
+def test_features_have_a_scale_of_their_own():
+    features = np.array([[1000.0, 0.0], [0.0, 500.0]], np.float32)
+    question = Question(["0", "1"], ["0", "1"], features, "features", recorded=False)
+    for off, wanted in ((0.09, [True, True]), (0.2, [True, False])):
+        outputs = {"features": features + [[0, 0], [off, 0]], "status": ["ok", "ok"]}
+        assert compare(outputs, question, NAMES, find_task("multiclass"))[0].tolist() == wanted
+    with pytest.raises(GateError, match="must have the shape"):
+        compare({**outputs, "features": features[:, :1]}, question, NAMES, find_task("multiclass"))
+    outputs = {"features": features, "status": ["ok", "not decoded"]}
+    assert compare(outputs, question, NAMES, find_task("multiclass"))[0].tolist() == [True, False]
+
+
+class Server:
+    """It answers with the means of images, the way an export does; `fault` is what it does wrong."""
+
+    def __init__(self, fault=None):
+        self.fault, self.calls = fault, 0
+
+    def __call__(self, images):
+        self.calls += 1
+        means = np.array([image.mean() for image in images], np.float32)
+        good = np.isfinite(means)
+        if self.fault == "by chance":
+            means = means + np.float32(1e-7) * self.calls
+        elif self.fault == "by place":
+            means = means + 0.01 * np.arange(len(means), dtype=np.float32)
+        elif self.fault == "by neighbours" and len(means) > 1:
+            means = means * 1.01
+        elif self.fault == "by broken neighbours" and not good.all():
+            means = np.nextafter(means, np.float32(2))
+        elif self.fault == "answers what is broken":
+            means = np.nan_to_num(means)
+        elif self.fault == "says that all is well":
+            good[:] = True
+        status = np.array([b"ok" if one else b"not answered" for one in good], object)
+        return {"probabilities": means[:, None], "label": np.array([b"a"] * len(means), object), "status": status}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (None, None),
+        ("by chance", "differs from one call to the next"),
+        ("by place", "depends on its place in the batch"),
+        ("by neighbours", "depends on the other images in its batch"),
+        ("by broken neighbours", "depends on broken images in its batch"),
+        ("answers what is broken", "a broken image in its place is answered"),
+        ("says that all is well", "a broken image in its place is answered"),
+    ],
+)
+def test_an_answer_depends_on_its_image_alone(fault, words):
+    images = np.random.default_rng(0).uniform(0, 1, (5, 4, 4, 1)).astype(np.float32)
+    found = unsteady(Server(fault), images)
+    assert ([words in found[0][0]] if found else []) == ([True] if fault else [])
 
 
 def test_synthetic_images_are_of_every_format_and_of_other_shapes():

@@ -4,8 +4,8 @@ Each way has a process of its own, which goes through all files. Before each its
 anew; what a file takes counts from the start, when TensorFlow was imported and the graphs were built. TensorFlow keeps
 some of what earlier files took, so whatever comes near a limit there is measured by itself, in a new process.
 
-Cores differ, and one core differs from hour to hour, by more than a file near the limit could bear. So each file is timed
-between two runs of a yardstick, and its seconds are those of a core that does the yardstick in YARDSTICK seconds.
+Cores differ, and one core differs from hour to hour, by more than a file near the limit could bear. So each file is
+timed between two runs of a yardstick, and its seconds are those of a core that needs YARDSTICK seconds for that.
 """
 
 import ctypes

@@ -27,10 +27,12 @@ from kerazoo.cli import app as cli
 from kerazoo.errors import DataError, GateError, KerazooError, ModelError, RecipeError, RunError, WeightsError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import answers_of, evaluate, recorded_evaluation
-from kerazoo.exports.export import _passport, export_run, write_saved_model
+from kerazoo.exports.export import export_run
 from kerazoo.exports.folder import find_export
 from kerazoo.exports.layout import PASSPORT
+from kerazoo.exports.passport import passport_of
 from kerazoo.exports.saved_model import ExportedModel
+from kerazoo.exports.signatures import write_saved_model
 from kerazoo.files import read_json, sha256
 from kerazoo.models import registry
 from kerazoo.models.heads.classifier import feature_extractor
@@ -287,8 +289,8 @@ def test_a_damaged_export_is_one_line(export, images, tmp_path, name):
 def test_answers_do_not_depend_on_batch_mates(export, images):
     files = sorted(images.rglob("*.png"))[:7]
     model = ExportedModel(export)
-    together = model.probabilities([p.read_bytes() for p in files])
-    alone = np.concatenate([model.probabilities([p.read_bytes()]) for p in files])
+    together = model.file_probabilities(files)
+    alone = np.concatenate([model.file_probabilities([p]) for p in files])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
@@ -364,7 +366,9 @@ def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path
 
 def test_an_export_that_crops_otherwise_is_refused_though_all_images_are_square(run, tmp_path, monkeypatch):
     def planted(folder, spec, model):
-        write_saved_model(folder, replace(spec, preprocessing=replace(spec.preprocessing, resize="stretch")), model)
+        return write_saved_model(
+            folder, replace(spec, preprocessing=replace(spec.preprocessing, resize="stretch")), model
+        )
 
     monkeypatch.setattr("kerazoo.exports.export.write_saved_model", planted)
     with pytest.raises(GateError, match=r"not give the same answers as the run's own network .* of 9 images, a PNG"):
@@ -434,7 +438,7 @@ def test_metrics_are_those_of_the_recorded_answers_whatever_run_json_says(run):
     evaluation = recorded_evaluation(run, spec, examples, "val")
     found = evaluation.summary()
     with changed(run, "run.json", put_in("results", val_accuracy=0.125, val_loss=0.125), sealed=False):
-        assert _passport(run, spec, [evaluation])["metrics"] == found
+        assert passport_of(run, spec, [evaluation])["metrics"] == found
     assert found.pop("val_loss") == pytest.approx(results.pop("val_loss"), rel=1e-5)
     assert found == results
 

@@ -169,7 +169,7 @@ def test_a_temperature_is_evaluated_stored_and_served(strokes, tmp_path, monkeyp
         -np.log(expected[np.arange(len(expected)), examples.labels]).mean(), rel=1e-4
     )
     folder = export_run(run, root=tmp_path / "exports")
-    served = ExportedModel(folder).probabilities([Path(path).read_bytes() for path in examples.paths])
+    served = ExportedModel(folder).file_probabilities([Path(path) for path in examples.paths])
     np.testing.assert_allclose(served, recorded, atol=1e-5)
     assert json.loads((folder / "assets.extra/passport.json").read_text())["temperature"] == spec.temperature
 

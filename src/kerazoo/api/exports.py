@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from kerazoo.api.runs import open_run
 from kerazoo.api.settings import PathLike, path_of
+from kerazoo.exports.layout import check_images
 from kerazoo.startup import start_tensorflow
 
 if TYPE_CHECKING:
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: "PathLike | Run", *, name: str | None = None, new_version: bool = False, root: PathLike = "saved_models"
+    run: "PathLike | Run",
+    *,
+    name: str | None = None,
+    new_version: bool = False,
+    images: int | None = None,
+    root: PathLike = "saved_models",
 ) -> "Export":
     """Export a run as a SavedModel that takes encoded images; it is kept only if it answers as the run did.
 
@@ -21,6 +27,7 @@ def export(
         run: A run, its folder, or its name under runs/.
         name: The export's folder below `root`. The default is the run's name.
         new_version: Add a version where the name exists.
+        images: How many validation images are compared, spread evenly over all. The default is all of them.
         root: The folder of the exports.
 
     Returns:
@@ -37,15 +44,16 @@ def export(
     export.folder, export.gate.largest_difference
     ```
     """
-    return open_run(path_of(run)).export(name=name, new_version=new_version, root=root)
+    return open_run(path_of(run)).export(name=name, new_version=new_version, images=images, root=root)
 
 
-def verify(export: "PathLike | Export", run: "PathLike | Run") -> "GateResult":
+def verify(export: "PathLike | Export", run: "PathLike | Run", *, images: int | None = None) -> "GateResult":
     """Compare an export with the run that it was made from, as `export` does before it keeps one.
 
     Args:
         export: An export, or its path. It stays where it is, whatever comes of this.
         run: A run, its folder, or its name under runs/.
+        images: As in `export`.
 
     Returns:
         `GateResult`: what was compared, and the largest difference.
@@ -59,11 +67,12 @@ def verify(export: "PathLike | Export", run: "PathLike | Run") -> "GateResult":
     kerazoo.verify("saved_models/first", "first").images
     ```
     """
+    check_images(images)
     folder, opened = open_export(path_of(export)).folder, open_run(path_of(run))
     start_tensorflow()
     from kerazoo.exports.export import verify_export
 
-    return verify_export(folder, opened)
+    return verify_export(folder, opened, images=images)
 
 
 def open_export(path: PathLike) -> "Export":

@@ -1,13 +1,7 @@
-"""Export: a finished run -> a SavedModel that takes encoded bytes or float images, and its passport.
-
-The graph is bytes -> decode -> resize -> scale -> model(training=False) -> probabilities -> names. These are the same
-functions that evaluated the run. Weights are stored once: the module tracks the variables, and the Keras model exists
-only in a closure. Such a SavedModel also loads in TensorFlow Serving, which is in C++.
-"""
+"""Export: a finished run -> a SavedModel (`signatures.py`) and its passport, kept if they pass the gate (`gate.py`)."""
 
 import json
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,32 +14,34 @@ from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
 from kerazoo.exports.gate import GateResult, check_export
 from kerazoo.exports.layout import PASSPORT, is_version
-from kerazoo.exports.passport import write_passport
+from kerazoo.exports.passport import file_hashes, passport_of, write_passport
+from kerazoo.exports.signatures import write_saved_model
+from kerazoo.exports.warm_up import write_warm_up
 from kerazoo.exports.workplace import workplace
 from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
-from kerazoo.models.saved import DESCRIPTION, load_model
+from kerazoo.models.saved import load_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
 from kerazoo.runs.digests import check_digests
-from kerazoo.runs.environment import environment
-from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run, check_name
-from kerazoo.tasks.task import find_task
-from kerazoo.version import __version__
 
 SAVED_MODELS = Path("saved_models")
-TOP_K = 5
-ENCODED = (1, 3)  # channels that encoded images are decoded to
 
 
 def export_run(
-    run: Run, *, name: str | None = None, new_version: bool = False, root: str | Path = SAVED_MODELS
+    run: Run,
+    *,
+    name: str | None = None,
+    new_version: bool = False,
+    images: int | None = None,
+    root: str | Path = SAVED_MODELS,
 ) -> Path:
     """The folder `root/name/version` with a SavedModel of `run`, after it passed the gate.
 
-    `name` is by default the run's name. Raises RunError if the name exists and `new_version` is False, and GateError if
-    the export does not give the same answers as the evaluated model; then nothing is kept.
+    `name` is by default the run's name; `images` is how many validation images the gate asks for, by default all.
+    Raises RunError if the name exists and `new_version` is False, and GateError if the export does not give the same
+    answers as the evaluated model; then nothing is kept.
     """
     root = Path(root)
     target = _target(root, name or run.name, new_version)
@@ -60,12 +56,13 @@ def export_run(
         scratch = temporary / "scratch"
         try:
             scratch.mkdir()
-            write_saved_model(folder, spec, model)
-            passport = _passport(run, spec, evaluations)
+            signatures = write_saved_model(folder, spec, model)
+            write_warm_up(folder, spec.preprocessing, signatures, target.parent.name)
+            passport = {**passport_of(run, spec, evaluations), "files": file_hashes(folder)}
             write_passport(folder, passport)
             val = examples.split("val")
             try:
-                gate = check_export(folder, spec, model, val, evaluations[0].probabilities, scratch)
+                gate = check_export(folder, spec, model, val, evaluations[0].probabilities, scratch, images)
             except GateError as error:
                 raise GateError(f"{error}; it was not kept") from error
             write_passport(folder, {**passport, "gate": gate.to_json()})
@@ -76,24 +73,35 @@ def export_run(
     return target
 
 
-def verify_export(folder: Path, run: Run) -> GateResult:
+def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateResult:
     """The result of the gate for the export in `folder`, compared with `run`. It does not change the export.
 
-    Raises GateError if its passport describes another model, or if it does not give the same answers as the evaluated
-    model.
+    Raises GateError if its passport describes another model, if a file was changed, or if it does not give the same
+    answers as the evaluated model.
     """
     spec, model, examples, evaluations = _evaluated(run)
     stored_passport = read_json(folder / PASSPORT)
-    passport = _passport(run, spec, evaluations)
+    passport = passport_of(run, spec, evaluations)
     for key in (*spec.to_json(), "weights_sha256", "data_digest"):
         if stored_passport.get(key) != json.loads(json.dumps(passport[key])):
             raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
+    changed = _changed(folder, stored_passport.get("files"))
+    if changed:
+        raise GateError(f"{folder}: {changed} is not the file that was exported; export the run again")
     val = examples.split("val")
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as scratch:
         try:
-            return check_export(folder, spec, model, val, evaluations[0].probabilities, Path(scratch))
+            return check_export(folder, spec, model, val, evaluations[0].probabilities, Path(scratch), images)
         except GateError as error:
             raise GateError(f"{folder}: {error}; export the run again") from error
+
+
+def _changed(folder: Path, recorded: Any) -> str:
+    """The name of a file whose hash is not the recorded one, or ""."""
+    hashes = file_hashes(folder)
+    if not isinstance(recorded, dict):
+        return PASSPORT
+    return next((name for name in sorted({*hashes, *recorded}) if hashes.get(name) != recorded.get(name)), "")
 
 
 def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluation]]:
@@ -139,56 +147,3 @@ def _target(root: Path, name: str, new_version: bool) -> Path:
             "(--new-version, in Python new_version=True)"
         )
     return folder / str(max(versions, default=0) + 1)
-
-
-def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> None:
-    """Write the SavedModel, with these signatures (B is any number of images, and k = min(5, K)):
-
-    - `serving_default`: `image_bytes` (B,) string, encoded images;
-    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], of any size, with the network's channels C.
-
-    If the network's channels are not 1 or 3, which encoded images have, both names have the second signature.
-    Both give `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k) string, `top_probabilities` (B,
-    k) float32 and `class_names` (B, K) string, the names in the order of `probabilities`. A regression gives `values`
-    (B, K) float32 and `class_names`. An image that cannot be decoded fails its whole batch, with TensorFlow's message.
-    """
-    preprocessing = spec.preprocessing
-    height, width, channels = preprocessing.shape
-    prepared = tf.TensorSpec((height, width, channels), tf.float32)
-    k = min(TOP_K, len(spec.class_names))
-    task = find_task(spec.task)
-
-    module = tf.Module()
-    module.variables_ = [variable.value for variable in model.variables]
-    names = tf.constant(spec.class_names)
-
-    def answer(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        answers = spec.answers(model(x, training=False))
-        every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
-        return task.signature(answers, every, names, k)
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")], autograph=False)  # type: ignore[untyped-decorator]
-    def serve_bytes(image_bytes: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return answer(tf.map_fn(preprocessing, image_bytes, fn_output_signature=prepared))
-
-    @tf.function(  # type: ignore[untyped-decorator]
-        input_signature=[tf.TensorSpec((None, None, None, channels), tf.float32, "images")], autograph=False
-    )
-    def serve_images(images: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return answer(tf.map_fn(preprocessing.prepare, images, fn_output_signature=prepared))
-
-    default = serve_bytes if channels in ENCODED else serve_images
-    tf.saved_model.save(module, str(folder), {"serving_default": default, "serve_images": serve_images})
-
-
-def _passport(run: Run, spec: ModelSpec, evaluations: list[Evaluation]) -> dict[str, Any]:
-    """The passport of an export. Its metrics are computed from the recorded answers and the labels of the data."""
-    return {
-        "kerazoo": __version__,
-        "run": run.name,
-        **spec.to_json(),
-        "weights_sha256": read_json(run.folder / DESCRIPTION)["weights_sha256"],
-        "data_digest": read_data(run.folder)["digest"],
-        "metrics": {name: value for evaluation in evaluations for name, value in evaluation.summary().items()},
-        "environment": environment(),
-    }

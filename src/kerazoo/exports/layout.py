@@ -1,7 +1,22 @@
 """The file names in an export's folder: saved_models/NAME/VERSION/saved_model.pb, and the passport."""
 
+from kerazoo.errors import InputError
+
 PASSPORT = "assets.extra/passport.json"
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
+VARIABLES = "variables/variables"
+CLASS_NAMES, STATUS, FEATURES = "class_names", "status", "features"  # outputs of the signatures
+OK = "ok"  # the status of an image that was answered
+
+
+def check_images(images: int | None) -> None:
+    """Raise InputError unless `images` is None, or a number of validation images for the gate."""
+    if images is not None and (not isinstance(images, int) or isinstance(images, bool) or images < 1):
+        raise InputError(
+            f"images={images!r} must be a whole number of at least 1: how many validation images to compare; leave it "
+            "out for all of them"
+        )
 
 
 def is_version(name: str) -> bool:

@@ -2,22 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError, ModelError, RunError
-from kerazoo.exports.layout import PASSPORT, SAVED_MODEL
+from kerazoo.exports.layout import CLASS_NAMES, OK, PASSPORT, SAVED_MODEL, STATUS
 from kerazoo.files import read_json
 from kerazoo.models.description import check_names
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.preprocessing.decoding import reason_of
 from kerazoo.preprocessing.image_files import read_image
+from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
 
 BATCH = 32  # images in a batch
 EMPTY = "it is empty"
+Row = np.ndarray | DataError
+T = TypeVar("T", bytes, np.ndarray)
 
 
 class ExportedModel:
@@ -30,88 +33,100 @@ class ExportedModel:
         self.folder = folder
         self.passport: dict[str, Any] = read_json(folder / PASSPORT)
         try:
-            check_names(self.passport.get("class_names"))
+            check_names(self.passport.get(CLASS_NAMES))
             task = find_task(self.passport.get("task"))
+            self.preprocessing = Preprocessing.from_json(self.passport.get("preprocessing", {}))
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
-        self.class_names: tuple[str, ...] = tuple(self.passport["class_names"])
+        self.class_names: tuple[str, ...] = tuple(self.passport[CLASS_NAMES])
         try:
             self._loaded = tf.saved_model.load(str(folder))  # keep a reference, or the signatures lose their variables
-            self._serve = self._loaded.signatures["serving_default"]
-            self._serve_images = self._loaded.signatures["serve_images"]
+            self._signatures = dict(self._loaded.signatures)
+            serve = self._signatures["serving_default"]
         except (OSError, ValueError, LookupError, AttributeError, RuntimeError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{folder} cannot be loaded ({reason}); it is damaged: export the run again") from error
-        if task.outputs != set(self._serve.structured_outputs):
+        if {*task.outputs, STATUS} != set(serve.structured_outputs):
             raise RunError(f"the task in {folder / PASSPORT} differs from the SavedModel's; export the run again")
         self.task = task.name
         self._answers = task.main_output
-        self._takes_bytes = "image_bytes" in self._serve.structured_input_signature[1]
+        self._takes_bytes = "image_bytes" in serve.structured_input_signature[1]
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """The names of the signatures."""
+        return tuple(self._signatures)
+
+    def ask(self, signature: str, images: Any) -> dict[str, np.ndarray]:
+        """B images, as the signature takes them -> every output by name, see `write_saved_model`.
+
+        Raises RunError if there is no such signature.
+        """
+        if signature not in self._signatures:
+            raise RunError(f"{self.folder} has no signature {signature!r}; it has {', '.join(self._signatures)}")
+        function = self._signatures[signature]
+        ((name, spec),) = function.structured_input_signature[1].items()
+        return {name: values.numpy() for name, values in function(**{name: tf.constant(images, spec.dtype)}).items()}
 
     def outputs(self, contents: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """B encoded images -> every output by name, see `write_saved_model`.
-
-        Raises tf.errors.InvalidArgumentError if one cannot be decoded, RunError if the export takes only pixels.
-        """
+        """B encoded images -> every output by name. Raises RunError if the export takes only pixels."""
         if not self._takes_bytes:
-            channels = self._serve_images.structured_input_signature[1]["images"].shape[-1]
+            channels = self.preprocessing.channels
             raise RunError(
                 f"this export is for images with {channels} channels, which encoded images cannot have; call its "
                 f"signature serve_images with pixels, (B, H, W, {channels}) float32 in [0, 255]"
             )
-        answers = self._serve(image_bytes=tf.constant(list(contents), tf.string))
-        return {name: values.numpy() for name, values in answers.items()}
+        return self.ask("serving_default", list(contents))
 
     def image_outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """(B, H, W, C) float32 pixels in [0, 255] -> every output by name."""
-        answers = self._serve_images(images=tf.constant(images, tf.float32))
-        return {name: values.numpy() for name, values in answers.items()}
+        return self.ask("serve_images", images)
 
-    def probabilities(self, contents: Sequence[bytes]) -> np.ndarray:
-        """B encoded images -> (B, K) float32 probabilities, or a regression's numbers; raises as `outputs` does.
+    def rows(self, contents: Sequence[bytes]) -> list[Row]:
+        """B encoded images -> for each (K,) float32 probabilities or a regression's numbers, or why it has none.
 
-        Also raises RunError if the class names in the passport differ from those in the SavedModel.
+        Raises as `outputs` does, and RunError if the class names in the passport differ from those in the SavedModel.
         """
         outputs = self.outputs(contents)
-        for row in outputs["class_names"][:1]:
+        for row in outputs[CLASS_NAMES][:1]:
             if tuple(name.decode("utf-8") for name in row) != self.class_names:
                 raise RunError(
                     f"the class names in {self.folder / PASSPORT} differ from the SavedModel's; export the run again"
                 )
-        return outputs[self._answers]
+        answers = zip(contents, outputs[self._answers], outputs[STATUS], strict=True)
+        return [row if status.decode() == OK else self._reason(item, status) for item, row, status in answers]
+
+    def _reason(self, contents: bytes, status: bytes) -> DataError:
+        """Why the export did not decode an image: what TensorFlow says of it here, where an error has its own words."""
+        try:
+            self.preprocessing.read(contents)
+        except tf.errors.ResourceExhaustedError as error:
+            raise KerazooError("there is not enough memory for the prediction of one image") from error
+        except tf.errors.OpError as error:
+            return DataError(f"it cannot be decoded: {reason_of(error)}")
+        return DataError(status.decode("utf-8"))
 
     def file_probabilities(self, images: Sequence[Path | bytes]) -> np.ndarray:
         """B files or encoded images -> (B, K) float32. Raises DataError, which names the first image that fails."""
         names = [
             f"image {index}" if isinstance(image, bytes) else one_line(str(image)) for index, image in enumerate(images)
         ]
-        contents = []
-        for name, image in zip(names, images, strict=True):
-            found = (image or DataError(EMPTY)) if isinstance(image, bytes) else _contents(image)
-            if isinstance(found, DataError):
-                raise DataError(f"{name}: {found}")
-            contents.append(found)
-        try:
-            return self.probabilities(contents)
-        except tf.errors.InvalidArgumentError as error:
-            for name, found in zip(names, contents, strict=True):
-                answer = _answer_one(self.probabilities, found)
-                if isinstance(answer, DataError):
-                    raise DataError(f"{name}: {answer}") from error
-            raise
+        found = ((image or DataError(EMPTY)) if isinstance(image, bytes) else _contents(image) for image in images)
+        contents = [_good(name, one) for name, one in zip(names, found, strict=True)]
+        return np.stack([_good(name, row) for name, row in zip(names, self.rows(contents), strict=True)])
 
     def image_probabilities(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W, C) float32 pixels in [0, 255] -> (B, K) float32."""
         return self.image_outputs(images)[self._answers]
 
-    def predict_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+    def predict_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Row]]:
         """(path, (K,) float32 answer, or the error) for each file, in order."""
-        return answer_files(self.probabilities, paths)
+        return answer_files(self.rows, paths)
 
 
 def answer_files(
-    ask: Callable[[Sequence[bytes]], np.ndarray], paths: Sequence[Path], batch_size: int = BATCH
-) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+    ask: Callable[[Sequence[bytes]], Sequence[Row] | np.ndarray], paths: Sequence[Path], batch_size: int = BATCH
+) -> Iterator[tuple[Path, Row]]:
     """(path, the answer of `ask`) for each file, in order; `ask` takes up to `batch_size` encoded images.
 
     A file that cannot be read or decoded has the error in place of an answer, and does not affect the other files.
@@ -121,7 +136,7 @@ def answer_files(
         contents = [_contents(path) for path in batch]
         whole = [item for item in contents if isinstance(item, bytes)]
         try:
-            rows: Iterator[np.ndarray | DataError] = iter(ask(whole) if whole else ())
+            rows: Iterator[Row] = iter(ask(whole) if whole else ())
         except tf.errors.OpError:
             rows = (_answer_one(ask, item) for item in whole)
         for path, item in zip(batch, contents, strict=True):
@@ -135,9 +150,15 @@ def _contents(path: Path) -> bytes | DataError:
         return error
 
 
-def _answer_one(ask: Callable[[Sequence[bytes]], np.ndarray], contents: bytes) -> np.ndarray | DataError:
+def _good(name: str, found: T | DataError) -> T:
+    if isinstance(found, DataError):
+        raise DataError(f"{name}: {found}")
+    return found
+
+
+def _answer_one(ask: Callable[[Sequence[bytes]], Sequence[Row] | np.ndarray], contents: bytes) -> Row:
     try:
-        row: np.ndarray = ask([contents])[0]
+        row: Row = ask([contents])[0]
     except tf.errors.ResourceExhaustedError as error:
         raise KerazooError("there is not enough memory for the prediction of one image") from error
     except tf.errors.OpError as error:

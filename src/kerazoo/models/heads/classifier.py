@@ -28,3 +28,10 @@ def attach(x: KerasTensor, num_classes: int, *, dropout: float = 0.0, model: str
 def feature_extractor(model: keras.Model) -> keras.Model:
     """The part of `model` below its head: (B, H, W, C) -> (B, F). It shares the model's layers."""
     return keras.Model(model.input, model.get_layer("features").output, name=f"{model.name}_features")
+
+
+def with_features(model: keras.Model) -> keras.Model:
+    """(B, H, W, C) -> {"logits": (B, K), "features": (B, F)}, without features if no layer has that name."""
+    layers = {layer.name: layer for layer in model.layers}
+    features = {"features": layers["features"].output} if "features" in layers else {}
+    return keras.Model(model.input, {"logits": model.output, **features})

@@ -1,0 +1,94 @@
+"""The signatures of an export, and the SavedModel that has them.
+
+The graph is bytes -> decode -> resize -> scale -> model(training=False) -> probabilities -> names. These are the same
+functions that evaluated the run. Weights are stored once: the module tracks the variables, and the Keras model exists
+only in a closure. Such a SavedModel also loads in TensorFlow Serving, which is in C++.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerazoo.exports.guard import finite, guarded, only_ok
+from kerazoo.exports.layout import CLASS_NAMES, FEATURES, STATUS
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.heads.classifier import with_features
+from kerazoo.tasks.task import find_task
+
+TOP_K = 5
+ENCODED = (1, 3)  # channels that encoded images are decoded to
+Answers = Mapping[str, tf.Tensor]
+
+
+def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """Write the SavedModel, and return its signatures, {name: input}. They are (B is any number of images):
+
+    - `serving_default`: `image_bytes` (B,) string, encoded images;
+    - `serve_images`: `images` (B, H, W, C) float32 pixels in [0, 255], of any size, with the network's channels C;
+    - `serve_pixels`: `pixels` (B, H, W, C) uint8, of any size;
+    - `serve_prepared`: `prepared` (B, height, width, C) float32, as `Preprocessing` prepares them;
+    - `features`: `image_bytes`, for a network with a layer `features`.
+
+    All but the last give, with k = min(5, K), `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k)
+    string, `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of
+    `probabilities`; a regression gives `values` (B, K) float32 and `class_names`. The last gives `features` (B, F)
+    float32. All give `status` (B,) string: "ok", or why the image has no answer; then its numbers are NaN and its
+    labels are empty, and the other images of the batch keep their bits.
+
+    If the network's channels are not 1 or 3, which encoded images have, `serving_default` and `features` take `images`.
+    """
+    module = tf.Module()
+    module.variables_ = [variable.value for variable in model.variables]
+    signatures = _signatures(spec, model)
+    tf.saved_model.save(module, str(folder), signatures)
+    return {name: function.input_signature[0] for name, function in signatures.items()}
+
+
+def _signatures(spec: ModelSpec, model: keras.Model) -> dict[str, Any]:
+    preprocessing = spec.preprocessing
+    task = find_task(spec.task)
+    names = tf.constant(spec.class_names)
+    k = min(TOP_K, len(spec.class_names))
+    prepared = tf.TensorSpec((None, *preprocessing.shape), tf.float32, "prepared")
+    encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
+    images, pixels = (
+        tf.TensorSpec((None, None, None, preprocessing.channels), dtype, name)
+        for dtype, name in ((tf.float32, "images"), (tf.uint8, "pixels"))
+    )
+
+    inner = with_features(model)
+    network = _function(lambda x: inner(x, training=False), prepared)  # all signatures share one graph of it
+
+    def answer(x: tf.Tensor, status: tf.Tensor) -> Answers:
+        every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
+        found = task.signature(spec.answers(network(x)["logits"]), every, names, k)
+        masked = {name: value if name == CLASS_NAMES else only_ok(value, status) for name, value in found.items()}
+        return {**masked, STATUS: status}
+
+    def features(x: tf.Tensor, status: tf.Tensor) -> Answers:
+        return {FEATURES: only_ok(network(x)[FEATURES], status), STATUS: status}
+
+    def from_pixels(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values, status = finite(values)
+        return tf.map_fn(preprocessing.prepare, values, fn_output_signature=tf.TensorSpec(prepared.shape[1:])), status
+
+    def signature(spec: tf.TensorSpec, read: Any, give: Any) -> Any:
+        return _function(lambda values: give(*read(values)), spec)
+
+    usual, read = images, from_pixels
+    if preprocessing.channels in ENCODED:
+        usual, read = encoded, _function(lambda contents: guarded(preprocessing, contents), encoded)
+    found = {
+        "serving_default": signature(usual, read, answer),
+        "serve_images": signature(images, from_pixels, answer),
+        "serve_pixels": signature(pixels, from_pixels, answer),
+        "serve_prepared": signature(prepared, finite, answer),
+    }
+    return {**found, FEATURES: signature(usual, read, features)} if FEATURES in inner.output else found
+
+
+def _function(function: Callable[[tf.Tensor], Any], spec: tf.TensorSpec) -> Callable[..., Any]:
+    return tf.function(function, input_signature=[spec], autograph=False)  # type: ignore[no-any-return]
