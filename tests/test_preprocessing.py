@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerazoo.errors import ModelError
+from kerazoo.preprocessing.decoding import over_white
 from kerazoo.preprocessing.preprocessing import RESIZES, SCALINGS, Preprocessing
 
 RGB, GREY = Preprocessing(32, 32), Preprocessing(32, 32, channels=1)
@@ -87,6 +88,16 @@ def test_other_formats_and_modes(kind, mode):
 def test_bmp_with_a_palette_is_refused(mode):
     with pytest.raises(tf.errors.InvalidArgumentError, match="BMP images with a palette, compression or another"):
         decode(encode(photo(mode=mode), "BMP"))
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 4), (2048, 1024, 4)])  # at once, and in bands
+def test_every_color_with_every_alpha_is_blended_as_whole_numbers_are(shape):
+    pairs = np.stack(np.meshgrid(np.arange(256), np.arange(256)), axis=-1).reshape(-1, 2)
+    color, alpha = np.resize(pairs, (shape[0] * shape[1], 2)).T.reshape(2, *shape[:2])
+    image = np.stack([color, 255 - color, color, alpha], axis=-1)
+    expected = (image[..., :3] * image[..., 3:] + 255 * (255 - image[..., 3:]) + 127) // 255
+    blended = tf.function(over_white, autograph=False)(tf.constant(image, tf.uint8))
+    np.testing.assert_array_equal(blended, expected)
 
 
 def test_a_palette_with_alpha():

@@ -63,6 +63,7 @@ ALLOWED = {
     "callbacks.writers.tensorboard:_cut_events": "TensorFlow's format, renamed; TensorBoard does not read its name",
     "cli.export:export": "api.export, which is no way of writing of its own",
     "exports.export:_put": "the folder of an export, whole and checked, gets its name",
+    "exports.gate:check_export": "a copy of the export in the gate's scratch folder",
     "exports.signatures:write_saved_model": "TensorFlow writes it into the workplace of the export",
     "exports.warm_up:write_warm_up": "TensorFlow writes it into the workplace of the export",
     "exports.questions:_written": "the gate's scratch folder",
