@@ -2,7 +2,9 @@
 
 Each way has a process of its own, which goes through all files. Before each its memory is given back and its peak begun
 anew; what a file takes counts from the start, when TensorFlow was imported and the graphs were built. TensorFlow keeps
-some of what earlier files took, so whatever comes near a limit there is measured by itself, in a new process.
+some of what earlier files took, and readies the part of a graph for a kind of image when the first one comes. So
+whatever comes near a limit there is measured by itself, in a new process: its memory from its first time, its seconds
+from its second.
 
 Cores differ, and one core differs from hour to hour, by more than a file near the limit could bear. So each file is
 timed between two runs of a yardstick, and its seconds are those of a core that needs YARDSTICK seconds for that.
@@ -84,7 +86,7 @@ def tried(way, folder, only=""):
     start_tensorflow()
     import tensorflow as tf
 
-    files = [path for path in sorted(folder.glob("*.image")) if only in ("", path.stem)]
+    files = [path for path in sorted(folder.glob("*.image")) if not only] or [folder / f"{only}.image"] * 2
     ask = asking(way, folder, files)
     tiny = folder / "tiny.png"
     ask(tiny)
@@ -103,7 +105,8 @@ def tried(way, folder, only=""):
         seconds = time.process_time() - before
         peak = memory("VmHWM")
         slowness = (slowness + yardstick()) / 2
-        rows[path.stem] = [seconds * YARDSTICK / slowness, (peak - start) / 1e6, str(said)[-160:]]
+        taken = max((peak - start) / 1e6, rows.get(path.stem, [0, -1e3])[1])
+        rows[path.stem] = [seconds * YARDSTICK / slowness, taken, str(said)[-160:]]
     return rows
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from kerazoo.errors import ModelError
-from kerazoo.preprocessing.decoding import over_white
+from kerazoo.preprocessing.decoding import luma, over_white
 from kerazoo.preprocessing.preprocessing import RESIZES, SCALINGS, Preprocessing
 
 RGB, GREY = Preprocessing(32, 32), Preprocessing(32, 32, channels=1)
@@ -98,6 +98,15 @@ def test_every_color_with_every_alpha_is_blended_as_whole_numbers_are(shape):
     expected = (image[..., :3] * image[..., 3:] + 255 * (255 - image[..., 3:]) + 127) // 255
     blended = tf.function(over_white, autograph=False)(tf.constant(image, tf.uint8))
     np.testing.assert_array_equal(blended, expected)
+
+
+def test_luma_is_that_of_whole_numbers_for_every_color():
+    values = np.arange(256, dtype=np.int64)
+    compiled = tf.function(luma, autograph=False)
+    for red in values:
+        image = np.stack(np.meshgrid([red], values, values, indexing="ij"), axis=-1)[0]
+        expected = (image @ [19595, 38470, 7471] + 32768) // 65536
+        np.testing.assert_array_equal(compiled(tf.constant(image, tf.uint8))[..., 0], expected)
 
 
 def test_a_palette_with_alpha():

@@ -162,22 +162,36 @@ def _webp(contents: tf.Tensor) -> tf.Tensor:
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:
-    """(H, W, 3) uint8 -> (H, W, 1) uint8: ITU-R 601-2 luma with Pillow's integers; gray pixels do not change."""
-    weights = tf.constant([19595, 38470, 7471])  # 65536 * (0.299, 0.587, 0.114)
-    total = tf.reduce_sum(tf.cast(image, tf.int32) * weights, axis=-1, keepdims=True)
-    return tf.cast((total + 32768) // 65536, tf.uint8)
+    """(..., 3) uint8 -> (..., 1) uint8: ITU-R 601-2 luma with Pillow's integers; gray pixels do not change."""
+    red, green, blue = _channels(image, 3)
+    total = 19595 * red + 38470 * green + 7471 * blue + 32768  # 65536 * (0.299, 0.587, 0.114), and a half
+    return _of_shape(tf.cast(total * 2**-16, tf.uint8), image)
+
+
+def _channels(image: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """(..., count) uint8 -> `count` vectors of float32, in which whole numbers below 2^24 are exact.
+
+    TensorFlow takes several times as long for parts of pixels, and for products and quotients of whole numbers.
+    """
+    rows = tf.transpose(tf.reshape(image, (-1, count)))
+    return [tf.cast(row, tf.float32) for row in tf.unstack(rows, count)]
+
+
+def _of_shape(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """(pixels,) or (pixels, C) -> (..., C), with the other axes of `image`."""
+    channels = values.shape[1] if values.shape.rank == 2 else 1
+    return tf.reshape(values, tf.concat([tf.shape(image)[:-1], [channels]], axis=0))
 
 
 def over_white(image: tf.Tensor) -> tf.Tensor:
     """(H, W, 4) uint8 -> (H, W, 3) uint8: blended with white by its alpha; opaque pixels do not change."""
 
     def lay(image: tf.Tensor) -> tf.Tensor:
-        # (color * alpha + 255 * (255 - alpha) + 127) // 255, with channels apart: TensorFlow is slow at parts of pixels
-        # and at whole numbers. Half of one more keeps every quotient away from the next whole number, so it is exact.
-        *colors, alpha = (tf.cast(row, tf.float32) for row in tf.unstack(tf.transpose(tf.reshape(image, (-1, 4)))))
+        # (color * alpha + 255 * (255 - alpha) + 127) // 255; another half keeps the quotient away from whole numbers
+        *colors, alpha = _channels(image, 4)
         white = 255 * (255 - alpha) + 127.5
         rows = [tf.cast((color * alpha + white) * (1 / 255), tf.uint8) for color in colors]
-        return tf.reshape(tf.transpose(tf.stack(rows)), tf.concat([tf.shape(image)[:-1], [3]], axis=0))
+        return _of_shape(tf.transpose(tf.stack(rows)), image)
 
     return _in_bands(lay, image, 3)
 
