@@ -79,9 +79,9 @@ def _outputs(
     """(N, F) features, or None if the network has no such layer, and (N, K) answers of the run's own network."""
     import keras
 
-    from kerazoo.models.heads.classifier import with_features
+    from kerazoo.models.heads.classifier import logits_and_features
 
-    outputs = with_features(model)(np.stack(prepared), training=False)
+    outputs = logits_and_features(model, np.stack(prepared))
     answers: np.ndarray = keras.ops.convert_to_numpy(spec.answers(outputs["logits"]))
     features = outputs.get(FEATURES)
     return (None if features is None else keras.ops.convert_to_numpy(features)), answers

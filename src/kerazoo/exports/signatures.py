@@ -15,7 +15,7 @@ import tensorflow as tf
 from kerazoo.exports.guard import finite, guarded, only_ok
 from kerazoo.exports.layout import CLASS_NAMES, FEATURES, STATUS
 from kerazoo.models.description import ModelSpec
-from kerazoo.models.heads.classifier import with_features
+from kerazoo.models.heads.classifier import has_features, logits_and_features
 from kerazoo.tasks.task import find_task
 
 TOP_K = 5
@@ -59,8 +59,7 @@ def _signatures(spec: ModelSpec, model: keras.Model) -> dict[str, Any]:
         for dtype, name in ((tf.float32, "images"), (tf.uint8, "pixels"))
     )
 
-    inner = with_features(model)
-    network = _function(lambda x: inner(x, training=False), prepared)  # all signatures share one graph of it
+    network = _function(lambda x: logits_and_features(model, x), prepared)  # all signatures share one graph of it
 
     def answer(x: tf.Tensor, status: tf.Tensor) -> Answers:
         every = tf.repeat(names[None], tf.shape(x)[0], axis=0)
@@ -87,7 +86,7 @@ def _signatures(spec: ModelSpec, model: keras.Model) -> dict[str, Any]:
         "serve_pixels": signature(pixels, from_pixels, answer),
         "serve_prepared": signature(prepared, finite, answer),
     }
-    return {**found, FEATURES: signature(usual, read, features)} if FEATURES in inner.output else found
+    return {**found, FEATURES: signature(usual, read, features)} if has_features(model) else found
 
 
 def _function(function: Callable[[tf.Tensor], Any], spec: tf.TensorSpec) -> Callable[..., Any]:

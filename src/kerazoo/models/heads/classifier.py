@@ -30,8 +30,15 @@ def feature_extractor(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("features").output, name=f"{model.name}_features")
 
 
-def with_features(model: keras.Model) -> keras.Model:
-    """(B, H, W, C) -> {"logits": (B, K), "features": (B, F)}, without features if no layer has that name."""
-    layers = {layer.name: layer for layer in model.layers}
-    features = {"features": layers["features"].output} if "features" in layers else {}
-    return keras.Model(model.input, {"logits": model.output, **features})
+def has_features(model: keras.Model) -> bool:
+    """Whether `model` has a layer `features`, see `attach`. A network of another package may have none."""
+    return any(layer.name == "features" for layer in model.layers)
+
+
+def logits_and_features(model: keras.Model, x: Any) -> dict[str, Any]:
+    """(B, H, W, C) -> {"logits": (B, K), "features": (B, F)} by one call in inference mode; features if it has them."""
+    if not has_features(model):
+        return {"logits": model(x, training=False)}
+    outputs = {"logits": model.output, "features": model.get_layer("features").output}
+    both: dict[str, Any] = keras.Model(model.input, outputs)(x, training=False)
+    return both
