@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
-    rows = []
+    rows = {}
     for name in arguments.networks:
         shape, batch = NETWORKS[name]
         rng = np.random.default_rng(0)
@@ -134,23 +134,32 @@ def main():
             made = cases(x[:batch], y[:batch], folder)
             bare = {SHORT: "nothing, short epochs", LONG: "nothing, long epochs"}
             ratios = {case: [] for case in made}
-            for _ in range(arguments.rounds):
-                seconds = {
-                    case: trained(name, callbacks, shape, data.repeat(steps // SHORT))
-                    for case, (steps, callbacks) in made.items()
-                }
-                for case, (cpu, wall) in seconds.items():
-                    alone = seconds[bare[made[case][0]]]
-                    ratios[case].append((cpu / alone[0], wall / alone[1]))
-        for case, pairs in ratios.items():
-            cpu, wall = zip(*pairs, strict=True)
-            row = {"network": name, "case": case, "rounds": len(pairs), "cpu": round(statistics.median(cpu), 3)}
-            row |= {"cpu_min": round(min(cpu), 3), "cpu_max": round(max(cpu), 3)}
-            row |= {"wall": round(statistics.median(wall), 3), "cores": os.cpu_count()}
-            rows.append(row | {"keras": keras.__version__, "tensorflow": tf.__version__, "machine": platform.machine()})
-            spread = f"({row['cpu_min']:.3f}-{row['cpu_max']:.3f})"
-            print(f"{name:14} {case:46} cpu {row['cpu']:.3f} {spread}  wall {row['wall']:.3f}", flush=True)
-    with arguments.csv.open("w", newline="") as file:
+            for number in range(1, arguments.rounds + 1):
+                print(f"{name}, round {number} of {arguments.rounds}", flush=True)
+                seconds = {}
+                for case, (steps, callbacks) in made.items():
+                    seconds[case] = trained(name, callbacks, shape, data.repeat(steps // SHORT))
+                    alone = seconds[bare[steps]]
+                    ratios[case].append(tuple(one / other for one, other in zip(seconds[case], alone, strict=True)))
+                    rows[name, case] = row_of(name, case, ratios[case])
+                    write(arguments.csv, rows.values())  # a run that is stopped has measured something
+
+
+def row_of(name, case, ratios):
+    """The row of a case, which is also printed."""
+    cpu, wall = zip(*ratios, strict=True)
+    row = {"network": name, "case": case, "rounds": len(ratios), "cpu": round(statistics.median(cpu), 3)}
+    row |= {"cpu_min": round(min(cpu), 3), "cpu_max": round(max(cpu), 3), "wall": round(statistics.median(wall), 3)}
+    spread = f"({row['cpu_min']:.3f}-{row['cpu_max']:.3f})"
+    print(f"{name:14} {case:46} cpu {row['cpu']:.3f} {spread}  wall {row['wall']:.3f}", flush=True)
+    versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
+    return row | {"cores": os.cpu_count(), **versions, "machine": platform.machine()}
+
+
+def write(path, rows):
+    """All rows so far, as CSV."""
+    with path.open("w", newline="") as file:
+        rows = list(rows)
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
