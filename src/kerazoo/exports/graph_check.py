@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from kerazoo.errors import GateError
 from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
@@ -79,6 +78,8 @@ def _called(node: Any) -> list[str]:
 
 def check_variables(folder: Path, model: "keras.Model") -> None:
     """Raise GateError, which names the weight, unless the SavedModel in `folder` stores exactly those of `model`."""
+    import tensorflow as tf
+
     try:
         stored = tf.train.load_checkpoint(str(folder / VARIABLES))
     except (tf.errors.OpError, ValueError) as error:
