@@ -239,7 +239,7 @@ def test_efficientnet_is_the_published_one_by_name_by_path_and_rebuilt(server, t
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.slow  # a network of 4 million weights, seven times
+@pytest.mark.slow  # a network of 4 million weights, several times
 def test_an_efficientnet_of_ones_own_is_scaled_as_keras_does(tmp_path):
     """Built with weights=None, as Keras leaves its Normalization, or adapted to data: no further 1 / sqrt(std)."""
     shape = (40, 40, 3)

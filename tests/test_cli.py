@@ -225,7 +225,7 @@ def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch
     assert not (here / "rates.svg").exists()
 
 
-@pytest.mark.slow  # a minute: ten commands; test_api.py has each of them
+@pytest.mark.slow  # a minute: a training and all that follows; test_api.py has each command
 def test_the_commands_in_turn(here, tmp_path, monkeypatch, capsys):
     """train, evaluate, export, predict, with --json on standard output alone; then names that are taken."""
     data = make_images(tmp_path / "data")

@@ -117,7 +117,7 @@ def test_a_deep_stack_of_sigmoids(digits):
     assert "update_ratio_high" not in found
 
 
-@pytest.mark.slow  # a training of 15 s
+@pytest.mark.slow  # a long training; other faults are found above
 def test_unscaled_input_of_a_network_that_wants_minus_one_to_one(digits):
     x, y, val_x, val_y = digits
     raw = (255 * x, y, 255 * val_x, val_y)
@@ -147,7 +147,7 @@ def test_wrong_labels_have_the_lowest_margins(digits):
     assert np.isin(wrong, worst).mean() >= 0.8
 
 
-@pytest.mark.slow  # a training of 15 s
+@pytest.mark.slow  # a long training; other faults are found above
 def test_batch_norm_that_lags_behind(digits):
     """98 steps with Keras's momentum: right on batch statistics, wrong on moving ones."""
     x, y, _, _ = digits

@@ -109,7 +109,7 @@ def test_only_what_changed_is_computed_again(cache, examples, model):
     assert FeaturePass(model, spec())(examples).computed == 0
 
 
-@pytest.mark.slow  # twenty passes; the tests above have the cache's key
+@pytest.mark.slow  # several passes; the tests above have the cache's key
 def test_views_are_of_the_image_the_seed_and_the_number(cache, examples, model):
     one = FeaturePass(model, spec())
     drawn = Augmentation(policy="strong")  # its mixup has no part here

@@ -144,7 +144,7 @@ def test_each_stage_says_what_it_gained_and_the_result_is_served(data, tmp_path,
     assert min(row["loss"] for row in penalties) > 0
 
 
-@pytest.mark.slow  # half a minute: a fine-tuning, an export, five predictions
+@pytest.mark.slow  # half a minute: a fine-tuning and an export
 def test_a_temperature_is_evaluated_stored_and_served(strokes, tmp_path, monkeypatch):
     """Logits times 15 behind the probe's back: a temperature of about 15 helps surely, and goes all the way."""
     learn = transfer.learn_head

@@ -48,26 +48,18 @@ def _operations(folder: Path) -> Iterator[tuple[str, str, Any]]:
     functions = {function.signature.name: function.node_def for function in meta.graph_def.library.function}
     nodes = {node.name: node for node in meta.graph_def.node}
     for name, signature in meta.signature_def.items():
-        waiting = [nodes[info.name.split(":")[0]] for info in signature.outputs.values()]
+        waiting = [(nodes[info.name.split(":")[0]], True) for info in signature.outputs.values()]
         seen: set[str] = set()
         while waiting:
-            node = waiting.pop()
-            if node.name in nodes:
-                waiting += [nodes[i.lstrip("^").split(":")[0]] for i in node.input if i not in seen]
+            node, is_outside = waiting.pop()  # of a function that is called, all nodes are looked at
+            if is_outside:
+                waiting += [(nodes[i.lstrip("^").split(":")[0]], True) for i in node.input if i not in seen]
                 seen.update(node.input)
             yield name, node.op, node.attr
             for called in _called(node):
                 if called not in seen and called in functions:
                     seen.add(called)
-                    waiting += [_renamed(inner) for inner in functions[called]]
-
-
-def _renamed(node: Any) -> Any:
-    """A node of a function, whose name no node of the main graph can have."""
-    copy = type(node)()
-    copy.CopyFrom(node)
-    copy.name = f"/{node.name}"
-    return copy
+                    waiting += [(inner, False) for inner in functions[called]]
 
 
 def _called(node: Any) -> list[str]:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kerazoo.exports.layout import OK
 from kerazoo.pipelines.input.images import graph_code
-from kerazoo.preprocessing.headers import announced
+from kerazoo.preprocessing.headers import after, announced
 
 if TYPE_CHECKING:
     from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ def guarded(preprocessing: "Preprocessing", contents: tf.Tensor) -> tuple[tf.Ten
     def one(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         given = tf.data.Dataset.from_tensors(encoded)
         whole = given.map(graph_code(lambda encoded: (preprocessing(encoded), OK)))
-        allowed = given.map(graph_code(lambda encoded: (_after(announced(encoded), black), DAMAGED)))
+        allowed = given.map(graph_code(lambda encoded: (after(black, announced(encoded)), DAMAGED)))
         rest = tf.data.Dataset.from_tensors((black, REFUSED))
         found: tuple[tf.Tensor, tf.Tensor] = (
             whole.ignore_errors().concatenate(allowed.ignore_errors()).concatenate(rest).take(1).get_single_element()
@@ -51,8 +51,3 @@ def only_ok(values: tf.Tensor, status: tf.Tensor) -> tf.Tensor:
     shape = tf.concat([tf.shape(status), tf.ones(tf.rank(values) - 1, tf.int32)], axis=0)
     nothing = "" if values.dtype == tf.string else tf.constant(float("nan"), values.dtype)
     return tf.where(tf.reshape(status == OK, shape), values, nothing)
-
-
-def _after(done: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([done]):
-        return tf.identity(value)

@@ -100,10 +100,8 @@ class ExportedModel:
         """Why the export did not decode an image: what TensorFlow says of it here, where an error has its own words."""
         try:
             self.preprocessing.read(contents)
-        except tf.errors.ResourceExhaustedError as error:
-            raise KerazooError("there is not enough memory for the prediction of one image") from error
         except tf.errors.OpError as error:
-            return DataError(f"it cannot be decoded: {reason_of(error)}")
+            return _failure(error)
         return DataError(status.decode("utf-8"))
 
     def file_probabilities(self, images: Sequence[Path | bytes]) -> np.ndarray:
@@ -159,11 +157,15 @@ def _good(name: str, found: T | DataError) -> T:
 def _answer_one(ask: Callable[[Sequence[bytes]], Sequence[Row] | np.ndarray], contents: bytes) -> Row:
     try:
         row: Row = ask([contents])[0]
-    except tf.errors.ResourceExhaustedError as error:
-        raise KerazooError("there is not enough memory for the prediction of one image") from error
     except tf.errors.OpError as error:
-        return DataError(f"it cannot be decoded: {reason_of(error)}")
+        return _failure(error)
     return row
+
+
+def _failure(error: tf.errors.OpError) -> DataError:
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        raise KerazooError("there is not enough memory for the prediction of one image") from error
+    return DataError(f"it cannot be decoded: {reason_of(error)}")
 
 
 def read_file(path: Path) -> bytes:

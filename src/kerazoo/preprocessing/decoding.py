@@ -8,6 +8,7 @@ import tensorflow as tf
 from kerazoo.preprocessing.exif import exif_orientation, upright
 from kerazoo.preprocessing.headers import (
     LARGE,
+    after,
     announced,
     choose,
     head_of,
@@ -96,12 +97,12 @@ def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None)
         fitted = resize_large(whole(contents))
         with tf.control_dependencies([fitted]):
             done = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
-        return _after(done, fitted)
+        return after(fitted, done)
 
     def by_size(size: tf.Tensor, index: tf.Tensor | int, ways: list[Way], whole: Way) -> tuple[tf.Tensor, list[Way]]:
         """The index and `ways`; with `resize_large`, `whole` is added for large images."""
         if resize_large is None:
-            return _after(size, tf.convert_to_tensor(index)), ways
+            return after(tf.convert_to_tensor(index), size), ways
         return tf.where(size > LARGE, len(ways), index), [*ways, functools.partial(alone, whole)]
 
     def other(contents: tf.Tensor) -> tf.Tensor:
@@ -120,11 +121,6 @@ def decoded(contents: tf.Tensor, channels: int, resize_large: Way | None = None)
     index = tf.where(is_jpeg, index, len(ways))
     shape = (None, None, channels)
     return tf.ensure_shape(choose(index, [*ways, other], contents), shape)
-
-
-def _after(done: tf.Tensor | tf.Operation, value: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([done]):
-        return tf.identity(value)
 
 
 def _jpeg(contents: tf.Tensor) -> tf.Tensor:

@@ -79,7 +79,7 @@ def jpeg_bytes(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     most = tf.minimum(tf.constant(MAX_SCANS, tf.int64), SCANS_AT_LARGEST * _allowed(jpeg) // tf.maximum(decoded, 1))
     with tf.control_dependencies([_of_decent_size(height, width, 3, jpeg)]):
         few = tf.identity(scans <= most)
-    return is_jpeg, _if(
+    return is_jpeg, after(
         decoded, _require(few, "the JPEG has", scans, "scans, but at its size at most", most, "are allowed")
     )
 
@@ -99,7 +99,7 @@ def png_bytes(contents: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([size]):
         few = tf.identity(texts <= MAX_TEXTS)
     words = "the PNG has more than", MAX_TEXTS, "texts that may be compressed; save it without metadata"
-    return _if(height * width * tf.cast(bytes_each, tf.int64), _require(few, *words))
+    return after(height * width * tf.cast(bytes_each, tf.int64), _require(few, *words))
 
 
 def bmp_bytes(contents: tf.Tensor) -> tf.Tensor:
@@ -117,7 +117,7 @@ def bmp_bytes(contents: tf.Tensor) -> tf.Tensor:
     )
     with tf.control_dependencies([usual]):
         size = _of_decent_size(height, width, 4, contents)
-    return _if(height * width * 4, size)
+    return after(height * width * 4, size)
 
 
 def gif_bytes(contents: tf.Tensor) -> tf.Tensor:
@@ -129,7 +129,7 @@ def gif_bytes(contents: tf.Tensor) -> tf.Tensor:
     # giflib allocates the frame, which may be larger than the screen
     with tf.control_dependencies([screen, single]):
         frame = _of_decent_size(height, width, 4, contents)
-    return _if(height * width * 4, frame)
+    return after(height * width * 4, frame)
 
 
 def webp_bytes(contents: tf.Tensor) -> tf.Tensor:
@@ -143,12 +143,12 @@ def webp_bytes(contents: tf.Tensor) -> tf.Tensor:
     height, width = tf.unstack(_webp_size(head))
     with tf.control_dependencies([still]):
         size = _of_decent_size(height, width, bytes_each, contents)
-    return _if(height * width * tf.cast(bytes_each, tf.int64), size)
+    return after(height * width * tf.cast(bytes_each, tf.int64), size)
 
 
 def refuse_unknown(_: tf.Tensor) -> tf.Tensor:
     """`announced` for other files: it raises."""
-    return _if(tf.constant(0, tf.int64), _require(tf.constant(False), f"it is not a {KINDS} image"))
+    return after(tf.constant(0, tf.int64), _require(tf.constant(False), f"it is not a {KINDS} image"))
 
 
 def _allowed(contents: tf.Tensor) -> tf.Tensor:
@@ -170,7 +170,8 @@ def _of_decent_size(
     )  # fmt: skip
 
 
-def _if(value: tf.Tensor, *checks: tf.Operation) -> tf.Tensor:
+def after(value: tf.Tensor, *checks: tf.Operation | tf.Tensor) -> tf.Tensor:
+    """`value`, once `checks` are done."""
     with tf.control_dependencies(checks):
         return tf.identity(value)
 
