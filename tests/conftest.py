@@ -105,11 +105,14 @@ def said() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """The command line's `main` leaves SIGTERM and Ctrl-C ignored, since its process ends with it."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    """As in a terminal; the command line's `main` leaves both ignored, as does a shell that starts a job with `&`."""
+    yield _usual_signals()
+    _usual_signals()
+
+
+def _usual_signals() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_images(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:

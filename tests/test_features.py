@@ -129,6 +129,7 @@ def test_views_are_of_the_image_the_seed_and_the_number(cache, examples, model):
 
 def test_damaged_chunks_are_made_again(cache, examples, model, monkeypatch):
     monkeypatch.setattr(features, "CHUNK", 8)
+    monkeypatch.setattr(features, "BATCH", 8)
     first = FeaturePass(model, spec())(examples)
     flipped, short, whole = sorted(cache.glob("*/*.npy"))
     content = bytearray(flipped.read_bytes())
@@ -144,6 +145,7 @@ def test_damaged_chunks_are_made_again(cache, examples, model, monkeypatch):
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, examples, model, monkeypatch):
     monkeypatch.setattr(features, "CHUNK", 8)
+    monkeypatch.setattr(features, "BATCH", 8)
     left = [2]
 
     def full(file):
@@ -171,7 +173,7 @@ from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.models.description import ModelSpec
 from kerazoo.transfer import features
 from kerazoo.pipelines.data.load import load_examples
-features.CHUNK = 4
+features.CHUNK = features.BATCH = 4
 keras.utils.set_random_seed(3)
 arguments = {"input_shape": (32, 32, 3), "num_classes": 2}
 model = kerazoo.build("vgg_small", **arguments)

@@ -32,13 +32,13 @@ from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.saved import load_model, load_spec
 from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.batches import evaluation_batches
-from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.checks import check_against, steps_of, with_defaults
 from kerazoo.recipes.presets import PRESETS, preset_values
 from kerazoo.recipes.recipe import Recipe, make_recipe, read_setting
 from kerazoo.tasks.task import find_task
-from kerazoo.training.plan import make_spec
+from kerazoo.training.plan import plan
 from kerazoo.training.schedules import in_steps
 from kerazoo.transfer import finetune as transfer
 from kerazoo.transfer import head, refinement
@@ -654,11 +654,10 @@ def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatc
 def test_an_image_that_vanishes_before_random_features_is_said(strokes, tmp_path):
     copy = shutil.copytree(strokes, tmp_path / "copy")
     recipe = asked(copy, weights="none")
-    examples = load_examples(recipe.data)
+    made = plan(recipe, open_devices(recipe.devices))
     shutil.rmtree(copy / "rising")
-    spec = make_spec(registry.find("bottleneck_cnn"), {}, Preprocessing(28, 28, 1, scaling="unit"), examples)
     with pytest.raises(DataError, match=r"rising/.* in .*copy cannot be read or decoded: .*No such file"):
-        transfer.norm_by_data(spec.build(), spec, examples, 0)
+        transfer.norm_by_data(made.spec.build(), made)
 
 
 @pytest.mark.slow  # each kill is a process of its own: a minute or two

@@ -21,17 +21,24 @@ from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
 
 
-def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
-    """The answers of `model` for `examples`, in inference mode. Writes them into `folder`."""
-    result = answers_of(model, spec, examples, split)
+def evaluate_model(
+    model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str, stored: np.ndarray | None = None
+) -> Evaluation:
+    """As `answers_of`; writes the answers into `folder`."""
+    result = answers_of(model, spec, examples, split, stored)
     result.write(folder)
     return result
 
 
-def answers_of(model: keras.Model, spec: ModelSpec, examples: Examples, split: str) -> Evaluation:
-    """The answers of `model` for `examples`, in inference mode. Raises KerazooError if an answer is not finite."""
+def answers_of(
+    model: keras.Model, spec: ModelSpec, examples: Examples, split: str, stored: np.ndarray | None = None
+) -> Evaluation:
+    """The answers of `model` for `examples`, in inference mode. Raises KerazooError if an answer is not finite.
+
+    `stored` has the resized images, if they are cached.
+    """
     with true_causes(None, examples, spec.preprocessing):
-        logits = model.predict(evaluation_batches(examples, spec.preprocessing), verbose=0)
+        logits = model.predict(evaluation_batches(examples, spec.preprocessing, stored=stored), verbose=0)
     if not np.isfinite(logits).all():
         bad = examples.keys[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")

@@ -13,10 +13,8 @@ from kerazoo.callbacks.progress import Progress
 from kerazoo.callbacks.resume import Resume
 from kerazoo.callbacks.stopping import StopOnNaN
 from kerazoo.errors import InputError
-from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches, training_batches
-from kerazoo.pipelines.input.images import prepared
 from kerazoo.runs.run import Run
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.plan import EVALUATED, Plan, precision
@@ -38,18 +36,18 @@ def make_batches(plan: Plan, devices: Devices) -> tuple[TrainingBatches, tf.data
     train = plan.examples.split("train")
     val = plan.examples.split("val")
 
-    def stored(part: Examples) -> np.ndarray | None:
-        return prepared(part, plan.preprocessing, cache=recipe.data.cache, passes=training.epochs)
-
     batches = training_batches(
         train, plan.preprocessing, batch_size=int(training.batch_size), seed=recipe.seed,
-        augmentation=plan.augmentation, balance=training.balance, drop_last=training.drop_last, stored=stored(train),
+        augmentation=plan.augmentation, balance=training.balance, drop_last=training.drop_last,
+        stored=plan.stored("train"),
     )  # fmt: skip
-    val = val.take(range(devices.whole_count(len(val))))
-    size = devices.evaluation_size(len(val), EVALUATED)
+    count = devices.whole_count(len(val))
+    size = devices.evaluation_size(count, EVALUATED)
+    stored = plan.stored("val")
     return batches, evaluation_batches(
-        val, plan.preprocessing, batch_size=size, stored=stored(val), one_hot=plan.augmentation.mixes
-    )
+        val.take(range(count)), plan.preprocessing, batch_size=size, one_hot=plan.augmentation.mixes,
+        stored=None if stored is None else stored[:count],
+    )  # fmt: skip
 
 
 def fit(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
+from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.checks import check_against, check_replicas, with_defaults
 from kerazoo.recipes.parts import DataPart, TrainingPart, TransferPart
@@ -39,7 +40,8 @@ class Plan:
     """A recipe with its data, with every choice resolved. Training uses it, or parts of it.
 
     `recipe` has its batch size as a number; `steps` is the number of batches in an epoch. `source` is the file or
-    folder of the initial weights, or None if they are random. Nothing is built yet, and no image is read.
+    folder of the initial weights, or None if they are random. Nothing is built yet, and no image is read before it is
+    asked for; `opened` has the images of a split from then on, or None.
     """
 
     entry: Network | Backbone
@@ -52,6 +54,19 @@ class Plan:
     spec: ModelSpec
     steps: int
     source: Path | None = None
+    opened: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def stored(self, split: str) -> np.ndarray | None:
+        """(N, h, w, C) uint8: the resized images of `split`; None if they are neither in memory nor in a cache.
+
+        They are read as often as there are epochs, for features, and validation images for the metrics of the result.
+        """
+        if split not in self.opened:
+            part = self.examples.split(split)
+            own = {"train": self.recipe.training.epochs, "val": self.recipe.training.epochs + 1}.get(split, 1)
+            passes = own + (self.recipe.transfer is not None)
+            self.opened[split] = prepared(part, self.preprocessing, cache=self.recipe.data.cache, passes=passes)
+        return self.opened[split]
 
     @property
     def transfer(self) -> TransferPart:

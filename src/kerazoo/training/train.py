@@ -97,7 +97,8 @@ def finish_run(
     results: dict[str, Any] = {}
     for split in plan.examples.split_names[1:]:
         part = plan.examples.split(split)
-        result = evaluate_model(stored, plan.spec, part, run.folder / "evaluation", split)
+        folder = run.folder / "evaluation"
+        result = evaluate_model(stored, plan.spec, part, folder, split, stored=plan.stored(split))
         results |= result.summary()
         log.info(result.line())
     prune(run.checkpoints, keep=1)

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerazoo.models.description import ModelSpec
-from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import training_batches
 from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.training.plan import Plan
 from kerazoo.transfer.features import BATCH
 
 REESTIMATED = 100  # largest number of batches for the statistics
@@ -39,7 +38,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
             variable.assign(value)
 
 
-def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: int) -> None:
+def norm_by_data(model: keras.Model, plan: Plan) -> None:
     """Set the batch norm statistics of a network with random weights to those of the training images.
 
     A new network has the statistics 0 and 1. Training uses the statistics of each batch, so the features would differ
@@ -47,7 +46,10 @@ def norm_by_data(model: keras.Model, spec: ModelSpec, examples: Examples, seed: 
     """
     if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
         return
-    train = examples.split("train")
-    plain = training_batches(train, spec.preprocessing, batch_size=BATCH, seed=seed, augmentation=Augmentation())
-    with true_causes(None, train, spec.preprocessing):
+    train = plan.examples.split("train")
+    plain = training_batches(
+        train, plan.preprocessing, batch_size=BATCH, seed=plan.recipe.seed, augmentation=Augmentation(),
+        stored=plan.stored("train"),
+    )  # fmt: skip
+    with true_causes(None, train, plan.preprocessing):
         reestimate(model, plain.at(0, 0).take(REESTIMATED))

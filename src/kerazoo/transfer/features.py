@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,12 @@ class FeaturePass:
     def __call__(
         self, examples: Examples, *, view: int = 0, augmentation: Augmentation | None = None, seed: int = 0,
         progress: Callable[[int, int], None] = lambda count, of: None,
+        stored: Callable[[], np.ndarray | None] = lambda: None,
     ) -> Features:  # fmt: skip
         """The features of all `examples`; for views from 1 on, of the images augmented with the seed (seed, view).
 
-        `progress` is called with (done, total) of the images to compute. Raises DataError, which names the image, if an
+        `progress` is called with (done, total) of the images to compute. `stored` gives the resized images, if they are
+        cached; it is called only if there are images to compute. Raises DataError, which names the image, if an
         image has changed or cannot be decoded; KerazooError if memory or a device fails (see `causes.py`), if features
         are not finite, or if the disk is full.
         """
@@ -93,11 +96,14 @@ class FeaturePass:
         if folder is not None:
             sweep(folder)
         missing = [i for i, key in enumerate(examples.hashes) if key not in known]
+        read = decoded_from(examples, self.preprocessing, stored() if missing else None)
+        seeds = _seeds([examples.hashes[i] for i in missing], seed, view)
+        batches = self._computed(examples, _inputs(read, self.preprocessing, augmentation, missing, seeds))
         for first in range(0, len(missing), CHUNK):
             chosen = missing[first : first + CHUNK]
             keys = tuple(examples.hashes[i] for i in chosen)
             part = replace(examples.take(chosen), known_hashes=keys)
-            rows = np.concatenate(list(self._computed(part, augmentation, _seeds(keys, seed, view))))[: len(part)]
+            rows = np.concatenate(list(islice(batches, CHUNK // BATCH)))[: len(part)]
             check_contents(part, keys)
             not_finite = [key for key, row in zip(part.keys, rows, strict=True) if not np.isfinite(row).all()]
             if not_finite:
@@ -107,7 +113,7 @@ class FeaturePass:
             if folder is not None:
                 _write(folder, keys, rows)
             known.update(zip(keys, rows, strict=True))
-            progress(first + len(chosen), len(missing))
+            progress(first + len(part), len(missing))
         values = np.stack([known[key] for key in examples.hashes])
         return Features(values, len(missing), time.perf_counter() - start)
 
@@ -115,11 +121,8 @@ class FeaturePass:
         digest = hashlib.sha256(json.dumps({**self._made_by, **view_key}, sort_keys=True, default=str).encode())
         return cache_folder("features", digest.hexdigest()[:32])
 
-    def _computed(
-        self, examples: Examples, augmentation: Augmentation | None, seeds: np.ndarray
-    ) -> Iterator[np.ndarray]:
+    def _computed(self, examples: Examples, inputs: tf.data.Dataset) -> Iterator[np.ndarray]:
         """(BATCH, F) for each batch; the last batch is padded with copies of its last image."""
-        inputs = _inputs(examples, self.preprocessing, augmentation, seeds)
         with true_causes(None, examples, self.preprocessing):
             for batch in inputs.as_numpy_iterator():
                 whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
@@ -129,21 +132,19 @@ class FeaturePass:
 
 
 def _inputs(
-    examples: Examples, preprocessing: Preprocessing, augmentation: Augmentation | None, seeds: np.ndarray
-) -> tf.data.Dataset:
-    read: Callable[[tf.Tensor], tf.Tensor] = decoded_from(examples, preprocessing)
-    seed_of = tf.constant(seeds)
-
+    read: Callable[[tf.Tensor], tf.Tensor], preprocessing: Preprocessing, augmentation: Augmentation | None,
+    chosen: Sequence[int], seeds: np.ndarray,
+) -> tf.data.Dataset:  # fmt: skip
     @graph_code
-    def one(index: tf.Tensor) -> tf.Tensor:
+    def one(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         pixels = read(index)
-        return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed_of[index]))
+        return preprocessing.scale(pixels if augmentation is None else augmentation(pixels, seed))
 
-    images = tf.data.Dataset.range(len(examples)).map(one, num_parallel_calls=DECODERS, deterministic=True)
-    return images.batch(BATCH).prefetch(2)
+    rows = tf.data.Dataset.from_tensor_slices((np.array(chosen, np.int64), seeds))
+    return rows.map(one, num_parallel_calls=DECODERS, deterministic=True).batch(BATCH).prefetch(2)
 
 
-def _seeds(keys: tuple[str, ...], seed: int, view: int) -> np.ndarray:
+def _seeds(keys: Sequence[str], seed: int, view: int) -> np.ndarray:
     """(N, 2) int64 seeds from the images' contents, so that the order and the other images do not matter."""
     contents = np.array([int(key[:15], 16) for key in keys], np.int64)
     return np.stack([np.full(len(contents), seed * 1_000_003 + view, np.int64), contents], axis=1)

@@ -79,12 +79,12 @@ def finetune(
         ) as run,
     ):  # fmt: skip
         if run_plan.source is None:
-            norm_by_data(single, run_plan.spec, run_plan.examples, run_plan.recipe.seed)
+            norm_by_data(single, run_plan)
         phases = Phases(run_plan.task)
         probe = learn_head(single, run_plan, phases)
         history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
         if run_plan.transfer.calibrate:
-            run_plan = replace(run_plan, spec=calibrated(single, run_plan.spec, run_plan.examples, phases))
+            run_plan = replace(run_plan, spec=calibrated(single, run_plan, phases))
         phases.write(run.folder, probe)
         outcome = transferred(history, phases.phases, run_plan.recipe.training, run_plan.task)
         return finish_run(

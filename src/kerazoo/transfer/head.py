@@ -52,10 +52,13 @@ def learn_head(model: keras.Model, plan: Plan, phases: Phases) -> Probe:
     features = FeaturePass(model, plan.spec, engine=transfer.engine, cached=recipe.data.cache != "never")
     with progress_bar("features", "features of") as progress:
         views = [
-            features(train, view=view, augmentation=plan.augmentation, seed=recipe.seed, progress=progress)
+            features(
+                train, view=view, augmentation=plan.augmentation, seed=recipe.seed, progress=progress,
+                stored=lambda: plan.stored("train"),
+            )
             for view in range(transfer.views)
-        ]
-        val_features = features(val, progress=progress)
+        ]  # fmt: skip
+        val_features = features(val, progress=progress, stored=lambda: plan.stored("val"))
     phases.features([*views, val_features])
 
     begin = time.perf_counter()
@@ -68,6 +71,7 @@ def learn_head(model: keras.Model, plan: Plan, phases: Phases) -> Probe:
     if transfer.engine == "keras":
         logits = probe.logits(val_features.values)
     else:  # exports use Keras, so measure with Keras's features
-        logits = np.asarray(model.predict(evaluation_batches(val, plan.preprocessing), verbose=0))
+        batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
+        logits = np.asarray(model.predict(batches, verbose=0))
     phases.probe(probe, Measured.of(logits, val.labels, plan.task), time.perf_counter() - begin)
     return probe

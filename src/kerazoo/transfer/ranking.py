@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -112,10 +112,11 @@ def _order(row: Ranked) -> tuple[float, float]:
 
 def _one(plan: Plan) -> Ranked:
     begin = time.perf_counter()
+    plan = replace(plan, opened={"train": None, "val": None})  # each image is read once, so a cache would not pay
     set_seed(plan.recipe.seed)
     model = build_with(plan.spec, plan.source, plan.transfer.scaling)
     if plan.source is None:
-        norm_by_data(model, plan.spec, plan.examples, plan.recipe.seed)
+        norm_by_data(model, plan)
     phases = Phases(plan.task, title=f"{plan.entry.name}: ")
     probe = learn_head(model, plan, phases)
     first, last = phases.phases

@@ -9,11 +9,8 @@ import keras
 import numpy as np
 
 from kerazoo.models.description import ModelSpec
-from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
-from kerazoo.pipelines.input.images import prepared
 from kerazoo.tasks.scores import Measured
-from kerazoo.tasks.task import find_task
 from kerazoo.training.plan import Plan
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
@@ -54,8 +51,7 @@ def refine(
 def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], Measured]:
     """A function weights -> the measure of `model` with these weights on validation."""
     val = plan.examples.split("val")
-    stored = prepared(val, plan.preprocessing, cache=plan.recipe.data.cache, passes=2)
-    batches = evaluation_batches(val, plan.preprocessing, stored=stored)
+    batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
@@ -64,14 +60,15 @@ def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], M
     return measure
 
 
-def calibrated(model: keras.Model, spec: ModelSpec, examples: Examples, phases: Phases) -> ModelSpec:
-    """`spec` with a temperature fitted on validation, if it helps."""
-    task = find_task(examples.task)
+def calibrated(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
+    """The description of the network, with a temperature fitted on validation, if it helps."""
+    task = plan.task
     if not task.probabilities:
-        return spec
+        return plan.spec
     begin = time.perf_counter()
-    val = examples.split("val")
-    logits: Any = np.asarray(model.predict(evaluation_batches(val, spec.preprocessing), verbose=0))
+    val = plan.examples.split("val")
+    batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
+    logits: Any = np.asarray(model.predict(batches, verbose=0))
     temperature = best_temperature(logits, val.labels, task, folds_of(val.labels, task))
     kept = phases.temperature(temperature, time.perf_counter() - begin)
-    return replace(spec, temperature=temperature.value) if kept else spec
+    return replace(plan.spec, temperature=temperature.value) if kept else plan.spec

@@ -45,10 +45,13 @@ def graph_code(function: F) -> F:
     return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
 
 
-def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
+def decoded_from(
+    examples: Examples, preprocessing: Preprocessing, stored: np.ndarray | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function index -> (h, w, C) uint8, which reads, decodes and resizes the image of that index.
 
-    Raises DataError if the images do not have the network's number of channels. Only gray and RGB can be converted.
+    If `stored` has the resized images, it takes them from there. Raises DataError if the images do not have the
+    network's number of channels. Only gray and RGB can be converted.
     """
     channels = 3 if examples.pixels is None else examples.pixels.shape[-1]
     if channels != preprocessing.channels and {channels, preprocessing.channels} != {1, 3}:
@@ -57,6 +60,9 @@ def decoded_from(examples: Examples, preprocessing: Preprocessing) -> Callable[[
             f"{examples.source} has {what} channels, but the network needs {preprocessing.channels}; build the network "
             "for these images, or use other images"
         )
+    if stored is not None:
+        stored_rows = rows_from(stored)
+        return lambda index: stored_rows(index[None])[0]
     if examples.paths is not None:
         paths = tf.constant([os.fsencode(path) for path in examples.paths])
         return lambda index: preprocessing.read(tf.io.read_file(paths[index]))
