@@ -24,10 +24,10 @@ EVERYTHING = "from test_all_loggers import everything as callbacks"
 
 
 # slow: each is two trainings, one of them with all loggers
-SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "accumulated", "float16")]
+SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eager", "XLA", "accumulated", "float16")]
 
 
-@pytest.mark.parametrize("mode", ["graph", "XLA", *SLOW])
+@pytest.mark.parametrize("mode", ["graph", *SLOW])
 def test_in_every_way_to_train(mode):
     check_observed(mode, everything)
 
@@ -37,5 +37,6 @@ def test_on_two_devices():
     check_observed_apart(["mirrored"], EVERYTHING)
 
 
+@pytest.mark.slow  # a process of its own; test_gradients.py and test_feature_maps.py have JAX each
 def test_on_jax():
     check_observed_apart(["graph"], EVERYTHING, backend="jax")

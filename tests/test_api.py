@@ -107,6 +107,7 @@ def test_evaluate_and_predict(here, capsys):
     assert printed == [one.to_json() for one in kerazoo.predict("first", "photos/circle", top=2)]
 
 
+@pytest.mark.slow  # four gates in processes of their own; test_pipeline.py exports and verifies
 def test_export_and_verify(here, capsys):
     command("export first --name by_command")
     printed = json.loads(capsys.readouterr().out)
@@ -145,6 +146,7 @@ STORY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow  # every command once: a minute; the other tests of this file make the same calls
 def test_the_examples_of_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_images(tmp_path / "photos", count=8, size=16, seed=1)

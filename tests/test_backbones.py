@@ -271,6 +271,7 @@ def test_an_efficientnet_of_ones_own_is_scaled_as_keras_does(tmp_path):
     assert not has_published_scaling(path, None, features, std, None)
 
 
+@pytest.mark.slow  # whole backbones; the tests beside it have small ones
 def test_a_network_that_was_saved_without_its_preprocessing_is_asked_about(tmp_path):
     """The same arrays, but trained on pixels that were scaled before the network: nobody knows how."""
     arguments = {"include_top": False, "weights": None, "input_shape": (32, 32, 3), "pooling": "avg"}

@@ -287,6 +287,7 @@ def test_two_processes_may_write_one_cache_at_once(tmp_path):
     assert made.suffix == ".npy"
 
 
+@pytest.mark.slow  # processes of their own; test_full_disk.py fills a disk, too
 def test_a_disk_that_fills_up_is_one_clear_line_and_nothing_is_left(tmp_path):
     """A limit on the size of files stands in for the disk: the write fails in the middle, as on a full one."""
     root = make_images(tmp_path / "many", count=100, size=20)
@@ -385,7 +386,10 @@ def test_augmentation_parts():
     assert Augmentation(zoom=0.1)
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+SLOW = [pytest.param(fit, marks=pytest.mark.slow) for fit in ("pad", "stretch")]  # a training and an export each
+
+
+@pytest.mark.parametrize("fit", ["crop", *SLOW])
 def test_training_sees_what_the_export_sees(tmp_path, fit):
     """Prepared from a path in training = prepared from bytes in an exported graph, to the last bit."""
     kinds = [("JPEG", {"exif": orientation}) for orientation in range(1, 9)]

@@ -272,6 +272,7 @@ def test_training_is_bit_equal_on_mirrored_devices_and_on_jax():
     check_observed_apart(["graph"], OBSERVER, backend="jax")
 
 
+@pytest.mark.slow  # three trainings; test_gradients.py takes taps out, too
 def test_nothing_is_left_on_the_model(digits):
     model = network(norm=0.9)
     diagnosed(model, keras.optimizers.SGD(0.1), digits, epochs=1)

@@ -286,7 +286,8 @@ def test_gradients_are_those_of_a_tape_and_ratios_those_of_snapshots(mode):
         assert np.abs(counts - wanted).sum() <= (0.1 * gradient.size + 2 if mode == "float16" else 2)
 
 
-@pytest.mark.parametrize("every", [pytest.param("epoch", marks=pytest.mark.slow), 3])
+@pytest.mark.slow  # three trainings; test_writers.py resumes after kills
+@pytest.mark.parametrize("every", ["epoch", 3])
 def test_a_resumed_training_logs_what_one_that_was_never_stopped_logs(every, tmp_path):
     """Cut off in the middle of an epoch and of a period, one step after its last checkpoint."""
 

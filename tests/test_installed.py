@@ -198,6 +198,7 @@ BAD = {  # the text of a module whose `net` is not a builder, and what is said o
 }  # fmt: skip
 
 
+@pytest.mark.slow  # a process for each; the tests beside it have one
 def test_what_is_not_a_builder_is_one_line_that_names_the_package(tmp_path):
     site = tmp_path / "site"
     for name, (text, _) in BAD.items():

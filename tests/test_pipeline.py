@@ -222,6 +222,7 @@ print(json.dumps({k: v.numpy().astype(str if v.dtype == tf.string else float).to
     np.testing.assert_allclose(np.sum(answers["top_probabilities"], axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow  # test_export_faults.py asks all signatures
 def test_both_signatures_and_a_run_agree(run, export, images):
     files = sorted((images / "square").glob("*.png"))[:3]
     loaded = tf.saved_model.load(str(export))
@@ -312,6 +313,7 @@ def test_the_export_loads_in_the_c_api_and_holds_each_weight_once(run, export):
     assert weights <= stored <= weights + 20_000
 
 
+@pytest.mark.slow  # a process of its own; the C API's loader is tested beside it
 def test_saved_model_cli_runs_it(export, images, tmp_path):
     np.save(tmp_path / "bytes.npy", np.array([next(images.rglob("*.png")).read_bytes()]))
     tool = Path(sys.executable).with_name("saved_model_cli")
@@ -354,6 +356,7 @@ def changed(run, name, change, *, sealed):
         state.write_bytes(kept_state)
 
 
+@pytest.mark.slow  # exports; test_export_faults.py has other answers
 def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path):
     """What was evaluated is changed behind the gate's back: nothing is exported, nothing is left."""
     with (
@@ -364,6 +367,7 @@ def test_an_export_that_answers_otherwise_than_recorded_is_refused(run, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # an export; test_export_faults.py has one of another preprocessing
 def test_an_export_that_crops_otherwise_is_refused_though_all_images_are_square(run, tmp_path, monkeypatch):
     def planted(folder, spec, model):
         return write_saved_model(
@@ -639,6 +643,7 @@ def test_the_last_stages_are_unfrozen(monkeypatch):
         layers_to_unfreeze(model, entry, 5)
 
 
+@pytest.mark.slow  # a whole fine-tuning; test_transfer.py has the policies of batch norm
 def test_random_weights_train_their_batch_norm(arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.Phases, "keep_if_better", lambda *_, **__: True)
     made = finetune(transfer_recipe(arrays, "bottleneck_cnn", "none", epochs=1), root=tmp_path)

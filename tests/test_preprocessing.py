@@ -271,7 +271,8 @@ def test_real_photos_are_bit_identical_to_pillow(shared):
             np.testing.assert_array_equal(decode(encode(image, "PNG")), np.array(image))
 
 
-@pytest.mark.parametrize("size", [96, pytest.param(224, marks=pytest.mark.slow)])  # hundreds of photos each
+@pytest.mark.slow  # hundreds of photos; the tests beside it have one
+@pytest.mark.parametrize("size", [96, 224])
 def test_real_photos_are_fitted_as_pillow_fits_them(shared, size):
     """Mean difference from Pillow's antialiased bilinear, over an image: at most half of 1/255."""
     stretch, crop = Preprocessing(size, size, resize="stretch"), Preprocessing(size, size)

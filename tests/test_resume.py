@@ -299,6 +299,7 @@ def test_no_whole_checkpoint_is_a_beginning(data, tmp_path, said):
     assert said[-1] == "no checkpoint is whole: training starts from the beginning"
 
 
+@pytest.mark.slow  # three trainings; test_full_disk.py fills a disk, too
 def test_a_full_disk_costs_no_checkpoint(data, tmp_path, monkeypatch, said):
     """What cannot be written is said, and training goes on to the same end; the last one stays whole."""
     with pytest.raises(Cut):

@@ -174,7 +174,8 @@ def test_a_temperature_is_evaluated_stored_and_served(strokes, tmp_path, monkeyp
     assert json.loads((folder / "assets.extra/passport.json").read_text())["temperature"] == spec.temperature
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(5, marks=pytest.mark.slow)])  # a whole fine-tuning each
+@pytest.mark.slow  # a whole fine-tuning each; test_afterwards.py simulates the choice of phases
+@pytest.mark.parametrize("count", [30, 5])
 def test_where_tuning_cannot_help_the_result_is_the_probe(tmp_path, count, said):
     """Labels by lot: of 60 images, and of 10."""
     draw = np.random.default_rng(count)
