@@ -1,5 +1,6 @@
 """Exports: make one, open one, compare one with its run."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kerazoo.api.runs import open_run
@@ -10,6 +11,7 @@ from kerazoo.startup import start_tensorflow
 if TYPE_CHECKING:
     from kerazoo.api.run import Run
     from kerazoo.exports.folder import Export
+    from kerazoo.exports.formats.format_gate import FormatResult as FormatResult
     from kerazoo.exports.gate import GateResult
 
 
@@ -19,6 +21,7 @@ def export(
     name: str | None = None,
     new_version: bool = False,
     images: int | None = None,
+    formats: str | Sequence[str] = (),
     root: PathLike = "saved_models",
 ) -> "Export":
     """Export a run as a SavedModel that takes encoded images; it is kept only if it answers as the run did.
@@ -28,12 +31,15 @@ def export(
         name: The export's folder below `root`. The default is the run's name.
         new_version: Add a version where the name exists.
         images: How many validation images are compared, spread evenly over all. The default is all of them.
+        formats: More formats beside the SavedModel, each with its own gate: "onnx", "onnx-int8", "litert",
+            "litert-float16", "litert-dynamic", "litert-int8", "openvino", "openvino-int8".
         root: The folder of the exports.
 
     Returns:
         The `Export`.
 
     Raises:
+        InputError: if there is no such format, or a package that it needs is not installed.
         RunError: if there is no such run, or the name is taken.
         DataError: if the run's data has changed.
         GateError: if the export does not answer as the evaluated model did; nothing is kept.
@@ -44,7 +50,7 @@ def export(
     export.folder, export.gate.largest_difference
     ```
     """
-    return open_run(path_of(run)).export(name=name, new_version=new_version, images=images, root=root)
+    return open_run(path_of(run)).export(name=name, new_version=new_version, images=images, formats=formats, root=root)
 
 
 def verify(export: "PathLike | Export", run: "PathLike | Run", *, images: int | None = None) -> "GateResult":

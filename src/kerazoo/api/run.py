@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerazoo.errors import RunError
+from kerazoo.exports.formats.table import find_formats
 from kerazoo.exports.layout import check_images
 from kerazoo.files import read_json
 from kerazoo.pipelines.data.load import check_source
@@ -79,14 +80,16 @@ class Run(runs.Run):
         name: str | None = None,
         new_version: bool = False,
         images: int | None = None,
+        formats: str | Sequence[str] = (),
         root: str | Path = "saved_models",
     ) -> "Export":
         """See `kerazoo.export`."""
         if name is not None:
             runs.check_name(name, "export")
         check_images(images)
+        find_formats(formats)
         start_tensorflow()
         from kerazoo.exports.export import export_run
         from kerazoo.exports.folder import Export
 
-        return Export(export_run(self, name=name, new_version=new_version, images=images, root=root))
+        return Export(export_run(self, name=name, new_version=new_version, images=images, formats=formats, root=root))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerazoo.api.settings import PathLike, path_of
+from kerazoo.exports.formats.table import SAVED_MODEL_FORMAT, find_formats
 from kerazoo.startup import start_tensorflow
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def evaluate(run: "PathLike | Run", data: PathLike | None = None) -> "dict[str, 
 
 
 def predict(
-    model: "PathLike | Run | Export", images: PathLike | Sequence[PathLike], *, top: int = 5
+    model: "PathLike | Run | Export",
+    images: PathLike | Sequence[PathLike],
+    *,
+    top: int = 5,
+    format: str = SAVED_MODEL_FORMAT,
 ) -> "Iterator[Prediction]":
     """Name the classes of images.
 
@@ -71,12 +76,14 @@ def predict(
         model: A run, an export, or the path of one.
         images: Files, or folders that are read through.
         top: How many classes to name.
+        format: Which of an export's formats answers, such as "onnx"; see `export`. It needs no TensorFlow.
 
     Returns:
         A `Prediction` for each file, in order. One that cannot be decoded has an `error` in place of an answer.
 
     Raises:
-        RunError: if there is no such run or export.
+        RunError: if there is no such run or export, or it has no such format.
+        InputError: if there is no such format, or its engine is not installed.
         DataError: if a file or a folder is missing, or a folder has no images.
 
     Example:
@@ -93,10 +100,11 @@ def predict(
     export = find_export(place)
     if export is None:
         open_run(place)
-    _start_tensorflow(keras=export is None)
+    if not find_formats(format, needed=False):
+        _start_tensorflow(keras=export is None)
     from kerazoo.serving.predict import predict as answer
 
-    return answer(export or place, files, top=top)
+    return answer(export or place, files, top=top, format=format)
 
 
 def _start_tensorflow(*, keras: bool) -> None:

@@ -1,13 +1,16 @@
 """The output of commands: progress on standard error, results on standard output."""
 
+import csv
+import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
@@ -54,6 +57,23 @@ def print_json(values: dict[str, Any]) -> None:
     text = json.dumps(values, ensure_ascii=not utf)
     # only strings have unprintable characters; names that are not UTF-8 have characters \udcXX, which JSON can read
     print(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def print_row(cells: Sequence[str]) -> None:
+    """Print one row of a CSV table on standard output."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    print_text(text.getvalue())
+
+
+@contextmanager
+def counting(done: str) -> Iterator[Callable[[int], None]]:
+    """A function that shows a count on standard error, if that is a terminal and the results go elsewhere."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda count: None
+        return
+    with Console(stderr=True).status("") as status:
+        yield lambda count: status.update(f"{count:,} {done}")
 
 
 def harmless(text: str) -> str:

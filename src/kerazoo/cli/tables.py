@@ -1,6 +1,7 @@
-"""The table of a check's findings."""
+"""The tables of a check's findings and of an export's formats."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from kerazoo.cli.output import harmless
 
 if TYPE_CHECKING:
     from kerazoo.api.data import CheckReport
+    from kerazoo.api.exports import FormatResult
 
 SHOWN = 3  # findings of each kind in the table; --json has all
 
@@ -34,6 +36,16 @@ def table(report: "CheckReport") -> None:
         total = "" if len(counts) == 1 else f", {len(counts)} classes, {each} each"
         console.print(f"{split}: {sum(sizes):,} images{total}", markup=False)
     console.print(_verdict(report), markup=False, soft_wrap=True)
+
+
+def format_table(results: "Sequence[FormatResult]") -> None:
+    """Print what each format of an export answers and costs."""
+    if results:
+        quality = "r2" if not results[0].interval else "accuracy"
+        rows = Table(*results[0].columns, quality, box=None, pad_edge=False)
+        for result in results:
+            rows.add_row(*result.row())
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(rows)
 
 
 def _verdict(report: "CheckReport") -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from kerazoo.errors import GateError
 from kerazoo.exports.layout import CLASS_NAMES, OK, STATUS
 from kerazoo.exports.questions import DEFAULT, FEW, Question
+from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.startup import fresh_python, start_tensorflow
 from kerazoo.tasks.measures import TOLERANCE
 
@@ -120,11 +121,9 @@ def _broken(image: Any, number: int) -> Any:
 
 
 def _read(files: Sequence[str]) -> Any:
-    from kerazoo.exports.saved_model import read_file
-
     if files[0].endswith(".npy"):
         return np.stack([np.load(file) for file in files])
-    return [read_file(Path(file)) for file in files]
+    return [read_encoded(Path(file)) for file in files]
 
 
 def _decoded(values: np.ndarray) -> list[Any]:

@@ -2,19 +2,25 @@
 
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerazoo.errors import GateError, KerazooError, RunError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
+from kerazoo.exports.formats.format_gate import FormatResult, check_format, measure_saved_model
+from kerazoo.exports.formats.table import Format, find_formats
+from kerazoo.exports.formats.write import write_format, write_preprocessing
 from kerazoo.exports.gate import GateResult, check_export
 from kerazoo.exports.layout import PASSPORT, is_version
 from kerazoo.exports.passport import file_hashes, passport_of, write_passport
+from kerazoo.exports.questions import questions
 from kerazoo.exports.signatures import write_saved_model
 from kerazoo.exports.warm_up import write_warm_up
 from kerazoo.exports.workplace import workplace
@@ -35,14 +41,17 @@ def export_run(
     name: str | None = None,
     new_version: bool = False,
     images: int | None = None,
+    formats: Iterable[str] | str = (),
     root: str | Path = SAVED_MODELS,
 ) -> Path:
     """The folder `root/name/version` with a SavedModel of `run`, after it passed the gate.
 
-    `name` is by default the run's name; `images` is how many validation images the gate asks for, by default all.
-    Raises RunError if the name exists and `new_version` is False, and GateError if the export does not give the same
-    answers as the evaluated model; then nothing is kept.
+    `name` is by default the run's name; `images` is how many validation images the gate asks for, by default all;
+    `formats` are names of `formats.FORMATS`, which are written beside the SavedModel and pass a gate of their own.
+    Raises InputError for an unknown format, RunError if the name exists and `new_version` is False, and GateError if
+    the export does not give the same answers as the evaluated model; then nothing is kept.
     """
+    chosen = find_formats(formats)
     root = Path(root)
     target = _target(root, name or run.name, new_version)
     if keras.config.backend() != "tensorflow":
@@ -58,14 +67,20 @@ def export_run(
             scratch.mkdir()
             signatures = write_saved_model(folder, spec, model)
             write_warm_up(folder, spec.preprocessing, signatures, target.parent.name)
-            passport = {**passport_of(run, spec, evaluations), "files": file_hashes(folder)}
-            write_passport(folder, passport)
-            val = examples.split("val")
             try:
-                gate = check_export(folder, spec, model, val, evaluations[0].probabilities, scratch, images)
+                if chosen:
+                    write_preprocessing(folder, spec)
+                for one in chosen:
+                    write_format(folder, one, spec, model, examples.split("train"))
+                passport = {**passport_of(run, spec, evaluations), "files": file_hashes(folder)}
+                write_passport(folder, passport)
+                gate, rows = _gates(
+                    folder, chosen, spec, model, examples, evaluations[0].probabilities, scratch, images
+                )
             except GateError as error:
                 raise GateError(f"{error}; it was not kept") from error
-            write_passport(folder, {**passport, "gate": gate.to_json()})
+            others = {"formats": [row.to_json() for row in rows]} if rows else {}
+            write_passport(folder, {**passport, "gate": gate.to_json(), **others})
         except (OSError, tf.errors.OpError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise KerazooError(f"the export could not be written into {root}: {reason}; nothing was kept") from error
@@ -88,12 +103,30 @@ def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateR
     changed = _changed(folder, stored_passport.get("files"))
     if changed:
         raise GateError(f"{folder}: {changed} is not the file that was exported; export the run again")
-    val = examples.split("val")
-    with tempfile.TemporaryDirectory(prefix="kerazoo-") as scratch:
+    formats = find_formats(row["name"] for row in stored_passport.get("formats", []))
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as temporary:
+        scratch = Path(temporary)
+        recorded = evaluations[0].probabilities
         try:
-            return check_export(folder, spec, model, val, evaluations[0].probabilities, Path(scratch), images)
+            return _gates(folder, formats, spec, model, examples, recorded, scratch, images)[0]
         except GateError as error:
             raise GateError(f"{folder}: {error}; export the run again") from error
+
+
+def _gates(
+    folder: Path, formats: Sequence[Format], spec: ModelSpec, model: keras.Model, examples: Examples,
+    recorded: np.ndarray, scratch: Path, images: int | None,
+) -> tuple[GateResult, list[FormatResult]]:  # fmt: skip
+    """The result of the gate for the SavedModel, and those of all formats if there are others. Raises GateError."""
+    val = examples.split("val")
+    chosen = range(0, len(val), -(-len(val) // images) if images else 1)
+    val, recorded = val.take(chosen), recorded[list(chosen)]
+    asked = questions(spec, model, val, recorded, scratch)
+    gate = check_export(folder, spec, model, val, asked, scratch)
+    if not formats:
+        return gate, []
+    own = measure_saved_model(folder, asked[0], val, gate.largest_difference, scratch)
+    return gate, [own, *(check_format(folder, one, asked, val, scratch) for one in formats)]
 
 
 def _changed(folder: Path, recorded: Any) -> str:

@@ -16,6 +16,7 @@ from kerazoo.startup import start_tensorflow
 if TYPE_CHECKING:
     import numpy as np
 
+    from kerazoo.exports.formats.format_gate import FormatResult
     from kerazoo.exports.saved_model import ExportedModel
 
 
@@ -51,6 +52,16 @@ class Export:
             return GateResult(**self.passport["gate"])
         except (KeyError, TypeError) as error:
             raise RunError(f"{self.folder / PASSPORT} has no result of the gate; export the run again") from error
+
+    @property
+    def formats(self) -> "tuple[FormatResult, ...]":
+        """What the SavedModel and each other format answer and cost; empty if there are no others. Raises RunError."""
+        from kerazoo.exports.formats.format_gate import FormatResult
+
+        try:
+            return tuple(FormatResult(**row) for row in self.passport.get("formats", ()))
+        except TypeError as error:
+            raise RunError(f"{self.folder / PASSPORT}: its formats were changed; export the run again") from error
 
     def probabilities(self, images: "str | Path | bytes | Sequence[str | Path | bytes] | np.ndarray") -> "np.ndarray":
         """The answers for images.

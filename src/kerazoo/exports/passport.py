@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.evaluation.answers import Evaluation
+from kerazoo.exports.formats.table import FORMATS, REFERENCE
 from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, VARIABLES
 from kerazoo.files import read_json, sha256, write_json
 from kerazoo.models.saved import DESCRIPTION
@@ -34,8 +35,9 @@ def passport_of(run: Run, spec: "ModelSpec", evaluations: Sequence[Evaluation]) 
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """{path in the export: sha256} of the graph and of the weights. Raises OSError."""
-    files = [folder / SAVED_MODEL, *sorted((folder / VARIABLES).parent.glob("*"))]
+    """{path in the export: sha256} of the graph, the weights and the files of other formats. Raises OSError."""
+    folders = [(folder / VARIABLES).parent, (folder / REFERENCE).parent, *(folder / name for name in FORMATS)]
+    files = [folder / SAVED_MODEL, *(path for part in folders for path in sorted(part.glob("*")))]
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 

@@ -13,12 +13,11 @@ from kerazoo.files import read_json
 from kerazoo.models.description import check_names
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.preprocessing.decoding import reason_of
-from kerazoo.preprocessing.image_files import read_image
+from kerazoo.preprocessing.image_files import EMPTY, read_encoded
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
 
 BATCH = 32  # images in a batch
-EMPTY = "it is empty"
 Row = np.ndarray | DataError
 T = TypeVar("T", bytes, np.ndarray)
 
@@ -82,6 +81,10 @@ class ExportedModel:
         """(B, H, W, C) float32 pixels in [0, 255] -> every output by name."""
         return self.ask("serve_images", images)
 
+    def pixel_answers(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8 pixels -> (B, K) float32."""
+        return self.ask("serve_pixels", pixels)[self._answers]
+
     def rows(self, contents: Sequence[bytes]) -> list[Row]:
         """B encoded images -> for each (K,) float32 probabilities or a regression's numbers, or why it has none.
 
@@ -143,7 +146,7 @@ def answer_files(
 
 def _contents(path: Path) -> bytes | DataError:
     try:
-        return read_file(path)
+        return read_encoded(path)
     except DataError as error:
         return error
 
@@ -166,14 +169,3 @@ def _failure(error: tf.errors.OpError) -> DataError:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         raise KerazooError("there is not enough memory for the prediction of one image") from error
     return DataError(f"it cannot be decoded: {reason_of(error)}")
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises DataError."""
-    try:
-        contents = read_image(path)[0]
-    except OSError as error:
-        raise DataError(f"it cannot be read: {error.strerror}") from error
-    if not contents:
-        raise DataError(EMPTY)
-    return contents

@@ -4,9 +4,11 @@ import errno
 import os
 from pathlib import Path
 
+from kerazoo.errors import DataError
 from kerazoo.files import open_regular
 from kerazoo.terminal import format_bytes
 
+EMPTY = "it is empty"
 MAX_ENCODED = 256_000_000  # bytes of an image file; a camera's JPEG has up to 60 MB
 
 
@@ -20,6 +22,17 @@ class TooLargeError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def read_encoded(path: Path) -> bytes:
+    """The bytes of an image file. Raises DataError."""
+    try:
+        contents = read_image(path)[0]
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror}") from error
+    if not contents:
+        raise DataError(EMPTY)
+    return contents
 
 
 def read_image(path: str | Path) -> tuple[bytes, os.stat_result]:

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from kerazoo.errors import DataError
+from kerazoo.errors import DataError, RunError
+from kerazoo.evaluation.answers import as_text
 from kerazoo.exports.folder import find_export
+from kerazoo.exports.formats.table import SAVED_MODEL_FORMAT, find_formats
 from kerazoo.pipelines.data.file_names import image_files, one_line, undecodable
 from kerazoo.tasks.task import find_task
 
@@ -28,6 +30,15 @@ class Prediction:
     task: str = "multiclass"
     error: str = ""
 
+    columns: ClassVar[tuple[str, ...]] = ("file", "rank", "name", "value", "error")
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """A row of text for each name in `top`, under the `columns`; one row for an error."""
+        if self.error:
+            yield str(self.path), "", "", "", self.error
+        for rank, (name, value) in enumerate(self.top, 1):
+            yield str(self.path), str(rank), as_text(name), f"{value:.6g}", ""
+
     def to_json(self) -> dict[str, Any]:
         """{"file": ..., "label": ..., "probability": ..., "top": [[name, probability], ...]}, or
         {"file": ..., "values": {name: number}}, or {"file": ..., "error": ...}."""
@@ -41,15 +52,26 @@ class Prediction:
         return f"{one_line(str(self.path))}  {answer}"
 
 
-def predict(model: str | Path, targets: Sequence[str | Path], *, top: int = 5) -> Iterator[Prediction]:
+def predict(
+    model: str | Path, targets: Sequence[str | Path], *, top: int = 5, format: str = SAVED_MODEL_FORMAT
+) -> Iterator[Prediction]:
     """The `top` most probable classes for every image in `targets` (files, or folders with all their images).
 
     `model` is an export (which needs only TensorFlow), the name of one (saved_models/NAME, for its newest version), or
-    a run. A file that cannot be decoded gives a prediction with an `error`. Raises RunError and DataError.
+    a run. `format` is the one of an export's formats that answers, which needs only its own engine. A file that cannot
+    be decoded gives a prediction with an `error`. Raises RunError and DataError; InputError for an unknown format.
     """
     files = find_files(targets)
     export = find_export(model)
-    if export is not None:
+    (other,) = find_formats([format], needed=False) or (None,)
+    if other is not None:
+        if export is None:
+            raise RunError(f"{model} is not an export, so it has no format {other.name!r}; leave the format out")
+        from kerazoo.exports.formats.answering import FormatModel
+
+        served = FormatModel(export, other)
+        answers, names, task = served.predict_files(files), served.class_names, served.task
+    elif export is not None:
         from kerazoo.exports.saved_model import ExportedModel
 
         exported = ExportedModel(export)

@@ -247,6 +247,17 @@ class Task(ABC):
         """(N,) whether two (N, K) answers for an image are equal, within TOLERANCE."""
         return near(answers, recorded)
 
+    def same_decision(self, answers: np.ndarray, recorded: np.ndarray, tolerance: float) -> np.ndarray:
+        """(N,) whether (N, K) answers say the same as the recorded ones, of which equal ones may change places.
+
+        Two recorded answers count as equal if they differ by at most `tolerance`.
+        """
+        return np.ones(len(answers), bool)
+
+    @abstractmethod
+    def quality(self, labels: np.ndarray, answers: np.ndarray) -> tuple[str, float]:
+        """The name and the value of the metric by which two models for the same examples are compared, at most 1."""
+
     # -- exports and predictions --------------------------------------------------------------------------------------
 
     @abstractmethod

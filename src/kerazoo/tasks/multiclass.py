@@ -192,6 +192,16 @@ class Multiclass(Probabilities):
         same: np.ndarray = super().agree(answers, recorded) & (answers.argmax(axis=1) == recorded.argmax(axis=1))
         return same
 
+    def same_decision(self, answers: np.ndarray, recorded: np.ndarray, tolerance: float) -> np.ndarray:
+        """(N,) whether the class is the same."""
+        chosen = np.take_along_axis(recorded, answers.argmax(axis=1)[:, None], axis=1)[:, 0]
+        same: np.ndarray = chosen >= recorded.max(axis=1) - tolerance
+        return same
+
+    def quality(self, labels: np.ndarray, answers: np.ndarray) -> tuple[str, float]:
+        """The accuracy."""
+        return "accuracy", self.accuracy(labels, answers)
+
     def is_first(self, top: np.ndarray, recorded: np.ndarray) -> np.ndarray:
         """(N,) whether `top` is the class of the recorded answer."""
         same: np.ndarray = top == recorded.argmax(axis=1)

@@ -114,6 +114,16 @@ class Multilabel(Probabilities):
         """(N, K) 0 or 1 at p = 0.5."""
         return (answers >= 0.5).astype(np.float32)
 
+    def same_decision(self, answers: np.ndarray, recorded: np.ndarray, tolerance: float) -> np.ndarray:
+        """(N,) whether every label is set, or not, in both."""
+        same = (self.predicted(answers) == self.predicted(recorded)) | (np.abs(recorded - 0.5) <= tolerance)
+        every: np.ndarray = same.all(axis=1)
+        return every
+
+    def quality(self, labels: np.ndarray, answers: np.ndarray) -> tuple[str, float]:
+        """The accuracy of labels."""
+        return "accuracy", self.accuracy(labels, answers)
+
     def metrics(self, labels: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
         """Accuracy of labels, exact_match of examples and its interval, mean_average_precision of labels that occur."""
         right = self.right(labels, answers)

@@ -78,6 +78,10 @@ class Regression(Task):
         """(N, K) numbers."""
         return answers
 
+    def quality(self, labels: np.ndarray, answers: np.ndarray) -> tuple[str, float]:
+        """The share of the variance that is explained; 0 where there is none."""
+        return "r2", float(self.metrics(labels, answers)["r2"] or 0)
+
     def metrics(self, labels: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
         """The metrics mae, rmse and r2."""
         wide = labels.astype(np.float64)

@@ -1,0 +1,60 @@
+"""Answers of an export by one of its formats, for files: without TensorFlow and keras."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerazoo.errors import DataError, KerazooError, ModelError, RunError
+from kerazoo.exports.formats import reference
+from kerazoo.exports.formats.runners import load_runner
+from kerazoo.exports.formats.table import SETTINGS, Format
+from kerazoo.exports.layout import CLASS_NAMES, PASSPORT
+from kerazoo.files import read_json
+from kerazoo.models.description import check_names
+from kerazoo.preprocessing.image_files import read_encoded
+from kerazoo.tasks.task import find_task
+
+
+class FormatModel:
+    """A format of the export in `folder`.
+
+    Raises RunError if the export has no such format or is damaged, InputError if its engine is not installed.
+    """
+
+    def __init__(self, folder: Path, one: Format) -> None:
+        passport = read_json(folder / PASSPORT)
+        try:
+            check_names(passport.get(CLASS_NAMES))
+            self.task: str = find_task(passport.get("task")).name
+        except ModelError as error:
+            raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
+        self.class_names: tuple[str, ...] = tuple(passport[CLASS_NAMES])
+        self._run = load_runner(folder, one)
+        self._fits = one.takes == "fitted"
+        self._settings: dict[str, Any] = read_json(folder / SETTINGS)
+
+    def pixels(self, contents: bytes) -> np.ndarray:
+        """An encoded image -> (H, W, C) uint8, as the format takes it. Raises DataError if it cannot be decoded."""
+        try:
+            pixels = reference.decode(contents, self._settings)
+        except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises each of them
+            raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
+        except MemoryError as error:
+            raise KerazooError("there is not enough memory for the prediction of one image") from error
+        result: np.ndarray = reference.fit(pixels, self._settings) if self._fits else pixels
+        return result
+
+    def answer(self, contents: bytes) -> np.ndarray:
+        """An encoded image -> (K,) float32 probabilities, or a regression's numbers. Raises DataError."""
+        row: np.ndarray = self._run(self.pixels(contents)[None])[0]
+        return row
+
+    def predict_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, "np.ndarray | DataError"]]:
+        """(path, the answer or why there is none) for each file, in order."""
+        for path in paths:
+            try:
+                yield path, self.answer(read_encoded(path))
+            except DataError as error:
+                yield path, error

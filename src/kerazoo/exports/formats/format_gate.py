@@ -1,0 +1,150 @@
+"""The gate for a format: every answer from the images' bytes, in a fresh process, and what the format costs."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kerazoo.errors import GateError
+from kerazoo.exports.formats import reference
+from kerazoo.exports.formats.table import REFERENCE, SAVED_MODEL_FORMAT, Format
+from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
+from kerazoo.exports.questions import DEFAULT, Question
+from kerazoo.startup import fresh_python
+from kerazoo.tasks.measures import interval
+from kerazoo.tasks.task import find_task
+
+if TYPE_CHECKING:
+    from kerazoo.pipelines.data.examples import Examples
+
+MEASURING = "kerazoo.exports.formats.measuring"
+
+
+@dataclass(frozen=True)
+class FormatResult:
+    """What a format answers and costs, beside the SavedModel (`name` "saved_model").
+
+    `bytes` is the size of its files. Of the `images` of validation, `agreement` is the share with the recorded class,
+    and `largest_difference` that of an answer. `quality` is the accuracy on these images, or a regression's r2, with
+    Wilson's 95 % `interval` for classes. `milliseconds` are the times for an image in batches of 1 and of 8, of the
+    network's size; `memory` is the largest number of bytes that its process had. Both are of the machine that exported.
+    """
+
+    name: str
+    bytes: int
+    images: int
+    agreement: float
+    largest_difference: float
+    quality: float
+    interval: Sequence[float]
+    milliseconds: Sequence[float]
+    memory: int
+
+    columns: ClassVar[tuple[str, ...]] = ("format", "MB", "agreement", "difference", "ms at 1", "at 8", "MB used")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as in the passport."""
+        return asdict(self)
+
+    def row(self) -> tuple[str, ...]:
+        """The result in words, for the `columns` and one more, the quality."""
+        one, eight = self.milliseconds
+        between = f" ({self.interval[0]:.3f}-{self.interval[1]:.3f})" if self.interval else ""
+        return (
+            self.name, f"{self.bytes / 1e6:.2f}", f"{self.agreement:.4f}", f"{self.largest_difference:.1g}",
+            f"{one:.1f}", f"{eight:.1f}", f"{self.memory / 1e6:.0f}", f"{self.quality:.4f}{between}",
+        )  # fmt: skip
+
+
+def check_format(
+    export: Path, one: Format, asked: Sequence[Question], val: "Examples", scratch: Path
+) -> FormatResult:  # fmt: skip
+    """The result of a format of `export`. `asked` are questions of the gate, the first of which is about all of `val`.
+
+    Raises GateError if an answer differs by more than the format's tolerance, if more right answers are lost than it
+    may lose, or if the format cannot be used.
+    """
+    if (export / REFERENCE).read_bytes() != Path(reference.__file__).read_bytes():
+        raise GateError(f"{REFERENCE} is not that of this version of kerazoo")
+    usable = [question for question in asked if question.signature == DEFAULT]
+    found = _measured(export, one.name, [file for question in usable for file in question.files], scratch)
+    task = find_task(val.task)
+    start = 0
+    for question in usable:
+        answers = found["answers"][start : start + len(question.keys)]
+        start += len(question.keys)
+        if one.loses is None:
+            _refuse_others(one, question, answers, task.same_decision(answers, question.expected, one.tolerance))
+    if found["twice"]:
+        raise GateError(f"format {one.name}: its answer differs from one call to the next")
+    if not found["alone"] <= (one.tolerance if one.loses is None else 1):
+        raise GateError(f"format {one.name}: an answer differs by {found['alone']:.2g} alone and in a batch")
+    recorded = usable[0].expected
+    answers = found["answers"][: len(val)]
+    was, now = (task.quality(val.labels, values) for values in (recorded, answers))
+    if one.loses is not None and not was[1] - now[1] <= one.loses:
+        raise GateError(
+            f"format {one.name}: its {now[0]} on validation is {now[1]:.4f}, and that of the evaluated model "
+            f"{was[1]:.4f}; it may lose {one.loses}; leave the format out"
+        )
+    agreement = float(task.same_decision(answers, recorded, 0.0).mean())
+    size = sum(file.stat().st_size for file in (export / one.folder).iterdir())
+    return _result(one.name, size, val, answers, found, agreement, float(_differences(answers, recorded).max()))
+
+
+def measure_saved_model(
+    export: Path, recorded: Question, val: "Examples", largest_difference: float, scratch: Path
+) -> FormatResult:
+    """The result of the SavedModel, whose answers the gate has compared."""
+    found = _measured(export, SAVED_MODEL_FORMAT, recorded.files, scratch)
+    files = [export / SAVED_MODEL, *(export / VARIABLES).parent.iterdir()]
+    size = sum(file.stat().st_size for file in files)
+    return _result(SAVED_MODEL_FORMAT, size, val, recorded.expected, found, 1.0, largest_difference)
+
+
+def _result(
+    name: str, size: int, val: "Examples", answers: np.ndarray, found: dict[str, Any], agreement: float, largest: float
+) -> FormatResult:
+    task = find_task(val.task)
+    _, quality = task.quality(val.labels, answers)
+    between = list(interval(quality, len(val))) if task.exclusive else []
+    times = [round(float(seconds) * 1000, 3) for seconds in found["seconds"]]
+    return FormatResult(name, size, len(val), agreement, largest, quality, between, times, int(found["memory"]))
+
+
+def _differences(answers: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(N,) the largest difference of an answer for each image, relative for numbers over 1."""
+    each: np.ndarray = (np.abs(answers - expected) / np.maximum(1, np.abs(expected))).max(axis=1)
+    return each
+
+
+def _refuse_others(one: Format, question: Question, answers: np.ndarray, same: np.ndarray) -> None:
+    """Raise GateError, which names the images, if an answer is another one than expected."""
+    if answers.shape != question.expected.shape:
+        raise GateError(f"format {one.name}: its answers must be {question.expected.shape}, got {answers.shape}")
+    difference = _differences(answers, question.expected)
+    wrong = [question.keys[number] for number in np.flatnonzero(~((difference <= one.tolerance) & same)).tolist()]
+    if wrong:
+        named = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        other = "the evaluated model" if question.recorded else "the run's own network"
+        raise GateError(
+            f"format {one.name} does not give the same answers as {other} for {len(wrong)} of {len(question.keys)} "
+            f"images, {named} (largest difference {difference.max():.2g}, at most {one.tolerance} is allowed)"
+        )
+
+
+def _measured(export: Path, name: str, files: Sequence[str], scratch: Path) -> dict[str, Any]:
+    questions, result = scratch / f"{name}.json", scratch / f"{name}.npz"
+    questions.write_text(json.dumps({"files": list(files)}), encoding="utf-8")
+    command = fresh_python(MEASURING, "measure", str(export.absolute()), name, str(questions), str(result))
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode:
+        default = f"it was ended by signal {-process.returncode}" if process.returncode < 0 else "no message"
+        reason = (process.stderr.strip().splitlines() or [default])[-1]
+        raise GateError(f"format {name} cannot be used in a fresh process: {reason}")
+    with np.load(result) as found:
+        return dict(found)

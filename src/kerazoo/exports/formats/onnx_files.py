@@ -1,0 +1,98 @@
+"""ONNX files: floats with resizing inside, which share one file of weights, and integers for ONNX Runtime."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kerazoo.errors import GateError
+from kerazoo.exports.formats.portable import portable
+from kerazoo.files import write_whole
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerazoo.models.description import ModelSpec
+
+OPSET = 18
+WEIGHTS = "weights.bin"
+SMALL = 1024  # bytes; smaller numbers stay in the model's own file
+FILES = {"pixels": "model.onnx", "images": "images.onnx", "prepared": "prepared.onnx"}  # {kind of input: file}
+
+
+def write_onnx(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
+    """Write `model.onnx` at `path`, which takes `pixels`, beside it `images.onnx` and `prepared.onnx`, and the weights.
+
+    The inputs are those of `portable.inputs_of`.
+    """
+    models = {name: _converted(spec, model, kind) for kind, name in FILES.items()}
+    places: dict[str, int] = {}
+    blocks: list[bytes] = []
+    for converted in models.values():
+        _share(converted, places, blocks)
+    write_whole(path.parent / WEIGHTS, b"".join(blocks))
+    for name, converted in models.items():
+        write_whole(path.parent / name, converted.SerializeToString())
+
+
+def _converted(spec: "ModelSpec", model: "keras.Model", kind: str) -> Any:
+    import onnx
+    import tf2onnx
+
+    function, given = portable(spec, model, kind)
+    converted, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
+    onnx.checker.check_model(converted)
+    return converted
+
+
+def _share(model: Any, places: dict[str, int], blocks: list[bytes]) -> None:
+    """Move large numbers of `model` into `blocks`, each once: `places` are known by the hash of what is there."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        content = onnx.numpy_helper.to_array(tensor).tobytes()
+        if len(content) < SMALL:
+            continue
+        key = hashlib.sha256(content).hexdigest()
+        if key not in places:
+            places[key] = sum(map(len, blocks))
+            blocks.append(content)
+        tensor.raw_data = content
+        onnx.external_data_helper.set_external_data(tensor, WEIGHTS, offset=places[key], length=len(content))
+        tensor.ClearField("raw_data")
+
+
+def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: np.ndarray) -> None:
+    """Write a model of integers at `path`, calibrated with (N, height, width, C) uint8 `images`.
+
+    Raises GateError if nothing could be quantized.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    converted = _converted(spec, model, "fitted")
+    (taken,) = converted.graph.input
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left: Iterator[np.ndarray] = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.left, None)
+            return None if image is None else {taken.name: image[None]}
+
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
+        result = Path(folder) / "model.onnx"
+        quantization.quantize_static(
+            converted, str(result), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        )  # fmt: skip
+        content = result.read_bytes()
+    integers = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    weights = [t for t in onnx.load_from_string(content).graph.initializer if t.data_type in integers and t.dims]
+    if not weights:
+        raise GateError("format 'onnx-int8': nothing in the network could be quantized; leave the format out")
+    write_whole(path, content)

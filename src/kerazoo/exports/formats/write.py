@@ -1,0 +1,117 @@
+"""Write the model file of a format from a network, and beside it the preprocessing that a format cannot have inside."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kerazoo.errors import GateError
+from kerazoo.exports.formats import reference
+from kerazoo.exports.formats.onnx_files import quantize_onnx, write_onnx
+from kerazoo.exports.formats.portable import portable, settings_of
+from kerazoo.exports.formats.table import REFERENCE, SETTINGS, Format
+from kerazoo.files import write_json, write_whole
+from kerazoo.preprocessing.image_files import read_image
+from kerazoo.preprocessing.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerazoo.models.description import ModelSpec
+    from kerazoo.pipelines.data.examples import Examples
+
+CALIBRATED = 200  # training images, spread evenly, that show an int8 format which numbers occur
+
+
+def write_preprocessing(folder: Path, spec: "ModelSpec") -> None:
+    """Write `preprocessing/`: its settings in numbers, the names of the answers, and the code that needs only numpy."""
+    (folder / REFERENCE).parent.mkdir()
+    write_whole(folder / REFERENCE, Path(reference.__file__).read_bytes())
+    write_json(folder / SETTINGS, {**settings_of(spec.preprocessing), "class_names": list(spec.class_names)})
+
+
+def write_format(folder: Path, one: Format, spec: "ModelSpec", model: "keras.Model", train: "Examples") -> None:
+    """Write the files of a format into the export in `folder`. `train` are the images to calibrate integers with.
+
+    Raises GateError if nothing was quantized that should be.
+    """
+    path = folder / one.file
+    path.parent.mkdir()
+    writers: dict[str, Callable[[], None]] = {
+        "onnx": lambda: write_onnx(path, spec, model),
+        "onnx-int8": lambda: quantize_onnx(path, spec, model, calibration_images(train, spec.preprocessing)),
+        "openvino": lambda: _openvino(path, spec, model),
+        "openvino-int8": lambda: _quantized_openvino(path, spec, model, train),
+    }
+    writers.get(one.name, lambda: _litert(path, one.name, spec, model, train))()
+    write_whole(path.parent / "class_names.json", json.dumps(list(spec.class_names), ensure_ascii=False))
+
+
+def calibration_images(train: "Examples", preprocessing: Preprocessing) -> np.ndarray:
+    """(N, height, width, C) uint8: training images, spread evenly over all, resized."""
+    some = train.take(range(0, len(train), max(1, len(train) // CALIBRATED)))
+    if some.paths is None:
+        assert some.pixels is not None
+        return np.stack([preprocessing.resize_pixels(image).numpy() for image in some.pixels])
+    return np.stack([preprocessing.read(read_image(path)[0]).numpy() for path in some.paths])
+
+
+def _litert(path: Path, name: str, spec: "ModelSpec", model: "keras.Model", train: "Examples") -> None:
+    import tensorflow as tf
+
+    integers = name == "litert-int8"
+    function, _ = portable(spec, model, "fitted", quantized=integers)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    if name != "litert":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if name == "litert-float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if integers:
+        images = calibration_images(train, spec.preprocessing).astype(np.float32)
+
+        def some() -> Iterator[list[np.ndarray]]:
+            yield from ([image[None]] for image in images)
+
+        converter.representative_dataset = some
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+    content: bytes = converter.convert()
+    if name in ("litert-int8", "litert-dynamic"):
+        _check_litert(content, name)
+    write_whole(path, content)
+
+
+def _check_litert(content: bytes, name: str) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    details: list[dict[str, Any]] = Interpreter(model_content=content).get_tensor_details()
+    check_quantized(name, sum(one["dtype"] == np.int8 for one in details))
+
+
+def _openvino(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
+    import openvino
+
+    function, given = portable(spec, model, "pixels")
+    converted = openvino.convert_model(function.get_concrete_function(), input=[given])
+    openvino.save_model(converted, str(path), compress_to_fp16=False)
+
+
+def _quantized_openvino(path: Path, spec: "ModelSpec", model: "keras.Model", train: "Examples") -> None:
+    import nncf
+    import openvino
+
+    function, given = portable(spec, model, "fitted")
+    converted = openvino.convert_model(function.get_concrete_function(), input=[given])
+    images = calibration_images(train, spec.preprocessing)
+    data = nncf.Dataset([image[None] for image in images])
+    quantized = nncf.quantize(converted, data, subset_size=len(images))
+    check_quantized("openvino-int8", sum(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops()))
+    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+
+
+def check_quantized(name: str, count: int) -> None:
+    """Raise GateError if no operation or weight of a format has integers."""
+    if not count:
+        raise GateError(f"format {name!r}: nothing in the network could be quantized; leave the format out")

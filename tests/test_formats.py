@@ -1,0 +1,250 @@
+"""Other formats: their preprocessing is the zoo's, their answers are the run's, and what differs is refused."""
+
+import io
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_images
+from PIL import Image
+
+import kerazoo
+from kerazoo.errors import GateError, InputError, RunError
+from kerazoo.exports.export import export_run, verify_export
+from kerazoo.exports.formats import portable, reference, write
+from kerazoo.exports.formats.answering import FormatModel
+from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
+from kerazoo.exports.layout import PASSPORT
+from kerazoo.exports.synthetic import encoded_images
+from kerazoo.files import read_json
+from kerazoo.preprocessing.preprocessing import INTERPOLATIONS, RESIZES, Preprocessing
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.train import train
+
+CHEAP = ("onnx", "litert")
+SIZES = ((61, 90), (90, 61), (17, 200), (20, 7), (32, 24), (7, 7), (300, 301))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"), count=16, size=40)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    values = {
+        "model": {"name": "bottleneck_cnn"}, "data": {"path": str(images), "size": 24, "channels": 3, "validation": 0.25},
+        "training": {"epochs": 3, "batch_size": 4}, "optimizer": {"learning_rate": 0.003},
+    }  # fmt: skip
+    return train(make_recipe(values), name="shapes", root=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def export(run, tmp_path_factory):
+    return export_run(run, formats=CHEAP, root=tmp_path_factory.mktemp("saved_models"))
+
+
+def random_pixels(rows, columns, channels):
+    rng = np.random.default_rng(rows * columns)
+    smooth = np.add.outer(np.arange(rows) * 2, np.arange(columns) * 3)[..., None] % 256
+    return (0.6 * smooth + rng.integers(0, 100, (rows, columns, channels))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("resize", RESIZES)
+def test_both_ways_to_resize_are_the_zoo_s(resize, interpolation):
+    """By matrices in the graph and in numpy; a rounding to the other whole number is allowed in one pixel of 200."""
+    preprocessing = Preprocessing(32, 24, 3, resize=resize, interpolation=interpolation)
+    settings = portable.settings_of(preprocessing)
+    for rows, columns in SIZES:
+        pixels = random_pixels(rows, columns, 3)
+        expected = preprocessing.resize_pixels(pixels).numpy().astype(int)
+        for name, found in (
+            ("numpy", reference.fit(pixels, settings)),
+            ("graph", portable.fitted(pixels[None], preprocessing)[0].numpy()),
+        ):
+            difference = np.abs(found.astype(int) - expected)
+            assert difference.max() <= 1, (name, rows, columns, difference.max())
+            assert (difference > 0).mean() < 0.005, (name, rows, columns)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_all_kinds_are_decoded_as_the_zoo_decodes_them(channels):
+    preprocessing = Preprocessing(8, 8, channels)
+    settings = portable.settings_of(preprocessing)
+    deep = io.BytesIO()
+    Image.fromarray(random_pixels(30, 20, 1)[..., 0].astype(np.uint16) * 251).save(deep, "PNG")
+    for name, content in {**encoded_images(), "16 bits": deep.getvalue()}.items():
+        found = reference.decode(content, settings)
+        np.testing.assert_array_equal(found, preprocessing.decode(content).numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("scaling", ["none", "unit", "tf", "torch", "caffe"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_scaled_as_the_zoo_scales_them(scaling, channels):
+    preprocessing = Preprocessing(8, 8, channels, scaling=scaling)
+    pixels = random_pixels(8, 8, channels)
+    found = reference.scale(pixels, portable.settings_of(preprocessing))
+    np.testing.assert_array_equal(found, preprocessing.scale(pixels).numpy())
+
+
+def test_each_format_answers_as_the_run_did(run, export, images):
+    recorded = np.load(run.folder / "evaluation" / "val.npy")
+    # or no format could be told from another
+    assert recorded.std(axis=0).min() > 0.01
+    passport = read_json(export / PASSPORT)
+    rows = {row["name"]: row for row in passport["formats"]}
+    assert list(rows) == ["saved_model", *CHEAP]
+    for row in rows.values():
+        assert row["images"] == len(recorded)
+        assert row["agreement"] == 1
+        assert row["largest_difference"] < FORMATS["onnx"].tolerance
+        assert row["quality"] == passport["metrics"]["val_accuracy"]
+        assert all(value > 0 for value in (row["bytes"], row["memory"], *row["milliseconds"]))
+    assert kerazoo.open_export(export).formats[1].name == "onnx"
+    assert {"onnx/model.onnx", "onnx/weights.bin", "litert/model.tflite", REFERENCE, SETTINGS} <= set(passport["files"])
+    files = sorted(images.rglob("*.png"))[:4]
+    expected = kerazoo.open_export(export).probabilities(files)
+    for name in CHEAP:
+        model = FormatModel(export, FORMATS[name])
+        found = np.stack([model.answer(path.read_bytes()) for path in files])
+        np.testing.assert_allclose(found, expected, atol=0.002)
+
+
+def test_all_onnx_files_agree_and_share_their_weights(export, images):
+    import onnxruntime
+
+    pixels = np.asarray(Image.open(next(images.rglob("*.png"))).convert("RGB"))[None]
+    settings = reference.load(export / SETTINGS)
+    prepared = reference.scale(reference.fit(pixels[0], settings), settings)[None]
+    answers = []
+    for name, given in (("model", pixels), ("images", pixels.astype(np.float32)), ("prepared", prepared)):
+        session = onnxruntime.InferenceSession(str(export / f"onnx/{name}.onnx"))
+        assert session.get_outputs()[0].name == "probabilities"
+        answers.append(session.run(None, {session.get_inputs()[0].name: given})[0])
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-6)
+    np.testing.assert_allclose(answers[2], answers[0], atol=0.002)
+    import onnx
+
+    model = onnx.load(str(export / "onnx/model.onnx"), load_external_data=False)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
+    assert (export / "onnx/weights.bin").stat().st_size < 1.1 * (export / "variables").stat().st_size + 200_000
+
+
+def test_a_format_needs_neither_tensorflow_nor_keras(export, images, tmp_path):
+    code = """
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+import kerazoo
+found = list(kerazoo.predict(sys.argv[1], sys.argv[2], format=sys.argv[3]))
+assert len(found) == 32, len(found)
+print(sum(one.top[0][0] == one.path.parent.name for one in found))
+"""
+    for name in CHEAP:
+        command = [sys.executable, "-c", code, str(export), str(images), name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) == sum(
+            one.top[0][0] == one.path.parent.name for one in kerazoo.predict(str(export), str(images))
+        )
+
+
+def test_the_reference_needs_only_numpy_and_pillow(export, images, tmp_path):
+    code = f"""
+import sys
+for name in ("tensorflow", "keras", "kerazoo"):
+    sys.modules[name] = None
+sys.path.insert(0, {str(export / "preprocessing")!r})
+import numpy, onnxruntime, reference
+settings = reference.load({str(export / SETTINGS)!r})
+pixels = reference.decode(sys.argv[1], settings)
+session = onnxruntime.InferenceSession({str(export / "onnx/model.onnx")!r})
+(probabilities,) = session.run(None, {{"pixels": pixels[None]}})
+print(settings["class_names"][probabilities[0].argmax()])
+"""
+    file = sorted(images.rglob("*.png"))[0]
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (expected,) = kerazoo.predict(str(export), [file])
+    assert done.stdout.strip() == expected.top[0][0]
+
+
+def test_a_bad_file_is_a_row(export, images, tmp_path):
+    (tmp_path / "broken.png").write_bytes(next(images.rglob("*.png")).read_bytes()[:60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no image")
+    found = list(kerazoo.predict(str(export), [*sorted(tmp_path.iterdir()), *images.rglob("0*.png")], format="onnx"))
+    assert [bool(one.error) for one in found] == [True] * 3 + [False] * (len(found) - 3)
+    assert found[1].error == "it is empty"
+    assert found[2].error.startswith("not decoded: cannot identify image file")
+
+
+def other_pixels(change):
+    """A `portable` whose networks get other pixels."""
+    scale = Preprocessing.scale
+
+    def write_it(folder, one, spec, model, train):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Preprocessing, "scale", lambda self, image: change(scale(self, image)))
+            return write.write_format(folder, one, spec, model, train)
+
+    return write_it
+
+
+@pytest.mark.slow  # an export each; test_gate.py and test_export_faults.py refuse exports, too
+@pytest.mark.parametrize("name", CHEAP)
+def test_other_answers_are_refused(run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("kerazoo.exports.export.write_format", other_pixels(lambda x: x[..., ::-1]))
+    words = rf"format {name} does not give the same answers as the .* images, .*; it was not kept"
+    with pytest.raises(GateError, match=words):
+        export_run(run, formats=[name], root=tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_file_of_a_format_is_named(run, export, tmp_path):
+    copy = shutil.copytree(export, tmp_path / "1")
+    content = bytearray((copy / "onnx/weights.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "onnx/weights.bin").write_bytes(content)
+    with pytest.raises(GateError, match=r"onnx/weights.bin is not the file that was exported; export the run again"):
+        verify_export(copy, run)
+
+
+def test_what_is_not_there_is_one_line(export, run, monkeypatch):
+    opened = kerazoo.open_run(run.folder)
+    with pytest.raises(InputError, match="format 'tflite' must be one of saved_model, onnx, onnx-int8, litert"):
+        opened.export(formats="onnx,tflite")
+    with pytest.raises(RunError, match="has no format 'openvino'; export the run with --format openvino"):
+        kerazoo.predict(str(export), [__file__], format="openvino")
+    with pytest.raises(RunError, match="is not an export, so it has no format 'onnx'"):
+        kerazoo.predict(str(run.folder), [__file__], format="onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"format 'litert' needs ai_edge_litert, .*run pip install 'kerazoo\[litert\]'"
+    ):
+        find_formats(["litert"])
+
+
+INTEGERS = ("onnx-int8", "litert-float16", "litert-dynamic", "litert-int8", "openvino", "openvino-int8")
+
+
+@pytest.mark.slow  # six formats, some of which need packages of hundreds of MB
+@pytest.mark.parametrize("name", INTEGERS)
+def test_smaller_formats_lose_little(run, tmp_path, name):
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
+    folder = export_run(run, formats=["litert", name], root=tmp_path)
+    _, whole, small = read_json(folder / PASSPORT)["formats"]
+    assert small["quality"] >= whole["quality"] - 0.02
+    assert small["bytes"] < whole["bytes"] or name == "openvino"
+    assert verify_export(folder, run).images == whole["images"]
+
+
+@pytest.mark.slow  # as above
+def test_an_int8_that_loses_too_much_is_refused(run, tmp_path, monkeypatch):
+    """Calibrated with black images, every activation is cut off."""
+    monkeypatch.setattr(write, "calibration_images", lambda train, preprocessing: np.zeros((8, 24, 24, 3), np.uint8))
+    with pytest.raises(GateError, match=r"format litert-int8: its accuracy on validation is .*; it may lose 0.02"):
+        export_run(run, formats=["litert-int8"], root=tmp_path / "new")
