@@ -315,6 +315,7 @@ def cifar_subset(shared, path):
     np.savez(path, x_train=np.stack(images), y_train=np.array(labels))
 
 
+@pytest.mark.slow  # several trainings; test_findings.py has the words
 def test_what_could_not_be_looked_at_is_said(digits, said):
     diagnostics = diagnosed(network(), keras.optimizers.SGD(0.1), digits, epochs=1, data=None)
     assert [line.partition(":")[0] for line in diagnostics.unseen] == [

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     values = {
-        "model": {"name": "bottleneck_cnn"}, "data": {"path": str(images), "size": 24, "channels": 3, "validation": 0.25},
+        "model": {"name": "bottleneck_cnn"},
+        "data": {"path": str(images), "size": 24, "channels": 3, "validation": 0.25},
         "training": {"epochs": 3, "batch_size": 4}, "optimizer": {"learning_rate": 0.003},
     }  # fmt: skip
     return train(make_recipe(values), name="shapes", root=tmp_path_factory.mktemp("runs"))
@@ -151,24 +153,35 @@ print(sum(one.top[0][0] == one.path.parent.name for one in found))
         )
 
 
-def test_the_reference_needs_only_numpy_and_pillow(export, images, tmp_path):
-    code = f"""
-import sys
-for name in ("tensorflow", "keras", "kerazoo"):
-    sys.modules[name] = None
-sys.path.insert(0, {str(export / "preprocessing")!r})
-import numpy, onnxruntime, reference
-settings = reference.load({str(export / SETTINGS)!r})
-pixels = reference.decode(sys.argv[1], settings)
-session = onnxruntime.InferenceSession({str(export / "onnx/model.onnx")!r})
-(probabilities,) = session.run(None, {{"pixels": pixels[None]}})
-print(settings["class_names"][probabilities[0].argmax()])
-"""
+GUIDE = Path(__file__).parents[1] / "docs/guides/export.md"
+
+
+def of_the_guide(words):
+    """The program below `words` in the guide."""
+    return GUIDE.read_text().split(words)[1].split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("words", ["ONNX Runtime:", "LiteRT, with", pytest.param("OpenVINO:", marks=pytest.mark.slow)])
+def test_the_programs_of_the_guide_need_no_tensorflow(run, export, images, tmp_path, words):
+    """OpenVINO's is slow: it is a package of its own, and an export."""
+    place = export
+    if words == "OpenVINO:":
+        pytest.importorskip("openvino")
+        place = export_run(run, formats=["openvino"], root=tmp_path / "saved_models")
     file = sorted(images.rglob("*.png"))[0]
-    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, cwd=tmp_path)
+    blocked = "import sys\nfor name in ('tensorflow', 'keras', 'kerazoo'):\n    sys.modules[name] = None\n"
+    first = of_the_guide("ONNX Runtime:")
+    if words == "OpenVINO:":
+        first = first.split("session =")[0].replace("import onnxruntime\n", "")
+    code = blocked + first + (of_the_guide(words) if words != "ONNX Runtime:" else "") + "print(probabilities.shape)"
+    code = code.replace("saved_models/flowers/1", str(place)).replace("rose.jpg", str(file))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (expected,) = kerazoo.predict(str(export), [file])
-    assert done.stdout.strip() == expected.top[0][0]
+    lines = done.stdout.split()
+    if words == "ONNX Runtime:":
+        (expected,) = kerazoo.predict(str(export), [file])
+        assert lines[0] == expected.top[0][0]
+    assert done.stdout.strip().endswith("(1, 2)")
 
 
 def test_a_bad_file_is_a_row(export, images, tmp_path):

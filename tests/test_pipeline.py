@@ -618,6 +618,7 @@ def test_finetune_from_a_run_keeps_the_frozen_part(run, arrays, tmp_path):
     assert list((made.folder / "feature_maps").iterdir())
 
 
+@pytest.mark.slow  # a whole fine-tuning; test_transfer.py has the policies of batch norm
 def test_finetune_unfreezes_but_never_batch_norm(run, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(
         transfer.Phases, "keep_if_better", lambda *_, **__: True

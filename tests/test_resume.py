@@ -191,6 +191,7 @@ def test_writing_states_or_not_the_bits_are_the_same(undisturbed, data, tmp_path
     assert same(everything(model, history, tmp_path), wanted)
 
 
+@pytest.mark.slow  # three trainings; test_optimizers.py stops early, too
 def test_what_stopped_early_is_not_trained_on(data, tmp_path):
     options = {"patience": 1, "min_delta": 10.0}  # no epoch is so much better
     model, history, _ = training(data, tmp_path / "a", **options)
@@ -202,6 +203,7 @@ def test_what_stopped_early_is_not_trained_on(data, tmp_path):
     assert same(everything(other, again, tmp_path / "b"), everything(model, history, tmp_path / "a"))
 
 
+@pytest.mark.slow  # several trainings; test_user_callbacks.py resumes a run with callbacks
 def test_a_user_s_callbacks_go_on(data, tmp_path):
     with pytest.raises(Cut):
         training(data, tmp_path, cut=("train_batch", 3, 1))

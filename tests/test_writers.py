@@ -303,7 +303,10 @@ def check_all(name, folder):
     assert sorted(read["images"]) == sorted(newest if name == "folder" else IMAGES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = {"mlflow": pytest.mark.slow}  # its store takes ten seconds; test_mlflow_s_limits_are_kept asks it, too
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NAMES])
 def test_what_was_written_is_read_back(name, tmp_path):
     need(name)
     assert train(name, tmp_path) == 0

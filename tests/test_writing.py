@@ -71,6 +71,8 @@ ALLOWED = {
     "exports.questions:_encoded": "the gate's scratch folder",
     "exports.asking:ask": "the gate's scratch folder",
     "exports.asking:answer": "the gate's scratch folder",
+    "exports.formats.measuring:measure": "the gate's scratch folder",
+    "exports.formats.format_gate:_measured": "the gate's scratch folder",
     "insight.curves:curves_of": "a drawing's `save` is whole (insight/drawing.py)",
     "insight.curves:draw_curves": "a drawing's `save` is whole (insight/drawing.py)",
     "models.engines:_onnx": "a temporary folder",
