@@ -251,7 +251,9 @@ def test_smaller_formats_lose_little(run, tmp_path, name):
     folder = export_run(run, formats=["litert", name], root=tmp_path)
     _, whole, small = read_json(folder / PASSPORT)["formats"]
     assert small["quality"] >= whole["quality"] - 0.02
-    assert small["bytes"] < whole["bytes"] or name == "openvino"
+    assert small["bytes"] < whole["bytes"] or name.startswith(
+        "openvino"
+    )  # its graph alone is larger than these weights
     assert verify_export(folder, run).images == whole["images"]
 
 

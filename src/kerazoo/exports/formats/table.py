@@ -41,7 +41,7 @@ _ALL = (
     Format("onnx", "onnx/model.onnx", "pixels", "onnx", _ONNX, "onnxruntime"),
     Format("onnx-int8", "onnx-int8/model.onnx", "fitted", "onnx", _ONNX, "onnxruntime", loses=LOSS),
     Format("litert", "litert/model.tflite", "fitted", "litert", _LITERT, "ai_edge_litert"),
-    Format("litert-float16", "litert-float16/model.tflite", "fitted", "litert", _LITERT, "ai_edge_litert", 0.02),
+    Format("litert-float16", "litert-float16/model.tflite", "fitted", "litert", _LITERT, "ai_edge_litert", 0.05),
     Format("litert-dynamic", "litert-dynamic/model.tflite", "fitted", "litert", _LITERT, "ai_edge_litert", loses=LOSS),
     Format("litert-int8", "litert-int8/model.tflite", "fitted", "litert", _LITERT, "ai_edge_litert", loses=LOSS),
     Format("openvino", "openvino/model.xml", "pixels", "openvino", ("openvino",), "openvino"),

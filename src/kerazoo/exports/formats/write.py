@@ -1,6 +1,7 @@
 """Write the model file of a format from a network, and beside it the preprocessing that a format cannot have inside."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,9 @@ def _litert(path: Path, name: str, spec: "ModelSpec", model: "keras.Model", trai
 
     integers = name == "litert-int8"
     function, _ = portable(spec, model, "fitted", quantized=integers)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    module = tf.Module()
+    module.variables_ = [variable.value for variable in model.variables]  # a Keras model would leave them out
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
     if name != "litert":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if name == "litert-float16":
@@ -77,7 +80,9 @@ def _litert(path: Path, name: str, spec: "ModelSpec", model: "keras.Model", trai
         converter.representative_dataset = some
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
-    content: bytes = converter.convert()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses numbers that an older form of quantization needed
+        content: bytes = converter.convert()
     if name in ("litert-int8", "litert-dynamic"):
         _check_litert(content, name)
     write_whole(path, content)
@@ -93,8 +98,8 @@ def _check_litert(content: bytes, name: str) -> None:
 def _openvino(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
     import openvino
 
-    function, given = portable(spec, model, "pixels")
-    converted = openvino.convert_model(function.get_concrete_function(), input=[given])
+    function, _ = portable(spec, model, "pixels")
+    converted = openvino.convert_model(function)
     openvino.save_model(converted, str(path), compress_to_fp16=False)
 
 
@@ -102,8 +107,8 @@ def _quantized_openvino(path: Path, spec: "ModelSpec", model: "keras.Model", tra
     import nncf
     import openvino
 
-    function, given = portable(spec, model, "fitted")
-    converted = openvino.convert_model(function.get_concrete_function(), input=[given])
+    function, _ = portable(spec, model, "fitted")
+    converted = openvino.convert_model(function)
     images = calibration_images(train, spec.preprocessing)
     data = nncf.Dataset([image[None] for image in images])
     quantized = nncf.quantize(converted, data, subset_size=len(images))
