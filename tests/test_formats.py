@@ -106,6 +106,7 @@ def test_each_format_answers_as_the_run_did(run, export, images):
         assert row["quality"] == passport["metrics"]["val_accuracy"]
         assert all(value > 0 for value in (row["bytes"], row["memory"], *row["milliseconds"]))
     assert kerazoo.open_export(export).formats[1].name == "onnx"
+    assert rows["onnx"]["memory"] < rows["saved_model"]["memory"] / 2  # its process has no TensorFlow
     assert {"onnx/model.onnx", "onnx/weights.bin", "litert/model.tflite", REFERENCE, SETTINGS} <= set(passport["files"])
     files = sorted(images.rglob("*.png"))[:4]
     expected = kerazoo.open_export(export).probabilities(files)
@@ -188,10 +189,14 @@ def test_a_bad_file_is_a_row(export, images, tmp_path):
     (tmp_path / "broken.png").write_bytes(next(images.rglob("*.png")).read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no image")
+    Image.new("L", (9000, 9000)).save(tmp_path / "zeros.png")  # 81 megapixels, of 79 kB
+    Image.new("RGB", (8, 8)).save(tmp_path / "zzz.tif")
     found = list(kerazoo.predict(str(export), [*sorted(tmp_path.iterdir()), *images.rglob("0*.png")], format="onnx"))
-    assert [bool(one.error) for one in found] == [True] * 3 + [False] * (len(found) - 3)
+    assert [bool(one.error) for one in found] == [True] * 5 + [False] * (len(found) - 5)
     assert found[1].error == "it is empty"
     assert found[2].error.startswith("not decoded: cannot identify image file")
+    assert found[3].error == "not decoded: its header announces 9000 x 9000 pixels; it may have 35,000,000"
+    assert found[4].error.startswith("not decoded: cannot identify image file")
 
 
 def other_pixels(change):

@@ -39,10 +39,10 @@ class FormatModel:
         """An encoded image -> (H, W, C) uint8, as the format takes it. Raises DataError if it cannot be decoded."""
         try:
             pixels = reference.decode(contents, self._settings)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises each of them
-            raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
         except MemoryError as error:
             raise KerazooError("there is not enough memory for the prediction of one image") from error
+        except Exception as error:  # Pillow's decoders raise errors of many kinds
+            raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
         result: np.ndarray = reference.fit(pixels, self._settings) if self._fits else pixels
         return result
 

@@ -53,10 +53,17 @@ def measure(export: str, name: str, questions: str, result: str) -> None:
     twice = not np.array_equal(whole, run(some))
     alone = float(np.abs(np.concatenate([run(image[None]) for image in some]) - whole).max())
     seconds = [_seconds(run, some[:size]) / size for size in BATCHES]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     np.savez(
-        result, answers=np.stack(answers), twice=twice, alone=alone, seconds=np.array(seconds), memory=np.array(memory)
+        result, answers=np.stack(answers), twice=twice, alone=alone, seconds=np.array(seconds), memory=_largest_memory()
     )
+
+
+def _largest_memory() -> int:
+    """The largest number of bytes that this process had. On Linux, `getrusage` would count its parent's, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _pixels(file: str, settings: dict[str, Any]) -> np.ndarray:

@@ -10,11 +10,15 @@ used. `load(PATH)` gives the settings; `decode` and `fit` give what a model take
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+# pixels: at most, for each byte of the file, and for a file of any size; a small file can announce gigabytes
+MOST, PER_BYTE, ALWAYS = 120_000_000, 20, 35_000_000
 Settings = dict[str, Any]
 
 
@@ -29,8 +33,14 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
     from PIL import Image, ImageOps
 
     contents = image if isinstance(image, bytes) else Path(image).read_bytes()
-    with Image.open(io.BytesIO(contents)) as opened:
-        if getattr(opened, "n_frames", 1) > 1:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit below
+        opened = Image.open(io.BytesIO(contents), formats=FORMATS)
+    with opened:
+        most = min(max(PER_BYTE * len(contents), ALWAYS), MOST)
+        if opened.width * opened.height > most:
+            raise OSError(f"its header announces {opened.width} x {opened.height} pixels; it may have {most:,}")
+        if opened.format in ("GIF", "WEBP") and getattr(opened, "n_frames", 1) > 1:
             raise OSError("it is an animation")
         deep = opened.mode.startswith("I")  # 16 bits, of which the upper 8 are used
         has_alpha = opened.mode in ("RGBA", "LA", "PA") or ("transparency" in opened.info and opened.mode == "P")

@@ -25,7 +25,7 @@ class Format:
     extra: str
     packages: tuple[str, ...]
     engine: str  # the package that runs it
-    tolerance: float = 0.002
+    tolerance: float = 0.005
     loses: float | None = None
 
     @property
