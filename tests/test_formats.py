@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_images
 from PIL import Image
 
@@ -20,6 +21,8 @@ from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_for
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.exports.synthetic import encoded_images
 from kerazoo.files import read_json
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.saved import load_model
 from kerazoo.preprocessing.preprocessing import INTERPOLATIONS, RESIZES, Preprocessing
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.train import train
@@ -219,6 +222,18 @@ def test_other_answers_are_refused(run, tmp_path, monkeypatch, name):
     with pytest.raises(GateError, match=words):
         export_run(run, formats=[name], root=tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_network_that_a_converter_cannot_write_is_one_line(run, tmp_path, monkeypatch, name):
+    """The operation is one that neither ONNX nor LiteRT has."""
+    answers = ModelSpec.answers
+    monkeypatch.setattr(
+        ModelSpec, "answers", lambda self, x: answers(self, tf.linalg.expm(x[:, :, None] * x[:, None])[0])
+    )
+    spec, model = load_model(run.folder)
+    with pytest.raises(GateError, match=f"format {name} cannot be written for this network: .*; leave the format out"):
+        write.write_format(tmp_path, FORMATS[name], spec, model, None)
 
 
 def test_a_changed_file_of_a_format_is_named(run, export, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerazoo.errors import GateError
+from kerazoo.errors import GateError, KerazooError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.onnx_files import quantize_onnx, write_onnx
 from kerazoo.exports.formats.portable import portable, settings_of
@@ -36,7 +36,7 @@ def write_preprocessing(folder: Path, spec: "ModelSpec") -> None:
 def write_format(folder: Path, one: Format, spec: "ModelSpec", model: "keras.Model", train: "Examples") -> None:
     """Write the files of a format into the export in `folder`. `train` are the images to calibrate integers with.
 
-    Raises GateError if nothing was quantized that should be.
+    Raises GateError if the converter cannot write the network, or if nothing was quantized that should be.
     """
     path = folder / one.file
     path.parent.mkdir()
@@ -46,7 +46,15 @@ def write_format(folder: Path, one: Format, spec: "ModelSpec", model: "keras.Mod
         "openvino": lambda: _openvino(path, spec, model),
         "openvino-int8": lambda: _quantized_openvino(path, spec, model, train),
     }
-    writers.get(one.name, lambda: _litert(path, one.name, spec, model, train))()
+    try:
+        writers.get(one.name, lambda: _litert(path, one.name, spec, model, train))()
+    except (KerazooError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each converter has errors of its own
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise GateError(
+            f"format {one.name} cannot be written for this network: {reason}; leave the format out"
+        ) from error
     write_whole(path.parent / "class_names.json", json.dumps(list(spec.class_names), ensure_ascii=False))
 
 
