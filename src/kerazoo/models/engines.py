@@ -6,6 +6,7 @@ Other engines round differently. Their outputs for the first batch are compared 
 import importlib
 import importlib.util
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def _onnx(model: keras.Model) -> Runner:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        model.export(str(path), format="onnx", verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras looks for a name that numpy 2 does not have
+            model.export(str(path), format="onnx", verbose=False)
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=onnxruntime.get_available_providers())
     (name,) = (tensor.name for tensor in session.get_inputs())
     return lambda pixels: np.asarray(session.run(None, {name: pixels})[0], np.float32)
