@@ -88,6 +88,7 @@ def test_resume(here, said):
     same_run(run, whole)
 
 
+@pytest.mark.slow  # four rankings; test_transfer.py ranks, and test_cli.py checks
 def test_rank_and_check(here, capsys):
     command("rank photos --backbone bottleneck_cnn=mnist --backbone mlp=none --size 16")
     printed = json.loads(capsys.readouterr().out)["ranked"]

@@ -24,7 +24,7 @@ from kerazoo.models.weights.published import published as published_entry
 from kerazoo.models.weights.scaling_layers import has_published_scaling
 
 FAMILIES = (
-    "vgg16", "resnet50", "inception_v3", "mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small",
+    "vgg16", "resnet50", "mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small",
 )  # fmt: skip
 
 # Published counts, with keras.applications' own top of 1000 classes (keras.io/api/applications and the papers)

@@ -386,10 +386,8 @@ def test_augmentation_parts():
     assert Augmentation(zoom=0.1)
 
 
-SLOW = [pytest.param(fit, marks=pytest.mark.slow) for fit in ("pad", "stretch")]  # a training and an export each
-
-
-@pytest.mark.parametrize("fit", ["crop", *SLOW])
+@pytest.mark.slow  # a training and an export each; test_pipeline.py has one
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_training_sees_what_the_export_sees(tmp_path, fit):
     """Prepared from a path in training = prepared from bytes in an exported graph, to the last bit."""
     kinds = [("JPEG", {"exif": orientation}) for orientation in range(1, 9)]

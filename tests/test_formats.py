@@ -224,7 +224,7 @@ def test_other_answers_are_refused(run, tmp_path, monkeypatch, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])  # ten seconds
 def test_a_network_that_a_converter_cannot_write_is_one_line(run, tmp_path, monkeypatch, name):
     """The operation is one that neither ONNX nor LiteRT has."""
     answers = ModelSpec.answers
