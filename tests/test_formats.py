@@ -20,7 +20,7 @@ from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.exports.synthetic import encoded_images
-from kerazoo.files import read_json
+from kerazoo.files import read_json, write_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import load_model
 from kerazoo.preprocessing.preprocessing import INTERPOLATIONS, RESIZES, Preprocessing
@@ -106,6 +106,7 @@ def test_each_format_answers_as_the_run_did(run, export, images):
         assert row["images"] == len(recorded)
         assert row["agreement"] == 1
         assert row["largest_difference"] < FORMATS["onnx"].tolerance
+        assert row["metric"] == "accuracy"
         assert row["quality"] == passport["metrics"]["val_accuracy"]
         assert all(value > 0 for value in (row["bytes"], row["memory"], *row["milliseconds"]))
     assert kerazoo.open_export(export).formats[1].name == "onnx"
@@ -246,12 +247,18 @@ def test_a_changed_file_of_a_format_is_named(run, export, tmp_path):
         verify_export(copy, run)
 
 
-def test_what_is_not_there_is_one_line(export, run, monkeypatch):
+def test_what_is_not_there_is_one_line(export, run, tmp_path, monkeypatch):
     opened = kerazoo.open_run(run.folder)
     with pytest.raises(InputError, match="format 'tflite' must be one of saved_model, onnx, onnx-int8, litert"):
         opened.export(formats="onnx,tflite")
     with pytest.raises(RunError, match="has no format 'openvino'; export the run with --format openvino"):
         kerazoo.predict(str(export), [__file__], format="openvino")
+    four = shutil.copytree(export, tmp_path / "1")
+    write_json(four / SETTINGS, {**read_json(four / SETTINGS), "channels": 4})
+    with pytest.raises(
+        RunError, match="onnx/model.onnx is for images with 4 channels, which encoded images cannot have"
+    ):
+        kerazoo.predict(str(four), [__file__], format="onnx")
     with pytest.raises(RunError, match="is not an export, so it has no format 'onnx'"):
         kerazoo.predict(str(run.folder), [__file__], format="onnx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

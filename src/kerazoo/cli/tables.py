@@ -41,8 +41,7 @@ def table(report: "CheckReport") -> None:
 def format_table(results: "Sequence[FormatResult]") -> None:
     """Print what each format of an export answers and costs."""
     if results:
-        quality = "r2" if not results[0].interval else "accuracy"
-        rows = Table(*results[0].columns, quality, box=None, pad_edge=False)
+        rows = Table(*results[0].columns, results[0].metric, box=None, pad_edge=False)
         for result in results:
             rows.add_row(*result.row())
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(rows)

@@ -34,6 +34,12 @@ class FormatModel:
         self._run = load_runner(folder, one)
         self._fits = one.takes == "fitted"
         self._settings: dict[str, Any] = read_json(folder / SETTINGS)
+        channels = self._settings["channels"]
+        if channels not in (1, 3):
+            raise RunError(
+                f"{folder / one.file} is for images with {channels} channels, which encoded images cannot have; "
+                "give it pixels by its own engine"
+            )
 
     def pixels(self, contents: bytes) -> np.ndarray:
         """An encoded image -> (H, W, C) uint8, as the format takes it. Raises DataError if it cannot be decoded."""

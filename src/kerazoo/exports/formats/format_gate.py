@@ -29,9 +29,10 @@ class FormatResult:
     """What a format answers and costs, beside the SavedModel (`name` "saved_model").
 
     `bytes` is the size of its files. Of the `images` of validation, `agreement` is the share with the recorded class,
-    and `largest_difference` that of an answer. `quality` is the accuracy on these images, or a regression's r2, with
-    Wilson's 95 % `interval` for classes. `milliseconds` are the times for an image in batches of 1 and of 8, of the
-    network's size; `memory` is the largest number of bytes that its process had. Both are of the machine that exported.
+    and `largest_difference` that of an answer. `quality` is the `metric` on these images: accuracy, or a regression's
+    r2; for classes it has Wilson's 95 % `interval`. `milliseconds` are the times for an image in batches of 1 and of 8,
+    of the network's size; `memory` is the largest number of bytes that its process had. Both are of the machine that
+    exported.
     """
 
     name: str
@@ -39,6 +40,7 @@ class FormatResult:
     images: int
     agreement: float
     largest_difference: float
+    metric: str
     quality: float
     interval: Sequence[float]
     milliseconds: Sequence[float]
@@ -110,10 +112,11 @@ def _result(
     name: str, size: int, val: "Examples", answers: np.ndarray, found: dict[str, Any], agreement: float, largest: float
 ) -> FormatResult:
     task = find_task(val.task)
-    _, quality = task.quality(val.labels, answers)
+    metric, quality = task.quality(val.labels, answers)
     between = list(interval(quality, len(val))) if task.exclusive else []
     times = [round(float(seconds) * 1000, 3) for seconds in found["seconds"]]
-    return FormatResult(name, size, len(val), agreement, largest, quality, between, times, int(found["memory"]))
+    memory = int(found["memory"])
+    return FormatResult(name, size, len(val), agreement, largest, metric, quality, between, times, memory)
 
 
 def _differences(answers: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerazoo.errors import GateError
 from kerazoo.exports.formats.portable import portable
+from kerazoo.exports.formats.table import check_quantized
 from kerazoo.files import write_whole
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
         content = Path(result).read_bytes()
     integers = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     weights = [t for t in onnx.load_from_string(content).graph.initializer if t.data_type in integers and t.dims]
-    if not weights:
-        raise GateError("format 'onnx-int8': nothing in the network could be quantized; leave the format out")
+    check_quantized("onnx-int8", len(weights))
     write_whole(path, content)
 
 

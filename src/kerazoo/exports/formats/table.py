@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kerazoo.errors import InputError
+from kerazoo.errors import GateError, InputError
 
 REFERENCE = "preprocessing/reference.py"
 SETTINGS = "preprocessing/preprocessing.json"
@@ -78,3 +78,9 @@ def check_installed(one: Format, packages: Iterable[str]) -> None:
             raise InputError(
                 f"format {one.name!r} needs {package}, which is not installed; run pip install 'kerazoo[{one.extra}]'"
             )
+
+
+def check_quantized(name: str, count: int) -> None:
+    """Raise GateError if no operation or weight of a format has integers."""
+    if not count:
+        raise GateError(f"format {name!r}: nothing in the network could be quantized; leave the format out")

@@ -12,7 +12,7 @@ from kerazoo.errors import GateError, KerazooError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.onnx_files import quantize_onnx, write_onnx
 from kerazoo.exports.formats.portable import portable, settings_of
-from kerazoo.exports.formats.table import REFERENCE, SETTINGS, Format
+from kerazoo.exports.formats.table import REFERENCE, SETTINGS, Format, check_quantized
 from kerazoo.files import write_json, write_whole
 from kerazoo.preprocessing.image_files import read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -122,9 +122,3 @@ def _quantized_openvino(path: Path, spec: "ModelSpec", model: "keras.Model", tra
     quantized = nncf.quantize(converted, data, subset_size=len(images))
     check_quantized("openvino-int8", sum(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops()))
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
-
-
-def check_quantized(name: str, count: int) -> None:
-    """Raise GateError if no operation or weight of a format has integers."""
-    if not count:
-        raise GateError(f"format {name!r}: nothing in the network could be quantized; leave the format out")
