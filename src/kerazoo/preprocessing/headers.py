@@ -71,13 +71,14 @@ def jpeg_bytes(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
     is_jpeg = tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
     jpeg = tf.where(is_jpeg, contents, NO_JPEG)
-    height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(jpeg), tf.int64))
+    height, width, components = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(jpeg), tf.int64))
     # Every scan begins with FF DA and a length below 256. These bytes do not occur inside a scan. Elsewhere, for
     # example after the image, they occur by chance once in 16 MB.
     scans = occurrences(jpeg, b"\xff\xda\x00", MAX_SCANS + 1)
-    decoded = height * width * 3
+    each = tf.maximum(components, 3)  # bytes a pixel; the decoder of CMYK has four, and as many numbers of a scan
+    decoded = height * width * each
     most = tf.minimum(tf.constant(MAX_SCANS, tf.int64), SCANS_AT_LARGEST * _allowed(jpeg) // tf.maximum(decoded, 1))
-    with tf.control_dependencies([_of_decent_size(height, width, 3, jpeg)]):
+    with tf.control_dependencies([_of_decent_size(height, width, each, jpeg)]):
         few = tf.identity(scans <= most)
     return is_jpeg, after(
         decoded, _require(few, "the JPEG has", scans, "scans, but at its size at most", most, "are allowed")

@@ -16,6 +16,8 @@ from kerazoo.models.description import check_names
 from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.tasks.task import find_task
 
+LARGE = 4_000_000  # pixels of an image that is resized before a model that could do it, for less memory
+
 
 class FormatModel:
     """A format of the export in `folder`.
@@ -49,7 +51,8 @@ class FormatModel:
             raise KerazooError("there is not enough memory for the prediction of one image") from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds
             raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
-        result: np.ndarray = reference.fit(pixels, self._settings) if self._fits else pixels
+        fits = self._fits or pixels.shape[0] * pixels.shape[1] > LARGE
+        result: np.ndarray = reference.fit(pixels, self._settings) if fits else pixels
         return result
 
     def answer(self, contents: bytes) -> np.ndarray:

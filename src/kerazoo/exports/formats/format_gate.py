@@ -11,9 +11,10 @@ import numpy as np
 
 from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
-from kerazoo.exports.formats.table import REFERENCE, SAVED_MODEL_FORMAT, Format
+from kerazoo.exports.formats.table import BROWSER, REFERENCE, SAVED_MODEL_FORMAT, Format
 from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
 from kerazoo.exports.questions import DEFAULT, Question
+from kerazoo.exports.web.browser import browse
 from kerazoo.startup import fresh_python
 from kerazoo.tasks.measures import interval
 from kerazoo.tasks.task import find_task
@@ -31,8 +32,8 @@ class FormatResult:
     `bytes` is the size of its files. Of the `images` of validation, `agreement` is the share with the recorded class,
     and `largest_difference` that of an answer. `quality` is the `metric` on these images: accuracy, or a regression's
     r2; for classes it has Wilson's 95 % `interval`. `milliseconds` are the times for an image in batches of 1 and of 8,
-    of the network's size; `memory` is the largest number of bytes that its process had. Both are of the machine that
-    exported.
+    of the network's size; `memory` is the largest number of bytes that its process had, None where a
+    system does not say. Both are of the machine that exported.
     """
 
     name: str
@@ -44,7 +45,7 @@ class FormatResult:
     quality: float
     interval: Sequence[float]
     milliseconds: Sequence[float]
-    memory: int
+    memory: int | None
 
     columns: ClassVar[tuple[str, ...]] = ("format", "MB", "agreement", "difference", "ms at 1", "at 8", "MB used")
 
@@ -56,9 +57,10 @@ class FormatResult:
         """The result in words, for the `columns` and one more, the quality."""
         one, eight = self.milliseconds
         between = f" ({self.interval[0]:.3f}-{self.interval[1]:.3f})" if self.interval else ""
+        memory = "" if self.memory is None else f"{self.memory / 1e6:.0f}"
         return (
             self.name, f"{self.bytes / 1e6:.2f}", f"{self.agreement:.4f}", f"{self.largest_difference:.1g}",
-            f"{one:.1f}", f"{eight:.1f}", f"{self.memory / 1e6:.0f}", f"{self.quality:.4f}{between}",
+            f"{one:.1f}", f"{eight:.1f}", memory, f"{self.quality:.4f}{between}",
         )  # fmt: skip
 
 
@@ -73,7 +75,8 @@ def check_format(
     if (export / REFERENCE).read_bytes() != Path(reference.__file__).read_bytes():
         raise GateError(f"{REFERENCE} is not that of this version of kerazoo")
     usable = [question for question in asked if question.signature == DEFAULT]
-    found = _measured(export, one.name, [file for question in usable for file in question.files], scratch)
+    files = [file for question in usable for file in question.files]
+    found = browse(export, files, scratch) if one.engine == BROWSER else _measured(export, one.name, files, scratch)
     task = find_task(val.task)
     start = 0
     for question in usable:
@@ -94,7 +97,7 @@ def check_format(
             f"{was[1]:.4f}; it may lose {one.loses}; leave the format out"
         )
     agreement = float(task.same_decision(answers, recorded, 0.0).mean())
-    size = sum(file.stat().st_size for file in (export / one.folder).iterdir())
+    size = sum(file.stat().st_size for file in (export / one.folder).rglob("*"))
     return _result(one.name, size, val, answers, found, agreement, float(_differences(answers, recorded).max()))
 
 
@@ -115,7 +118,7 @@ def _result(
     metric, quality = task.quality(val.labels, answers)
     between = list(interval(quality, len(val))) if task.exclusive else []
     times = [round(float(seconds) * 1000, 3) for seconds in found["seconds"]]
-    memory = int(found["memory"])
+    memory = None if found["memory"] is None else int(found["memory"])
     return FormatResult(name, size, len(val), agreement, largest, metric, quality, between, times, memory)
 
 

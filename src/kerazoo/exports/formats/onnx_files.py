@@ -33,7 +33,7 @@ def write_onnx(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
 
     The inputs are those of `portable.inputs_of`.
     """
-    models = {name: _converted(spec, model, kind) for kind, name in FILES.items()}
+    models = {name: to_onnx(spec, model, kind) for kind, name in FILES.items()}
     places: dict[str, int] = {}
     blocks: list[bytes] = []
     for converted in models.values():
@@ -43,7 +43,8 @@ def write_onnx(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
         write_whole(path.parent / name, converted.SerializeToString())
 
 
-def _converted(spec: "ModelSpec", model: "keras.Model", kind: str) -> Any:
+def to_onnx(spec: "ModelSpec", model: "keras.Model", kind: str) -> Any:
+    """The network as an ONNX model with the input of this kind, see `portable.inputs_of`."""
     import onnx
     import tf2onnx
 
@@ -80,7 +81,7 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    converted = _converted(spec, model, "fitted")
+    converted = to_onnx(spec, model, "fitted")
     (taken,) = converted.graph.input
     each = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in model.layers if hasattr(layer.output, "shape"))
     some = images[:: -(-len(images) * each // MEMORY)]

@@ -19,6 +19,8 @@ import numpy as np
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # pixels: at most, for each byte of the file, and for a file of any size; a small file can announce gigabytes
 MOST, PER_BYTE, ALWAYS = 120_000_000, 20, 35_000_000
+SCANS = 12  # of a JPEG with the largest number of pixels; smaller ones may have more, up to 100
+BAND = 256  # rows that are blended at once
 Settings = dict[str, Any]
 
 
@@ -44,18 +46,30 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
             raise OSError("it is an animation")
         deep = opened.mode.startswith("I")  # 16 bits, of which the upper 8 are used
         has_alpha = opened.mode in ("RGBA", "LA", "PA") or ("transparency" in opened.info and opened.mode == "P")
-        turned = ImageOps.exif_transpose(opened)
+        if opened.format == "JPEG" and contents.count(b"\xff\xda\x00") > _most_scans(opened, most):
+            raise OSError(f"it has more than {_most_scans(opened, most)} scans, which is the limit for its size")
+        ImageOps.exif_transpose(opened, in_place=True)
         if deep:
-            gray = (np.asarray(turned).astype(np.int64) >> 8).astype(np.uint8)
+            gray = (np.asarray(opened) >> 8).astype(np.uint8)
             pixels = np.repeat(gray[..., None], 3, axis=-1)
         else:
-            pixels = np.asarray(turned.convert("RGBA" if has_alpha else "RGB"))
+            mode = "RGBA" if has_alpha else "RGB"
+            pixels = np.asarray(opened if opened.mode == mode else opened.convert(mode))
     if has_alpha:
-        color, alpha = pixels[..., :3].astype(np.int64), pixels[..., 3:].astype(np.int64)
-        pixels = ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        pixels = np.concatenate([_over_white(pixels[start : start + BAND]) for start in range(0, len(pixels), BAND)])
     if settings["channels"] == 1:  # ITU-R 601-2 luma, as Pillow has it
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return pixels
+
+
+def _most_scans(opened: Any, most: int) -> int:
+    return min(100, SCANS * most // max(1, opened.width * opened.height))
+
+
+def _over_white(pixels: np.ndarray) -> np.ndarray:
+    color, alpha = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+    blended: np.ndarray = ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return blended
 
 
 def fit(pixels: np.ndarray, settings: Settings) -> np.ndarray:
@@ -80,8 +94,8 @@ def fit(pixels: np.ndarray, settings: Settings) -> np.ndarray:
         before = [int(side) for side in np.maximum(np.floor((new - inside) / 2), 0)]
     by_row = resizing_matrix(rows, inner[0], settings["interpolation"])
     by_column = resizing_matrix(columns, inner[1], settings["interpolation"])
-    resized = np.einsum("hr,rcx,wc->hwx", by_row, pixels.astype(np.float32), by_column, optimize=True)
-    whole = np.clip(np.round(resized), 0, 255).astype(np.uint8)
+    layers = [by_row @ layer.astype(np.float32) @ by_column.T for layer in np.moveaxis(pixels, -1, 0)]
+    whole = np.clip(np.round(np.stack(layers, axis=-1)), 0, 255).astype(np.uint8)
     result = np.zeros((height, width, pixels.shape[-1]), np.uint8)
     result[before[0] : before[0] + inner[0], before[1] : before[1] + inner[1]] = whole
     return result

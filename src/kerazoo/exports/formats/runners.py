@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.errors import RunError
-from kerazoo.exports.formats.table import Format, check_installed
+from kerazoo.errors import InputError, RunError
+from kerazoo.exports.formats.table import BROWSER, Format, check_installed
 
 Runner = Callable[[np.ndarray], np.ndarray]
 
@@ -16,11 +16,17 @@ Runner = Callable[[np.ndarray], np.ndarray]
 def load_runner(folder: Path, one: Format) -> Runner:
     """A function of (B, H, W, C) uint8 pixels, as `one.takes` says -> (B, K) float32 answers.
 
-    Raises InputError if the engine is not installed, RunError if the export has no such format or it is damaged.
+    Raises InputError if the engine is not installed or is a browser, RunError if the export has no such format or it
+    is damaged.
     """
     path = folder / one.file
     if not path.is_file():
         raise RunError(f"{folder} has no format {one.name!r}; export the run with --format {one.name}")
+    if one.engine == BROWSER:
+        raise InputError(
+            f"format {one.name!r} answers in a browser: run python -m http.server --directory {path.parent} and open "
+            "http://localhost:8000, or answer by format 'onnx' here"
+        )
     check_installed(one, [one.engine])
     load = {"onnxruntime": _onnx, "ai_edge_litert": _litert, "openvino": _openvino}[one.engine]
     try:

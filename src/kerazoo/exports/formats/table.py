@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kerazoo.errors import GateError, InputError
+from kerazoo.exports.web.chromium import find_browser
 
 REFERENCE = "preprocessing/reference.py"
 SETTINGS = "preprocessing/preprocessing.json"
@@ -24,7 +25,7 @@ class Format:
     takes: str
     extra: str
     packages: tuple[str, ...]
-    engine: str  # the package that runs it
+    engine: str  # the package that runs it, or `BROWSER`
     tolerance: float = 0.005
     loses: float | None = None
 
@@ -35,6 +36,7 @@ class Format:
 
 
 _ONNX = ("onnx", "tf2onnx", "onnxruntime")
+BROWSER = "browser"  # the engine of the format `web`, which is no package
 _LITERT = ("ai_edge_litert",)
 LOSS = 0.02  # a share of right answers: two points
 _ALL = (
@@ -47,6 +49,7 @@ _ALL = (
     Format("openvino", "openvino/model.xml", "pixels", "openvino", ("openvino",), "openvino"),
     Format("openvino-int8", "openvino-int8/model.xml", "fitted", "openvino", ("openvino", "nncf"), "openvino",
            loses=LOSS),
+    Format("web", "web/model.onnx", "pixels", "onnx", ("onnx", "tf2onnx"), BROWSER),
 )  # fmt: skip
 FORMATS = {one.name: one for one in _ALL}
 SAVED_MODEL_FORMAT = "saved_model"  # every export has it
@@ -55,7 +58,7 @@ SAVED_MODEL_FORMAT = "saved_model"  # every export has it
 def find_formats(names: Iterable[str] | str, *, needed: bool = True) -> list[Format]:
     """The formats of these names, or of one text with commas, without `saved_model` and what is named twice.
 
-    Raises InputError for an unknown name, and with `needed` if a package that writes a format is not installed.
+    Raises InputError for an unknown name, and with `needed` if what writes a format, or a browser, is not installed.
     """
     given = names.split(",") if isinstance(names, str) else list(names)
     found: dict[str, Format] = {}
@@ -68,6 +71,8 @@ def find_formats(names: Iterable[str] | str, *, needed: bool = True) -> list[For
         found[stripped] = FORMATS[stripped]
     for one in found.values() if needed else ():
         check_installed(one, one.packages)
+        if one.engine == BROWSER:
+            find_browser()
     return list(found.values())
 
 

@@ -13,6 +13,7 @@ from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.onnx_files import quantize_onnx, write_onnx
 from kerazoo.exports.formats.portable import portable, settings_of
 from kerazoo.exports.formats.table import REFERENCE, SETTINGS, Format, check_quantized
+from kerazoo.exports.web.write import write_web
 from kerazoo.files import write_json, write_whole
 from kerazoo.preprocessing.image_files import read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -44,6 +45,7 @@ def write_format(folder: Path, one: Format, spec: "ModelSpec", model: "keras.Mod
         "onnx": lambda: write_onnx(path, spec, model),
         "onnx-int8": lambda: quantize_onnx(path, spec, model, calibration_images(train, spec.preprocessing)),
         "openvino": lambda: _openvino(path, spec, model),
+        "web": lambda: write_web(path, spec, model),
         "openvino-int8": lambda: _quantized_openvino(path, spec, model, train),
     }
     try:
