@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -123,3 +124,39 @@ def jpeg(width, height, frame=0xC2, scans=1, components=3, before=b""):
     for number in range(scans - 1):
         parts += [segment(0xDA, bytes([1, 1 + number % components, 0, 1, 63, 0x10])), data]
     return b"".join([*parts, b"\xff\xd9"])
+
+
+def samples():
+    """Small images of every kind."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = [
+        ("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+    ]  # fmt: skip
+    found = []
+    for kind, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        found.append(buffer.getvalue())
+    return [*found, png(20, 24, 16, 6), png(20, 24, 8, 3, middle=texts(1)), jpeg(24, 24, scans=9)]
+
+
+def mutated(contents, draw):
+    """`contents` with a few bytes changed, put in or taken out, as `draw`, a random.Random, says."""
+    data = bytearray(contents)
+    for _ in range(draw.randint(1, 6)):
+        at = draw.randrange(len(data)) if draw.random() < 0.5 else draw.randrange(min(len(data), 64))
+        way = draw.randrange(4)
+        if way == 0:
+            data[at] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
+        elif way == 1:
+            data[at : at + 4] = draw.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\x80\0"))
+        elif way == 2:
+            data[at:at] = data[at : at + draw.randint(1, 40)]
+        else:
+            del data[at : at + draw.randint(1, 40)]
+        data = data or bytearray(b"x")
+    return bytes(data)

@@ -1,9 +1,12 @@
 """Other formats: their preprocessing is the zoo's, their answers are the run's, and what differs is refused."""
 
 import io
+import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +14,16 @@ import pytest
 import tensorflow as tf
 from conftest import make_images
 from PIL import Image
+from test_full_disk import mounted
 
 import kerazoo
-from kerazoo.errors import GateError, InputError, RunError
+from kerazoo.errors import GateError, InputError, KerazooError, RunError
 from kerazoo.exports.export import export_run, verify_export
 from kerazoo.exports.formats import portable, reference, write
 from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
 from kerazoo.exports.layout import PASSPORT
+from kerazoo.exports.passport import file_hashes
 from kerazoo.exports.synthetic import encoded_images
 from kerazoo.files import read_json, write_json
 from kerazoo.models.description import ModelSpec
@@ -291,3 +296,44 @@ def test_an_int8_that_loses_too_much_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "calibration_images", lambda train, preprocessing: np.zeros((8, 24, 24, 3), np.uint8))
     with pytest.raises(GateError, match=r"format litert-int8: its accuracy on validation is .*; it may lose 0.02"):
         export_run(run, formats=["litert-int8"], root=tmp_path / "new")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
+@pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])  # a package of its own
+def test_a_full_disk_while_a_format_is_written_is_one_line_and_leaves_nothing(run, export, tmp_path, name):
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
+    others = [path for path in export.rglob("*") if path.is_file() and path.parent.name not in CHEAP]
+    room = 32 + sum(-(-path.stat().st_size // 4096) * 4 for path in others)  # kB; there is none for the network
+    with mounted(tmp_path / "disk", f"{room}k") as root:
+        with pytest.raises(KerazooError, match="the export could not be written into .*No space left on device; not"):
+            export_run(run, formats=[name], root=root)
+        assert not list(root.iterdir())
+
+
+@pytest.mark.slow  # twelve exports
+def test_an_export_killed_at_any_moment_leaves_no_half_export(run, tmp_path):
+    """And never touches a version that was there."""
+    draw = random.Random(0)
+    command = [Path(sys.executable).with_name("kerazoo"), "export", run.folder, "--format", "onnx,litert"]
+    begin = time.monotonic()
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    whole = time.monotonic() - begin
+    folder = tmp_path / "saved_models" / "shapes"
+    first = file_hashes(folder / "1")
+    killed = 0
+    for _ in range(12):
+        process = subprocess.Popen([*command, "--new-version"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(draw.uniform(0.1, 0.98) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.wait()
+        for version in folder.iterdir():
+            verify_export(version, run)
+        assert {path.name for path in folder.parent.iterdir() if path.name[0] != "."} == {"shapes"}
+    assert killed >= 6
+    assert file_hashes(folder / "1") == first
+    subprocess.run([*command, "--new-version"], cwd=tmp_path, check=True, capture_output=True)
+    assert [path.name for path in folder.parent.iterdir()] == ["shapes"]  # what the killed ones left is removed

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from bombs import chunk, gif, jpeg, png, texts
+from bombs import chunk, gif, jpeg, mutated, png, samples, texts
 from PIL import Image
 
 from kerazoo.errors import DataError
@@ -88,40 +88,6 @@ def test_large_images_have_the_same_bits_as_decoding_and_fitting_apart():
     alpha = pixels[..., 3:].astype(int)
     expected = (colour * alpha + 255 * (255 - alpha) + 127) // 255
     np.testing.assert_array_equal(SMALL.decode(contents), expected)
-
-
-def samples():
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (24, 20, 3)).astype(np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    kinds = [
-        ("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
-    ]  # fmt: skip
-    found = []
-    for kind, options in kinds:
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **options)
-        found.append(buffer.getvalue())
-    return [*found, png(20, 24, 16, 6), png(20, 24, 8, 3, middle=texts(1)), jpeg(24, 24, scans=9)]
-
-
-def mutated(contents, draw):
-    data = bytearray(contents)
-    for _ in range(draw.randint(1, 6)):
-        at = draw.randrange(len(data)) if draw.random() < 0.5 else draw.randrange(min(len(data), 64))
-        way = draw.randrange(4)
-        if way == 0:
-            data[at] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
-        elif way == 1:
-            data[at : at + 4] = draw.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\x80\0"))
-        elif way == 2:
-            data[at:at] = data[at : at + draw.randint(1, 40)]
-        else:
-            del data[at : at + draw.randint(1, 40)]
-        data = data or bytearray(b"x")
-    return bytes(data)
 
 
 def fuzz(count):

@@ -1,6 +1,7 @@
 """Write the model file of a format from a network, and beside it the preprocessing that a format cannot have inside."""
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,8 +110,7 @@ def _openvino(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
     import openvino
 
     function, _ = portable(spec, model, "pixels")
-    converted = openvino.convert_model(function)
-    openvino.save_model(converted, str(path), compress_to_fp16=False)
+    _save_openvino(path, openvino.convert_model(function))
 
 
 def _quantized_openvino(path: Path, spec: "ModelSpec", model: "keras.Model", train: "Examples") -> None:
@@ -123,4 +123,17 @@ def _quantized_openvino(path: Path, spec: "ModelSpec", model: "keras.Model", tra
     data = nncf.Dataset([image[None] for image in images])
     quantized = nncf.quantize(converted, data, subset_size=len(images))
     check_quantized("openvino-int8", sum(node.get_type_name() == "FakeQuantize" for node in quantized.get_ops()))
-    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+    _save_openvino(path, quantized)
+
+
+def _save_openvino(path: Path, model: Any) -> None:
+    """Write the two files of `model`, by way of a temporary folder: OpenVINO does not say that a disk is full."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
+        try:
+            openvino.save_model(model, str(Path(folder) / path.name), compress_to_fp16=False)
+        except RuntimeError as error:
+            raise KerazooError(f"OpenVINO cannot write into {folder} ({error}); look whether there is room") from error
+        for file in sorted(Path(folder).iterdir()):
+            write_whole(path.with_name(file.name), file.read_bytes())
