@@ -161,6 +161,7 @@ def test_the_page_answers_as_the_run_did(run, images, tmp_path, real_browser):
     assert row["bytes"] > 14e6  # with the runtime
     assert all(value > 0 for value in (row["memory"], *row["milliseconds"]))
     assert verify_export(export, run).images == row["images"]
+    assert {f"web/onnxruntime/{name}" for name in runtime.FILES} < set(read_json(export / PASSPORT)["files"])
     with pytest.raises(InputError, match="'web' answers in a browser: run python -m http.server --directory .*/web"):
         kerazoo.predict(str(export), [__file__], format="web")
 

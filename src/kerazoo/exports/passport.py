@@ -37,7 +37,8 @@ def passport_of(run: Run, spec: "ModelSpec", evaluations: Sequence[Evaluation]) 
 def file_hashes(folder: Path) -> dict[str, str]:
     """{path in the export: sha256} of the graph, the weights and the files of other formats. Raises OSError."""
     folders = [(folder / VARIABLES).parent, (folder / REFERENCE).parent, *(folder / name for name in FORMATS)]
-    files = [folder / SAVED_MODEL, *(path for part in folders for path in sorted(part.glob("*")) if path.is_file())]
+    inside = [path for part in folders for path in sorted(part.rglob("*")) if path.is_file()]
+    files = [folder / SAVED_MODEL, *(path for path in inside if path.parent.name != "__pycache__")]
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
