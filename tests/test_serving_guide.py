@@ -96,13 +96,10 @@ def test_a_client_of_tensorflow_serving_sends_what_the_export_takes(place):
         def log_message(self, *arguments):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.handle_request)
-    thread.start()
-    code = program("TensorFlow Serving").replace("localhost:8501", f"127.0.0.1:{server.server_address[1]}")
-    said = done([sys.executable, "-c", code], place)
-    thread.join()
-    server.server_close()
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        code = program("TensorFlow Serving").replace("localhost:8501", f"127.0.0.1:{server.server_address[1]}")
+        said = done([sys.executable, "-c", code], place)
     (expected,) = kerazoo.predict(str(place / "saved_models/flowers"), [place / "rose.jpg"])
     assert said.strip() == expected.top[0][0]
     assert asked[0][0] == "/v1/models/flowers:predict"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,9 @@ def test_npm_that_fails_or_gives_another_package_is_one_line(tmp_path, npm):
     words = r"npm cannot get onnxruntime-web [0-9.]+: npm error network request failed; try again with a connection"
     with pytest.raises(KerazooError, match=words):
         runtime.write_runtime(tmp_path)
+    npm("echo part > onnxruntime-web.tgz; echo 'npm error nospc' >&2; exit 1")
+    with pytest.raises(KerazooError, match=r"npm cannot get onnxruntime-web .*: npm error nospc; try again"):
+        runtime.write_runtime(tmp_path)
     npm("echo changed > onnxruntime-web.tgz")
     with pytest.raises(KerazooError, match=r"has the sha512 .*, and should have .*; look at the registry that npm is"):
         runtime.write_runtime(tmp_path)
@@ -83,9 +87,10 @@ def test_without_npm_the_page_names_a_host(run, tmp_path, monkeypatch):
     path.parent.mkdir()
     web.write_web(path, spec, model)
     page = (path.parent / "index.html").read_text()
-    assert "script-src 'self' 'wasm-unsafe-eval' https://cdn.jsdelivr.net; connect-src 'self' https://cdn.js" in page
+    host = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{runtime.VERSION}/dist/"
+    assert f"script-src 'self' 'wasm-unsafe-eval' {host}; connect-src 'self' {host};" in page
     settings = read_json(path.parent / "model.json")
-    assert settings["runtime"] == f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{runtime.VERSION}/dist/"
+    assert settings["runtime"] == f"{host}ort.wasm.bundle.min.mjs"
     assert settings["class_names"] == ["circle", "square"]
     assert {p.name for p in path.parent.iterdir()} == {
         "index.html", "page.css", "page.js", "classify.js", "model.json", "model.onnx",
@@ -106,16 +111,19 @@ def test_a_browser_that_is_missing_or_ends_is_one_line(tmp_path, monkeypatch):
     ):
         find_formats(["web"])
     program = tmp_path / "chromium"
-    program.write_text("#!/bin/sh\necho 'No usable sandbox!' >&2; exit 1\n")
+    program.write_text("#!/bin/sh\necho 'FATAL: No usable sandbox!' >&2; echo '#0 0x55' >&2; exit 1\n")
     program.chmod(0o700)
     (tmp_path / "index.html").write_text("<body></body>")
     page = browser.Page(tmp_path, [], np.zeros((8, 4, 4, 3), np.uint8))
     with (
         chromium.chromium("http://127.0.0.1:9", tmp_path / "profile") as process,
-        pytest.raises(GateError, match="format web: the browser ended by itself: No usable sandbox!"),
+        pytest.raises(GateError, match="format web: the browser ended by itself: FATAL: No usable sandbox!"),
     ):
         page.wait(process, tmp_path / "profile")
-    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    program.write_text("no program")
+    with pytest.raises(InputError, match=r"chromium cannot be started: Exec format error"):
+        chromium.chromium("", tmp_path / "third").__enter__()
+    program.write_text("#!/bin/sh\n/bin/sleep 61 & /bin/sleep 61\n")  # with a child of its own
     monkeypatch.setattr(browser, "SILENCE", 0.5)
     with (
         chromium.chromium("http://127.0.0.1:9", tmp_path / "other") as process,
@@ -123,6 +131,7 @@ def test_a_browser_that_is_missing_or_ends_is_one_line(tmp_path, monkeypatch):
     ):
         page.wait(process, tmp_path / "other")
     assert process.poll() is not None
+    assert b"sleep\x0061" not in b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
 DRIVE = """
@@ -161,7 +170,7 @@ def test_the_page_answers_as_the_run_did(run, images, tmp_path, real_browser):
     assert row["bytes"] > 14e6  # with the runtime
     assert all(value > 0 for value in (row["memory"], *row["milliseconds"]))
     assert verify_export(export, run).images == row["images"]
-    assert {f"web/onnxruntime/{name}" for name in runtime.FILES} < set(read_json(export / PASSPORT)["files"])
+    assert {f"web/{place}" for place in runtime.FILES.values()} < set(read_json(export / PASSPORT)["files"])
     with pytest.raises(InputError, match="'web' answers in a browser: run python -m http.server --directory .*/web"):
         kerazoo.predict(str(export), [__file__], format="web")
 
@@ -183,24 +192,26 @@ def test_the_page_answers_as_the_run_did(run, images, tmp_path, real_browser):
 
 
 PLANTED = {
-    "BGR": (b"values[from], values[from + 1], values[from + 2]", b"values[from + 2], values[from + 1], values[from]",
+    "BGR": ("classify.js", b"[red, green, blue] =", b"[blue, green, red] =",
             "format web does not give the same answers as"),
-    "upside down": (b'"from-image"', b'"flipY"', "format web does not give the same answers as"),
-    "another network": (b"model.onnx", b"missing.onnx", "format web: its page fails in the browser: "),
-    "an image fails": (b"bitmap.close();\n  return", b"throw new Error('no room');\n  return",
+    "upside down": ("classify.js", b'"from-image"', b'"flipY"', "format web does not give the same answers as"),
+    "a file is missing": ("classify.js", b"model.onnx", b"missing.onnx", "format web: its page fails in the browser: "),
+    "an image fails": ("classify.js", b"bitmap.close();\n  return", b"throw new Error('no room');\n  return",
                        "format web does not answer .*: no room"),
+    "other names": ("model.json", b'"circle"', b'"triangle"', "format web: the class names of its page are"),
+    "a wrong order": ("page.js", b"other[1] - one[1]", b"one[1] - other[1]", "its page shows '.*' first for .*, and"),
 }  # fmt: skip
 
 
 @pytest.mark.slow  # as above
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_page_that_answers_otherwise_is_refused(run, tmp_path, monkeypatch, real_browser, fault):
-    old, new, words = PLANTED[fault]
+    file, old, new, words = PLANTED[fault]
     write = web.write_web
 
     def planted(path, spec, model):
         write(path, spec, model)
-        script = path.parent / "classify.js"
+        script = path.parent / file
         content = script.read_bytes()
         assert old in content
         script.write_bytes(content.replace(old, new))

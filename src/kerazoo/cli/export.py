@@ -20,7 +20,7 @@ def export(
     new_version: Annotated[bool, typer.Option("--new-version", help="Add a version if NAME exists.")] = False,
     images: Images = None,
     formats: Annotated[
-        str, typer.Option("--format", help="More formats, with commas: onnx, litert, openvino, onnx-int8, ...")
+        str, typer.Option("--format", help="More formats, with commas: onnx, litert, openvino, web, ...")
     ] = "saved_model",
     as_json: Json = False,
 ) -> None:

@@ -8,15 +8,13 @@ import numpy as np
 
 from kerazoo.errors import DataError, KerazooError, ModelError, RunError
 from kerazoo.exports.formats import reference
-from kerazoo.exports.formats.runners import load_runner
+from kerazoo.exports.formats.runners import as_taken, load_runner
 from kerazoo.exports.formats.table import SETTINGS, Format
 from kerazoo.exports.layout import CLASS_NAMES, PASSPORT
 from kerazoo.files import read_json
 from kerazoo.models.description import check_names
 from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.tasks.task import find_task
-
-LARGE = 4_000_000  # pixels of an image that is resized before a model that could do it, for less memory
 
 
 class FormatModel:
@@ -33,8 +31,8 @@ class FormatModel:
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
         self.class_names: tuple[str, ...] = tuple(passport[CLASS_NAMES])
-        self._run = load_runner(folder, one)
-        self._fits = one.takes == "fitted"
+        self.answers = load_runner(folder, one)  # (B, H, W, C) uint8, as the format takes them -> (B, K) float32
+        self._format = one
         self._settings: dict[str, Any] = read_json(folder / SETTINGS)
         channels = self._settings["channels"]
         if channels not in (1, 3):
@@ -51,13 +49,11 @@ class FormatModel:
             raise KerazooError("there is not enough memory for the prediction of one image") from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds
             raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
-        fits = self._fits or pixels.shape[0] * pixels.shape[1] > LARGE
-        result: np.ndarray = reference.fit(pixels, self._settings) if fits else pixels
-        return result
+        return as_taken(pixels, self._format, self._settings)
 
     def answer(self, contents: bytes) -> np.ndarray:
         """An encoded image -> (K,) float32 probabilities, or a regression's numbers. Raises DataError."""
-        row: np.ndarray = self._run(self.pixels(contents)[None])[0]
+        row: np.ndarray = self.answers(self.pixels(contents)[None])[0]
         return row
 
     def predict_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, "np.ndarray | DataError"]]:

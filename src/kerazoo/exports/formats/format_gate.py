@@ -97,7 +97,7 @@ def check_format(
             f"{was[1]:.4f}; it may lose {one.loses}; leave the format out"
         )
     agreement = float(task.same_decision(answers, recorded, 0.0).mean())
-    size = sum(file.stat().st_size for file in (export / one.folder).rglob("*"))
+    size = sum(file.stat().st_size for file in (export / one.folder).rglob("*") if file.is_file())
     return _result(one.name, size, val, answers, found, agreement, float(_differences(answers, recorded).max()))
 
 

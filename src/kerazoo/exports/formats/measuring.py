@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.exports.formats import reference
-from kerazoo.exports.formats.runners import load_runner
+from kerazoo.exports.formats.runners import as_taken, load_runner
 from kerazoo.exports.formats.table import FORMATS, SAVED_MODEL_FORMAT, SETTINGS
 from kerazoo.startup import start_tensorflow
 
@@ -34,20 +34,19 @@ def measure(export: str, name: str, questions: str, result: str) -> None:
     files = json.loads(Path(questions).read_text(encoding="utf-8"))["files"]
     settings = reference.load(folder / SETTINGS)
     if name == SAVED_MODEL_FORMAT:
-        run, takes, files = _saved_model(folder), "pixels", files[:FEW]
+        run, one, files = _saved_model(folder), None, files[:FEW]
     else:
         for package in ("tensorflow", "keras"):
             sys.modules.setdefault(package, None)  # type: ignore[arg-type]
-        run, takes = load_runner(folder, FORMATS[name]), FORMATS[name].takes
+        one = FORMATS[name]
+        run = load_runner(folder, one)
     answers = []
     fitted: list[np.ndarray] = []
     for file in files:
         pixels = _pixels(file, settings)
-        if takes == "fitted" or len(fitted) < FEW:
-            small = reference.fit(pixels, settings)
-            fitted += [small] if len(fitted) < FEW else []
-            pixels = small if takes == "fitted" else pixels
-        answers.append(run(pixels[None])[0])
+        if len(fitted) < FEW:
+            fitted.append(reference.fit(pixels, settings))
+        answers.append(run((pixels if one is None else as_taken(pixels, one, settings))[None])[0])
     some = np.stack((fitted * FEW)[:FEW])
     whole = run(some)
     twice = not np.array_equal(whole, run(some))
@@ -70,7 +69,10 @@ def _pixels(file: str, settings: dict[str, Any]) -> np.ndarray:
     if file.endswith(".npy"):
         pixels: np.ndarray = np.load(file)
         return pixels.round().clip(0, 255).astype(np.uint8)
-    return np.asarray(reference.decode(file, settings))
+    try:
+        return np.asarray(reference.decode(file, settings))
+    except OSError as error:
+        raise OSError(f"{Path(file).name}: {error}") from error
 
 
 def _saved_model(folder: Path) -> Callable[[np.ndarray], np.ndarray]:

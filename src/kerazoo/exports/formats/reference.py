@@ -42,13 +42,15 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
         most = min(max(PER_BYTE * len(contents), ALWAYS), MOST)
         if opened.format == "WEBP":
             most //= 2  # its decoder has several copies
+        if opened.mode == "CMYK":
+            most = most * 3 // 4
         if opened.width * opened.height > most:
             raise OSError(f"its header announces {opened.width} x {opened.height} pixels; it may have {most:,}")
         if opened.format in ("GIF", "WEBP") and getattr(opened, "n_frames", 1) > 1:
             raise OSError("it is an animation")
         deep = opened.mode.startswith("I")  # 16 bits, of which the upper 8 are used
         has_alpha = opened.mode in ("RGBA", "LA", "PA") or ("transparency" in opened.info and opened.mode == "P")
-        if opened.format == "JPEG" and contents.count(b"\xff\xda\x00") > _most_scans(opened, most):
+        if contents.startswith(b"\xff\xd8") and contents.count(b"\xff\xda\x00") > _most_scans(opened, most):
             raise OSError(f"it has more than {_most_scans(opened, most)} scans, which is the limit for its size")
         ImageOps.exif_transpose(opened, in_place=True)
         if deep:

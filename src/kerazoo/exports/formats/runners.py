@@ -8,9 +8,20 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import InputError, RunError
+from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.table import BROWSER, Format, check_installed
 
 Runner = Callable[[np.ndarray], np.ndarray]
+
+
+LARGE = 4_000_000  # pixels of an image that is resized before a model that could do it, for less memory
+
+
+def as_taken(pixels: np.ndarray, one: Format, settings: reference.Settings) -> np.ndarray:
+    """Decoded (H, W, C) uint8 pixels -> those that the format is given: resized if it takes one size, or if large."""
+    fits = one.takes == "fitted" or pixels.shape[0] * pixels.shape[1] > LARGE
+    result: np.ndarray = reference.fit(pixels, settings) if fits else pixels
+    return result
 
 
 def load_runner(folder: Path, one: Format) -> Runner:

@@ -1,6 +1,7 @@
 """Write the model file of a format from a network, and beside it the preprocessing that a format cannot have inside."""
 
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from kerazoo.pipelines.data.examples import Examples
 
 CALIBRATED = 200  # training images, spread evenly, that show an int8 format which numbers occur
+
+ROOM = 1_000_000  # bytes; a disk with less is full
 
 
 def write_preprocessing(folder: Path, spec: "ModelSpec") -> None:
@@ -134,6 +137,8 @@ def _save_openvino(path: Path, model: Any) -> None:
         try:
             openvino.save_model(model, str(Path(folder) / path.name), compress_to_fp16=False)
         except RuntimeError as error:
-            raise KerazooError(f"OpenVINO cannot write into {folder} ({error}); look whether there is room") from error
+            if shutil.disk_usage(folder).free > ROOM:
+                raise
+            raise KerazooError(f"there is no room in {folder} for the files of OpenVINO; make some") from error
         for file in sorted(Path(folder).iterdir()):
             write_whole(path.with_name(file.name), file.read_bytes())

@@ -5,6 +5,7 @@ A server on the loopback interface gives the page, one more script (`gate.js`) a
 
 import json
 import queue
+import secrets
 import subprocess
 import threading
 import time
@@ -24,8 +25,9 @@ from kerazoo.exports.web.chromium import chromium, largest_memory, last_words
 
 GATE = Path(__file__).with_name("page") / "gate.js"
 SCRIPT = '<script type="module" src="gate.js"></script></body>'
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript",
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript",
          ".json": "application/json", ".wasm": "application/wasm"}  # fmt: skip
+FOUND = "/gate/found"  # where the page sends what it found
 SILENCE = 300  # seconds without a request, after which the page is given up
 FEW = 8  # images of a batch that is asked for twice, and timed
 
@@ -33,18 +35,31 @@ FEW = 8  # images of a batch that is asked for twice, and timed
 def browse(export: Path, files: Sequence[str], scratch: Path) -> dict[str, Any]:
     """What the page of `export` answers for `files`, and its measures, as `measuring.measure` writes them."""
     settings = reference.load(export / SETTINGS)
-    some = [reference.fit(reference.decode(file, settings), settings) for file in files[:FEW]]
+    some = [reference.fit(_decoded(file, settings), settings) for file in files[:FEW]]
     fitted = np.stack((some * FEW)[:FEW])
     page = Page(export / "web", files, fitted)
     profile = scratch / "browser"
     with page.serving() as address, chromium(f"{address}/gate.html", profile) as process:
         found = page.wait(process, profile)
         memory = largest_memory(process.pid)
-    answers = found["answers"]
+    names, answers = settings["class_names"], found["answers"]
+    if found["names"] != names:
+        raise GateError(f"format web: the class names of its page are {found['names']}, and must be {names}")
     wrong = next((number for number, row in enumerate(answers) if isinstance(row, str)), None)
     if wrong is not None:
         raise GateError(f"format web does not answer {Path(files[wrong]).name}: {answers[wrong]}")
+    for file, row, shown in zip(files, answers, found["shown"], strict=False):
+        first = names[int(np.argmax(row))] if found["probabilities"] else names[0]
+        if shown != first:
+            raise GateError(f"format web: its page shows {shown!r} first for {Path(file).name}, and not {first!r}")
     return {**found, "answers": np.array(answers, np.float32), "memory": memory}
+
+
+def _decoded(file: str, settings: dict[str, Any]) -> np.ndarray:
+    try:
+        return reference.decode(file, settings)
+    except OSError as error:
+        raise GateError(f"format web does not answer {Path(file).name}: {error}") from error
 
 
 class Page:
@@ -61,29 +76,36 @@ class Page:
         }
         self.files = {f"/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
         self.files |= {f"/gate/images/{number}": Path(file) for number, file in enumerate(files)}
+        self.secret = secrets.token_urlsafe(16)
         self.found: queue.Queue[dict[str, Any]] = queue.Queue()
         self.heard = time.monotonic()
 
     @contextmanager
     def serving(self) -> Iterator[str]:
-        """Inside, the page is served at the address that is given."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
-        server.daemon_threads = True
+        """Inside, the page is served at the address that is given, which nobody else can guess."""
+        server = Server(("127.0.0.1", 0), partial(Handler, self))
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"http://127.0.0.1:{server.server_address[1]}/{self.secret}"
         finally:
             server.shutdown()
             server.server_close()
             thread.join()
 
     def get(self, path: str) -> bytes | None:
-        """The contents at a URL's path."""
+        """The contents at a URL's path, which begins with the secret; None if there are none."""
+        name = self.name(path)
+        if name in self.contents:
+            return self.contents[name]
+        return self.files[name].read_bytes() if name in self.files else None
+
+    def name(self, path: str) -> str:
+        """A URL's path without the secret, or "" if it has another one."""
+        if not path.startswith(f"/{self.secret}/"):
+            return ""
         self.heard = time.monotonic()
-        if path in self.contents:
-            return self.contents[path]
-        return self.files[path].read_bytes() if path in self.files else None
+        return path.removeprefix(f"/{self.secret}")
 
     def wait(self, process: "subprocess.Popen[bytes]", profile: Path) -> dict[str, Any]:
         """What the page found in the browser that `process` is.
@@ -100,6 +122,15 @@ class Page:
                 raise GateError(f"format web: the browser ended by itself: {last_words(profile)}")
             if time.monotonic() - self.heard > SILENCE:
                 raise GateError(f"format web: its page did nothing for {SILENCE} s in the browser")
+
+
+class Server(ThreadingHTTPServer):
+    """A server that says nothing of connections that a browser breaks off as it ends."""
+
+    daemon_threads = True
+
+    def handle_error(self, *arguments: Any) -> None:  # noqa: D102
+        pass
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -120,10 +151,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content or b"")
 
     def do_POST(self) -> None:  # noqa: D102
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(204)
+        known = self.page.name(self.path) == FOUND
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) if known else b""
+        self.send_response(204 if known else 404)
+        self.send_header("Content-Length", "0")
         self.end_headers()
-        self.page.found.put(json.loads(body))
+        if known:
+            self.page.found.put(json.loads(body))
 
     def log_message(self, *arguments: Any) -> None:  # noqa: D102
         pass

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,16 +44,29 @@ def chromium(address: str, profile: Path) -> "Iterator[subprocess.Popen[bytes]]"
     command = [find_browser(), *OPTIONS, *root, f"--user-data-dir={profile}", address]
     profile.mkdir()
     with (profile / LOG).open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            )
+        except OSError as error:
+            raise InputError(f"the browser {command[0]} cannot be started: {error.strerror}; see CHROME_BIN") from error
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a browser and all of its processes, so that none of them writes into the profile any more."""
+    for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        until = time.monotonic() + seconds
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+            while time.monotonic() < until:
+                process.poll()  # or it would stay in the group
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+    process.wait()
 
 
 def largest_memory(browser: int) -> int | None:
@@ -72,6 +87,8 @@ def largest_memory(browser: int) -> int | None:
 
 
 def last_words(profile: Path) -> str:
-    """The last line that a browser with this profile wrote to its standard error."""
-    lines = (profile / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
+    """What a browser with this profile wrote last to its standard error: the last line that tells of an error."""
+    text = (profile / LOG).read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "FATAL" in line or "ERROR" in line]
+    return [*lines, *errors][-1] if lines else "it gave no reason"

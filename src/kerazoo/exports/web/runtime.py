@@ -14,21 +14,22 @@ from kerazoo.files import write_whole
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # of the registry
-FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-HOST = "https://cdn.jsdelivr.net"
-FOLDER = "onnxruntime"
+MODULE, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+# {file in the package: beside the page}; web servers know the type of .js, and not all of them that of .mjs
+FILES = {MODULE: "onnxruntime/ort.js", BINARY: f"onnxruntime/{BINARY}"}
+HOST = f"https://cdn.jsdelivr.net/npm/{PACKAGE}@{VERSION}/dist/"
 SECONDS = 600  # for a package of 33 MB
 
 
 def write_runtime(folder: Path) -> str:
-    """Write the runtime below `folder`, and return its URL, which is relative to the page and ends with a slash.
+    """Write the runtime below `folder`, and return the URL of its module, relative to the page.
 
-    Without npm nothing is written, and the URL is that of a public host of npm's packages. Raises KerazooError if npm
+    Without npm nothing is written, and the URL is one of a public host of npm's packages. Raises KerazooError if npm
     does not get the package.
     """
     npm = shutil.which("npm")
     if npm is None:
-        return f"{HOST}/npm/{PACKAGE}@{VERSION}/dist/"
+        return f"{HOST}{MODULE}"
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as temporary:
         package = _packed(npm, Path(temporary))
         found = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
@@ -37,13 +38,13 @@ def write_runtime(folder: Path) -> str:
                 f"npm's {PACKAGE} {VERSION} has the sha512 {found}, and should have {SHA512}; look at the registry "
                 "that npm is set to (npm config get registry), or leave the format web out"
             )
-        (folder / FOLDER).mkdir()
         with tarfile.open(package) as archive:
-            for name in FILES:
+            for name, place in FILES.items():
+                (folder / place).parent.mkdir(exist_ok=True)
                 member = archive.extractfile(f"package/dist/{name}")
                 assert member is not None  # the contents are known by their hash
-                write_whole(folder / FOLDER / name, member.read())
-    return f"./{FOLDER}/"
+                write_whole(folder / place, member.read())
+    return f"./{FILES[MODULE]}"
 
 
 def _packed(npm: str, folder: Path) -> Path:
@@ -53,10 +54,13 @@ def _packed(npm: str, folder: Path) -> Path:
             command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
         )
         reason = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+        whole = done.returncode == 0
     except subprocess.TimeoutExpired:
-        reason = f"it did not end in {SECONDS} s"
+        reason, whole = f"it did not end in {SECONDS} s", False
+    except OSError as error:
+        reason, whole = f"{npm} cannot be started ({error.strerror})", False
     package = next(folder.glob("*.tgz"), None)
-    if package is None:
+    if package is None or not whole:
         raise KerazooError(
             f"npm cannot get {PACKAGE} {VERSION}: {reason}; try again with a connection to its registry, or leave the "
             "format web out"

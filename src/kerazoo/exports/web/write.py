@@ -35,7 +35,7 @@ def write_web(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
     for name in COPIED:
         write_whole(folder / name, (PAGE / name).read_bytes())
     page = (PAGE / "index.html").read_text(encoding="utf-8")
-    write_whole(folder / "index.html", page.replace("{host}", f" {HOST}" if runtime.startswith("https") else ""))
+    write_whole(folder / "index.html", page.replace("{host}", f" {HOST}" if runtime.startswith(HOST) else ""))
     settings = {
         "class_names": list(spec.class_names), "channels": channels, "most": ALWAYS, "runtime": runtime,
         "probabilities": find_task(spec.task).probabilities,

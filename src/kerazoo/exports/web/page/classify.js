@@ -1,7 +1,7 @@
 // From an image to the network's answers. The browser decodes; resizing and scaling are inside of the model.
 
 export const settings = await (await fetch("model.json")).json();
-const ort = await import(new URL(`${settings.runtime}ort.wasm.bundle.min.mjs`, import.meta.url));
+const ort = await import(new URL(settings.runtime, import.meta.url));
 ort.env.logLevel = "error";
 const session = await ort.InferenceSession.create(new URL("model.onnx", import.meta.url).href);
 

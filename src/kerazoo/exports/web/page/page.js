@@ -1,31 +1,35 @@
 // What a person sees: choose or drop an image, or take one by the camera, and read the answers.
 
 const $ = (id) => document.getElementById(id);
+const say = (text) => { $("status").textContent = text; };
+const words = (value) => network.settings.probabilities ? `${(100 * value).toFixed(1)} %` : value.toPrecision(4);
 const TOP = 5;
-let network;
+let network = null;
 let stream = null;
 let asked = 0;
 
 /** Classify a Blob and show it; a newer one takes the place of what is still being worked on. */
 async function show(blob) {
   const number = ++asked;
-  URL.revokeObjectURL($("image").src);
-  $("image").src = URL.createObjectURL(blob);
-  $("shown").hidden = false;
+  endCamera();
+  $("shown").hidden = true;
   $("answers").hidden = true;
-  $("status").textContent = "Classifying …";
+  say("Classifying …");
   try {
     const begin = performance.now();
-    const values = await network.answer(await network.decode(blob));
+    const pixels = await network.decode(blob);
+    if (number !== asked) return;
+    URL.revokeObjectURL($("image").src);
+    $("image").src = URL.createObjectURL(blob);
+    $("shown").hidden = false;
+    const values = await network.answer(pixels);
     if (number !== asked) return;
     const [name, value] = table(values)[0];
-    $("status").textContent = `${name}: ${words(value)} (${Math.round(performance.now() - begin)} ms)`;
+    say(`${name}: ${words(value)} (${Math.round(performance.now() - begin)} ms)`);
   } catch (error) {
-    if (number === asked) $("status").textContent = `This image has no answer: ${error.message}`;
+    if (number === asked) say(`This image has no answer: ${error.message}`);
   }
 }
-
-const words = (value) => network.settings.probabilities ? `${(100 * value).toFixed(1)} %` : value.toPrecision(4);
 
 /** Show the answers; the rows that are shown, [name, value]. */
 function table(values) {
@@ -52,46 +56,55 @@ function table(values) {
   return rows;
 }
 
-/** The first press shows what the camera sees, the second takes the image. */
-async function camera() {
-  if (!stream) {
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    } catch (error) {
-      $("status").textContent = `There is no camera: ${error.message}`;
-      return;
-    }
-    $("video").srcObject = stream;
-    $("video").hidden = false;
-    $("camera").textContent = "Take the image";
-    await $("video").play();
-    return;
-  }
-  const canvas = new OffscreenCanvas($("video").videoWidth, $("video").videoHeight);
-  canvas.getContext("2d").drawImage($("video"), 0, 0);
-  for (const track of stream.getTracks()) track.stop();
+function endCamera() {
+  for (const track of stream?.getTracks() ?? []) track.stop();
   stream = null;
   $("video").hidden = true;
   $("camera").textContent = "Use the camera";
-  await show(await canvas.convertToBlob());
 }
 
-try {
-  network = await import("./classify.js");
-  const names = network.settings.class_names;
-  $("classes").textContent = `${names.length} classes: ${names.slice(0, 20).join(", ")}${names.length > 20 ? ", …" : ""}`;
-  $("file").disabled = false;
-  $("camera").disabled = !navigator.mediaDevices;
-} catch (error) {
-  $("classes").textContent = `The network cannot be loaded: ${error.message}`;
+/** The first press shows what the camera sees, the second takes the image. */
+async function camera() {
+  $("camera").disabled = true;
+  try {
+    if (stream) {
+      const canvas = new OffscreenCanvas($("video").videoWidth, $("video").videoHeight);
+      canvas.getContext("2d").drawImage($("video"), 0, 0);
+      await show(await canvas.convertToBlob());
+    } else {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      $("video").srcObject = stream;
+      $("video").hidden = false;
+      await $("video").play();
+      $("camera").textContent = "Take the image";
+    }
+  } catch (error) {
+    endCamera();
+    say(`The camera cannot be used: ${error.message}`);
+  } finally {
+    $("camera").disabled = false;
+  }
 }
-$("file").addEventListener("change", () => $("file").files[0] && show($("file").files[0]));
-$("camera").addEventListener("click", camera);
+
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
-    event.preventDefault();
+    event.preventDefault(); // or the browser would leave the page for the file
     $("drop").classList.toggle("over", name === "dragover");
     const file = name === "drop" && event.dataTransfer.files[0];
     if (file && network) show(file);
+    else if (file) say("The network is not loaded yet.");
   });
+}
+$("file").addEventListener("change", () => $("file").files[0] && show($("file").files[0]));
+$("camera").addEventListener("click", camera);
+try {
+  network = await import("./classify.js");
+  const { class_names: names, probabilities } = network.settings;
+  const listed = names.slice(0, 20).join(", ") + (names.length > 20 ? ", …" : "");
+  $("classes").textContent = probabilities ? `${names.length} classes: ${listed}` : `It predicts: ${listed}`;
+  $("file").disabled = false;
+  $("camera").disabled = !navigator.mediaDevices;
+} catch (error) {
+  $("classes").textContent = "";
+  say(`The network cannot be loaded: ${error.message}`);
 }

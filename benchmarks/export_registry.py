@@ -1,0 +1,152 @@
+"""Export every network of the registry in every format: which pass the gate, and why others do not.
+
+    python benchmarks/export_registry.py [--models mobilenet_025 ...] [--formats onnx litert ...] [--csv FILE]
+
+Weights are random, and the statistics of batch norm are those of 64 drawn images, so that answers differ from image to
+image. On it a linear probe is fitted (a small network of the zoo is trained for one epoch), the run is exported with
+each format by itself, and the row says what the gate measured, or its words. Images are as small as the network allows,
+64 px or more. Each network has a process of its own. Rows are added to the CSV file; networks that it has are left out.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kerazoo.errors import KerazooError
+from kerazoo.exports.formats.table import FORMATS
+from kerazoo.models.registry import list_models
+from kerazoo.startup import start_tensorflow
+
+SIZE = 64  # px, where the network takes so small images
+COUNT = 32  # images of each of the two classes
+COLUMNS = ("network", "px", "format", "passed", "agreement", "largest_difference", "megabytes", "seconds", "why_not")
+
+
+def draw(folder):
+    """Two classes of images, which a linear probe can tell apart: noise over two colors."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(2 * COUNT):
+        kind = ("cold", "warm")[number % 2]
+        tint = {"cold": (0, 30, 90), "warm": (90, 30, 0)}[kind]
+        coarse = rng.integers(0, 120, (9, 11, 3)).astype(np.uint8)
+        pixels = np.asarray(Image.fromarray(coarse).resize((110, 90), Image.Resampling.BICUBIC)).astype(int)
+        path = folder / kind / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels + tint + rng.integers(0, 30, pixels.shape)).astype(np.uint8)).save(path)
+
+
+def calibrate(model, images):
+    """Set the statistics of every batch norm to those of (N, H, W, C) prepared images."""
+    import keras
+
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def run_of(name, folder):
+    """A finished run of the network, in `folder`, and the size of its images."""
+    import keras
+    import numpy as np
+
+    import kerazoo
+    from kerazoo.models.backbone import Backbone
+    from kerazoo.models.description import ModelSpec
+    from kerazoo.models.registry import find
+    from kerazoo.models.saved import save_model
+    from kerazoo.pipelines.data.load import load_examples
+
+    data = folder / "images"
+    draw(data)
+    entry = find(name)
+    keras.utils.set_random_seed(0)
+    common = {"name": name, "root": folder / "runs"}
+    settings = {"data.validation": 0.5, "data.cache": "never"}
+    if not isinstance(entry, Backbone):
+        size = entry.input_shape[0]
+        return kerazoo.train(name, data, epochs=1, settings=settings, **common), size
+    size = max(SIZE, entry.smallest)
+    preprocessing = entry.preprocessing(size, size)
+    arguments = {"input_shape": (size, size, 3), "num_classes": 2}
+    model = kerazoo.build(name, **arguments)
+    examples = load_examples(data)
+    calibrate(model, np.stack([preprocessing(Path(path).read_bytes()) for path in examples.paths]))
+    save_model(folder / "weights", ModelSpec(name, arguments, preprocessing, ("a", "b")), model)
+    run = kerazoo.finetune(
+        data, name, weights=folder / "weights", preset="linear", size=size, settings=settings, **common
+    )
+    return run, size
+
+
+def rows_of(name, formats):
+    """A row for the SavedModel and for each format of a network."""
+    start_tensorflow()
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
+        run, size = run_of(name, Path(folder))
+        for one in ["saved_model", *formats]:
+            start = time.perf_counter()
+            row = dict.fromkeys(COLUMNS, "") | {"network": name, "px": size, "format": one, "passed": False}
+            try:
+                export = run.export(name=f"{name}-{one}", formats=one, root=Path(folder) / "saved_models")
+            except KerazooError as error:
+                row["why_not"] = str(error).replace(folder, "")[:300]
+            else:
+                row["passed"] = True
+                found = export.formats[-1] if export.formats else None
+                row["agreement"] = found.agreement if found else 1.0
+                row["largest_difference"] = f"{(found or export.gate).largest_difference:.1g}"
+                row["megabytes"] = round(found.bytes / 1e6, 2) if found else ""
+            yield row | {"seconds": round(time.perf_counter() - start)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(list_models()))
+    parser.add_argument("--formats", nargs="*", default=[name for name in FORMATS if name != "web"])
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        for row in rows_of(arguments.one, arguments.formats):
+            print(json.dumps(row), flush=True)
+        return
+    rows = []
+    if arguments.csv.exists():
+        with arguments.csv.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    about = {"cores": os.cpu_count(), "machine": platform.machine()}
+    for name in arguments.models:
+        if any(row["network"] == name for row in rows):
+            continue
+        command = [sys.executable, __file__, "--one", name, "--formats", *arguments.formats]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if done.returncode:
+            lines.append(dict.fromkeys(COLUMNS, "") | {"network": name, "why_not": f"exit code {done.returncode}"})
+        for row in lines:
+            print(
+                f"{row['network']:20} {row['format']:15} {row['passed'] or row['why_not']} {row['seconds']}", flush=True
+            )
+            rows.append(row | about)
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, *about], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
