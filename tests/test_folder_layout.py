@@ -46,6 +46,17 @@ def test_usual_names_of_splits_are_splits_in_any_case(tmp_path, train, val, test
     assert not check(data_part({"path": str(tmp_path)})).spoiled
 
 
+def test_what_kerazoo_wrote_into_the_folder_is_no_class(tmp_path):
+    """`kerazoo train --data .` within the folder of images."""
+    for folder in (images(tmp_path / "plain", "a", "b"), images(tmp_path / "split", "train/a", "train/b", "val/a")):
+        before = load_examples(folder).digest()
+        images(folder, "runs/first/feature_maps", "saved_models/first/1/assets")
+        assert load_examples(images(tmp_path / "other", "a", "runs")).class_names == ("a", "runs")
+        (folder / "runs/first/run.json").write_text("{}")
+        (folder / "saved_models/first/1/saved_model.pb").write_bytes(b"")
+        assert load_examples(folder).digest() == before
+
+
 REFUSED = {
     "two names": (["Train/a", "Train/b", "training/a", "training/b"], "two folders for train: Train and training"),
     "splits and classes": (["test/a", "test/b", "a", "b"], "has test, which look like splits, but also a, b"),

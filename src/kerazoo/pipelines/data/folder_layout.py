@@ -16,6 +16,8 @@ from kerazoo.pipelines.data.file_names import is_image
 
 NAMES = "train, val and test"
 
+WRITTEN = {"runs": "*/run.json", "saved_models": "*/*/saved_model.pb"}  # {folder: what it has if kerazoo wrote it}
+
 
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split below `root`; train is `root` itself if it contains the classes.
@@ -136,8 +138,13 @@ def unlabelled(folder: Path, class_names: Collection[str]) -> int:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders in `root` in order of name, without hidden folders."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders in `root` in order of name, without hidden ones and those that kerazoo wrote there, such as runs."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not _is_written(p))
+
+
+def _is_written(folder: Path) -> bool:
+    pattern = WRITTEN.get(folder.name)
+    return pattern is not None and next(folder.glob(pattern), None) is not None
 
 
 def _unwrapped(folder: Path) -> Path:
