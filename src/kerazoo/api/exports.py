@@ -32,14 +32,14 @@ def export(
         new_version: Add a version where the name exists.
         images: How many validation images are compared, spread evenly over all. The default is all of them.
         formats: More formats beside the SavedModel, each with its own gate: "onnx", "onnx-int8", "litert",
-            "litert-float16", "litert-dynamic", "litert-int8", "openvino", "openvino-int8".
+            "litert-float16", "litert-dynamic", "litert-int8", "openvino", "openvino-int8", "web".
         root: The folder of the exports.
 
     Returns:
         The `Export`.
 
     Raises:
-        InputError: if there is no such format, or a package that it needs is not installed.
+        InputError: if there is no such format, or a package or browser that it needs is not installed.
         RunError: if there is no such run, or the name is taken.
         DataError: if the run's data has changed.
         GateError: if the export does not answer as the evaluated model did; nothing is kept.
