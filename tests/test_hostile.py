@@ -7,6 +7,7 @@ import re
 import resource
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kerazoo.files import NotRegularError
 from kerazoo.pipelines.checks.inspection import inspect_contents, inspect_file
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.preprocessing.image_files import TooLargeError, read_image
+from kerazoo.preprocessing.png_chunks import TYPES
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.serving.predict import find_files
 
@@ -35,6 +37,13 @@ def graphs():
     inspect_contents(png(9, 9), ".png")
 
 
+def long_chunk(kind, place, before=b""):
+    """A PNG with a chunk that says that it has 2 GB, before its chunk `place`."""
+    whole = png(9, 9, middle=before)
+    at = whole.index(place) - 4
+    return whole[:at] + b"\x7f\x00\x1e\xf5" + kind + b"key\0\0" + whole[at:]
+
+
 SMALL_SIZE = chunk(b"abCd", b"\0\0\0\1" * 2)  # a chunk that looks like an IHDR of one pixel where it lies
 REFUSED = {
     "GIF frame over its screen": (lambda: gif(13_000, 13_000, (10, 10)), "announces 13000 x 13000 pixels"),
@@ -49,8 +58,20 @@ REFUSED = {
         "announces 6000 x 5000 pixels; .* 26250000 pixels in its",
     ),
     "too wide": (lambda: png(70_000, 1), "65535 a side"),
+    "many chunks": (
+        lambda: long_chunk(b"tEXt", b"IDAT", before=chunk(b"abCd") * 50_000),
+        "longer than the file, or the PNG has too",
+    ),
     "texts": (lambda: png(9, 9, middle=texts(9)), "more than 8 texts that may be compressed"),
 }
+
+
+REFUSED |= {
+    f"a long {kind.decode()} before {place.decode()}": (
+        lambda kind=kind, place=place: long_chunk(kind, place), "a PNG chunk says that it is longer than the file"
+    )
+    for kind, place in [*((kind, b"IDAT") for kind in TYPES), (b"tEXt", b"IEND"), (b"zTXt", b"IEND")]
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -64,6 +85,19 @@ def test_a_bomb_is_refused_before_it_costs_anything(name):
         SMALL.read(tf.constant(contents))
     assert time.process_time() - start < 1
     assert re.search(words, found[1]), found
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_image_data_that_looks_like_a_long_chunk_is_decoded(kind):
+    """Also where it begins with the name of the chunk."""
+    pixels = np.frombuffer((kind + b"\x7f\0\1\2" + kind + b"\xff\xff\xff\xff" + kind) * 9, np.uint8)[:150]
+    rows = pixels.reshape(5, 30)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), 0)  # neither filtered nor packed
+    contents = png(10, 5)
+    start = contents.index(b"IDAT") - 4
+    contents = contents[:start] + chunk(b"IDAT", data) + chunk(b"IEND")
+    assert contents.count(b"\x7f\0\1\2" + kind) > 2
+    np.testing.assert_array_equal(SMALL.decode(contents), rows.reshape(5, 10, 3))
 
 
 def test_large_images_are_decoded_one_at_a_time_and_failures_give_the_turn_back():

@@ -39,6 +39,10 @@ BOMBS = {
     "PNG, IHDR not first": lambda: png(12_000, 12_000, before=chunk(b"abCd", b"\0\0\0\1" * 2)),
     "PNG, 16-bit RGBA of 100 MP": lambda: png(10_000, 10_000, 16, 6),
     "PNG, 100 texts": lambda: png(9, 9, middle=texts(100)),
+    "PNG, text of 2 GB": lambda: png(9, 9, middle=b"\x7f\xff\xff\xfftEXtkey\0"),
+    "PNG, 160,000 chunks and a text of 2 GB": lambda: png(
+        9, 9, middle=chunk(b"abCd") * 160_000 + b"\x7f\xff\xff\xfftEXtkey\0"
+    ),
     "PNG, too wide": lambda: png(400_000, 100),
     "WebP of 100 MP": lambda: webp(10_000, 10_000),
     "WebP lossless of 100 MP": lambda: webp(10_000, 10_000, lossless=True),

@@ -37,7 +37,8 @@ def several(contents):
 BOMBS = (
     gif(13_000, 13_000, (10, 10)), gif(10, 10, (20_000, 20_000)), jpeg(64, 64, scans=1000), jpeg(7000, 5000, scans=13),
     jpeg(64, 0), png(12_000, 12_000, before=chunk(b"abCd", b"\0\0\0\1" * 2)), png(4_000, 4_000, 16, 6), png(70_000, 1),
-    png(9, 9, middle=texts(9)), jpeg(7000, 5000, frame=0xC0, components=4), several(jpeg(640, 480, scans=300)),
+    png(9, 9, middle=texts(9)), png(9, 9, middle=b"\x7f\xff\xff\xfftEXtkey\0"),
+    jpeg(7000, 5000, frame=0xC0, components=4), several(jpeg(640, 480, scans=300)),
     webp(10_000, 10_000), webp(10_000, 10_000, lossless=True), bmp(9, 9)[:40],
 )  # fmt: skip
 

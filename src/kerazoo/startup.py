@@ -33,10 +33,11 @@ def fresh_python(module: str, function: str, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def quiet_start() -> Iterator[None]:
-    """Inside, the output of native code to file descriptor 2 goes to a temporary file. It is shown if the body fails.
+def quiet_start(*, show: bool = True) -> Iterator[None]:
+    """Inside, the output of native code to file descriptor 2 goes to a temporary file.
 
-    Import tensorflow and use its devices once in here. Python's own `sys.stderr` still works.
+    It is shown if the body fails, unless `show` is False. Import tensorflow and use its
+    devices once in here. Python's own `sys.stderr` still works.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -49,7 +50,7 @@ def quiet_start() -> Iterator[None]:
         except Exception:
             os.dup2(kept, 2)
             log.seek(0)
-            os.write(2, log.read())
+            os.write(2, log.read() if show else b"")
             raise
         finally:
             os.dup2(kept, 2)

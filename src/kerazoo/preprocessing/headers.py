@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
+from kerazoo.preprocessing.png_chunks import texts_and_excess
+
 KINDS = "JPEG, PNG, GIF, BMP or WebP"
 # the header of a JPEG of one pixel, in place of a file that is not a JPEG
 NO_JPEG = bytes.fromhex("ffd8 ffc0 000b 08 0001 0001 01 011100 ffda 0008 01 0100 003f00")
@@ -89,7 +91,7 @@ def png_bytes(contents: tf.Tensor) -> tf.Tensor:
     """`announced` for a PNG. Source: PNG (ISO/IEC 15948), sections 5.6 and 11.2.2."""
     head = head_of(contents)
     is_first = tf.reduce_all(head[8:16] == [0, 0, 0, 13, *b"IHDR"])
-    texts = occurrences(contents, b"zTXt", MAX_TEXTS + 1) + occurrences(contents, b"iTXt", MAX_TEXTS + 1)
+    texts, excess = texts_and_excess(contents)
     samples = tf.gather(tf.constant([1, 1, 3, 4, 4, 1, 4, 1]), tf.bitwise.bitwise_and(head[25], 7))
     bytes_each = tf.maximum(samples * tf.where(head[24] == 16, 2, 1), 3)
     bytes_each = tf.where(head[28] == 0, bytes_each, bytes_each * 3 // 2)  # interlaced: seven passes over the pixels
@@ -98,6 +100,8 @@ def png_bytes(contents: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([_require(is_first, "its first PNG chunk is not IHDR, which has the size")]):
         size = _of_decent_size(height, width, bytes_each, contents)
     with tf.control_dependencies([size]):
+        whole = _require(~excess, "a PNG chunk says that it is longer than the file, or the PNG has too many chunks")
+    with tf.control_dependencies([whole]):
         few = tf.identity(texts <= MAX_TEXTS)
     words = "the PNG has more than", MAX_TEXTS, "texts that may be compressed; save it without metadata"
     return after(height * width * tf.cast(bytes_each, tf.int64), _require(few, *words))

@@ -1,11 +1,8 @@
 """ONNX files: floats with resizing inside, which share one file of weights, and integers for ONNX Runtime."""
 
 import hashlib
-import io
-import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +91,7 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
             image = next(self.left, None)
             return None if image is None else {taken.name: image[None]}
 
-    with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder, _silent():
+    with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
         given, folded, result = (str(Path(folder) / f"{name}.onnx") for name in ("given", "folded", "result"))
         onnx.save_model(converted, given)
         quant_pre_process(given, folded, skip_symbolic_shape=True)  # batch norm becomes a part of convolutions
@@ -111,15 +108,3 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
     weights = [t for t in onnx.load_from_string(content).graph.initializer if t.data_type in integers and t.dims]
     check_quantized("onnx-int8", len(weights))
     write_whole(path, content)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps away what the quantizer prints and logs: its progress, and advice that was followed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

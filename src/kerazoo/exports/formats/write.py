@@ -1,10 +1,13 @@
 """Write the model file of a format from a network, and beside it the preprocessing that a format cannot have inside."""
 
+import io
 import json
+import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from kerazoo.exports.web.write import write_web
 from kerazoo.files import write_json, write_whole
 from kerazoo.preprocessing.image_files import read_image
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.startup import quiet_start
 
 if TYPE_CHECKING:
     import keras
@@ -53,7 +57,8 @@ def write_format(folder: Path, one: Format, spec: "ModelSpec", model: "keras.Mod
         "openvino-int8": lambda: _quantized_openvino(path, spec, model, train),
     }
     try:
-        writers.get(one.name, lambda: _litert(path, one.name, spec, model, train))()
+        with _silent():
+            writers.get(one.name, lambda: _litert(path, one.name, spec, model, train))()
     except (KerazooError, OSError, MemoryError):
         raise
     except Exception as error:  # each converter has errors of its own
@@ -142,3 +147,15 @@ def _save_openvino(path: Path, model: Any) -> None:
             raise KerazooError(f"there is no room in {folder} for the files of OpenVINO; make some") from error
         for file in sorted(Path(folder).iterdir()):
             write_whole(path.with_name(file.name), file.read_bytes())
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps away what converters print and log: their progress, and advice that was followed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with quiet_start(show=False), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
