@@ -135,7 +135,9 @@ def test_non_finite_names_step_layer_and_images():
 
 def test_dead_and_saturated_units():
     assert network.dead_units({"a": 0.1}) is None
-    assert named(network.dead_units({"a": 0.2, "b": 0.0}), "dead_units", "warning")
+    assert named(network.dead_units({"a": 0.2, "b": 0.1}), "dead_units", "warning")
+    assert named(network.dead_units({"a": 0.2, "b": 0.0, "c": 0.0}), "dead_units", "note")  # few of all
+    assert named(network.dead_units({"a": 0.5, "b": 0.0, "c": 0.0, "d": 0.0, "e": 0.0}), "dead_units", "serious")
     finding = network.dead_units({"a": 0.2, "b": 0.5})
     assert named(finding, "dead_units", "serious")
     assert finding.where == "b"

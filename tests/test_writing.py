@@ -72,6 +72,7 @@ ALLOWED = {
     "exports.asking:ask": "the gate's scratch folder",
     "exports.asking:answer": "the gate's scratch folder",
     "exports.formats.measuring:measure": "the gate's scratch folder",
+    "exports.web.chromium:chromium": "the browser's own log, in the gate's scratch folder",
     "exports.formats.format_gate:_measured": "the gate's scratch folder",
     "insight.curves:curves_of": "a drawing's `save` is whole (insight/drawing.py)",
     "insight.curves:draw_curves": "a drawing's `save` is whole (insight/drawing.py)",

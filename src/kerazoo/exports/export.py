@@ -15,6 +15,7 @@ from kerazoo.errors import GateError, KerazooError, RunError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
 from kerazoo.exports.formats.format_gate import FormatResult, check_format, measure_saved_model
+from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import Format, find_formats
 from kerazoo.exports.formats.write import write_format, write_preprocessing
 from kerazoo.exports.gate import GateResult, check_export
@@ -126,7 +127,8 @@ def _gates(
     if not formats:
         return gate, []
     own = measure_saved_model(folder, asked[0], val, gate.largest_difference, scratch)
-    return gate, [own, *(check_format(folder, one, asked, val, scratch) for one in formats)]
+    rounding = effect_of_rounding(spec, model, asked)
+    return gate, [own, *(check_format(folder, one, asked, val, rounding, scratch) for one in formats)]
 
 
 def _changed(folder: Path, recorded: Any) -> str:

@@ -54,7 +54,7 @@ def questions(
         files = _saved(val.pixels, scratch, "val")
         pixels = list(val.pixels[few])
         images = [preprocessing.prepare(one).numpy() for one in pixels]
-    features, answers = _outputs(spec, model, images)
+    features, answers = outputs_of(spec, model, images)
     asked = [
         Question(val.keys, files, recorded),
         Question(keys, _saved(pixels, scratch, "images"), recorded[few], "serve_images"),
@@ -65,15 +65,15 @@ def questions(
         asked.append(Question(keys, files[few], features, FEATURES, recorded=False))
     if takes_bytes:
         encoded = encoded_images()
-        _, answers = _outputs(spec, model, [preprocessing(one).numpy() for one in encoded.values()])
+        _, answers = outputs_of(spec, model, [preprocessing(one).numpy() for one in encoded.values()])
         asked.append(Question(list(encoded), _written(encoded, scratch), answers, recorded=False))
     drawn = float_images(preprocessing.channels)
-    _, answers = _outputs(spec, model, [preprocessing.prepare(image).numpy() for image in drawn.values()])
+    _, answers = outputs_of(spec, model, [preprocessing.prepare(image).numpy() for image in drawn.values()])
     asked.append(Question(list(drawn), _saved(list(drawn.values()), scratch, "drawn"), answers, "serve_images", False))
     return asked
 
 
-def _outputs(
+def outputs_of(
     spec: "ModelSpec", model: "keras.Model", prepared: Sequence[np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """(N, F) features, or None if the network has no such layer, and (N, K) answers of the run's own network."""

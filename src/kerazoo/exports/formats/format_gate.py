@@ -65,12 +65,13 @@ class FormatResult:
 
 
 def check_format(
-    export: Path, one: Format, asked: Sequence[Question], val: "Examples", scratch: Path
+    export: Path, one: Format, asked: Sequence[Question], val: "Examples", rounding: float, scratch: Path
 ) -> FormatResult:  # fmt: skip
     """The result of a format of `export`. `asked` are questions of the gate, the first of which is about all of `val`.
 
-    Raises GateError if an answer differs by more than the format's tolerance, if more right answers are lost than it
-    may lose, or if the format cannot be used.
+    `rounding` is what rounding of pixels does to an answer, see `effect_of_rounding`. Raises GateError if an answer
+    differs by more than twice that over the format's tolerance, if more right answers are lost than it may lose, or if
+    the format cannot be used.
     """
     if (export / REFERENCE).read_bytes() != Path(reference.__file__).read_bytes():
         raise GateError(f"{REFERENCE} is not that of this version of kerazoo")
@@ -78,15 +79,17 @@ def check_format(
     files = [file for question in usable for file in question.files]
     found = browse(export, files, scratch) if one.engine == BROWSER else _measured(export, one.name, files, scratch)
     task = find_task(val.task)
+    tolerance = one.tolerance + 2 * rounding
     start = 0
     for question in usable:
         answers = found["answers"][start : start + len(question.keys)]
         start += len(question.keys)
         if one.loses is None:
-            _refuse_others(one, question, answers, task.same_decision(answers, question.expected, one.tolerance))
+            same = task.same_decision(answers, question.expected, tolerance)
+            _refuse_others(one, question, answers, same, tolerance)
     if found["twice"]:
         raise GateError(f"format {one.name}: its answer differs from one call to the next")
-    if not found["alone"] <= (one.tolerance if one.loses is None else 1):
+    if not found["alone"] <= (tolerance if one.loses is None else 1):
         raise GateError(f"format {one.name}: an answer differs by {found['alone']:.2g} alone and in a batch")
     recorded = usable[0].expected
     answers = found["answers"][: len(val)]
@@ -128,18 +131,20 @@ def _differences(answers: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return each
 
 
-def _refuse_others(one: Format, question: Question, answers: np.ndarray, same: np.ndarray) -> None:
+def _refuse_others(
+    one: Format, question: Question, answers: np.ndarray, same: np.ndarray, tolerance: float
+) -> None:  # fmt: skip
     """Raise GateError, which names the images, if an answer is another one than expected."""
     if answers.shape != question.expected.shape:
         raise GateError(f"format {one.name}: its answers must be {question.expected.shape}, got {answers.shape}")
     difference = _differences(answers, question.expected)
-    wrong = [question.keys[number] for number in np.flatnonzero(~((difference <= one.tolerance) & same)).tolist()]
+    wrong = [question.keys[number] for number in np.flatnonzero(~((difference <= tolerance) & same)).tolist()]
     if wrong:
         named = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         other = "the evaluated model" if question.recorded else "the run's own network"
         raise GateError(
             f"format {one.name} does not give the same answers as {other} for {len(wrong)} of {len(question.keys)} "
-            f"images, {named} (largest difference {difference.max():.2g}, at most {one.tolerance} is allowed)"
+            f"images, {named} (largest difference {difference.max():.2g}, at most {tolerance:.2g} is allowed)"
         )
 
 

@@ -67,7 +67,7 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
 
 
 def _most_scans(opened: Any, most: int) -> int:
-    return min(100, SCANS * most // max(1, opened.width * opened.height))
+    return min(100, SCANS * most // max(1, int(opened.width * opened.height)))
 
 
 def _over_white(pixels: np.ndarray) -> np.ndarray:

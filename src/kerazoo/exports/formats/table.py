@@ -16,8 +16,9 @@ class Format:
     """A format by `name`: the `file` of its model, below the export, and the installed `packages` that it needs.
 
     `takes` is the kind of its input, see `portable.inputs_of`. `tolerance` is the largest difference of an answer from
-    the evaluated model's, in probability, or relative for numbers over 1; the class must be the same. If `loses` is
-    set, there is no such limit, but the share of right answers on validation may fall by at most `loses`.
+    the evaluated model's, in probability, or relative for numbers over 1, beside what rounding of pixels does; the
+    class must be the same. If `loses` is set, there is no such limit, but the share of right answers on validation may
+    fall by at most `loses`.
     """
 
     name: str

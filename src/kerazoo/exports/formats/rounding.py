@@ -1,0 +1,70 @@
+"""How much a network's answers change when single pixels are rounded to the next whole number.
+
+`reference.py` and resizing within a format equal the zoo's preprocessing but for rounding: one pixel in some ten
+thousand differs by one of 255. What that does to an answer depends on the network, so it is measured with it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kerazoo.errors import GateError
+from kerazoo.exports.formats import reference
+from kerazoo.exports.formats.portable import settings_of
+from kerazoo.exports.questions import DEFAULT, Question, outputs_of
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerazoo.models.description import ModelSpec
+
+SAMPLE = 500  # images, spread evenly over those of the gate
+BATCH = 32
+SHARE = 0.005  # of an image's pixels that may be rounded otherwise
+
+
+def effect_of_rounding(spec: "ModelSpec", model: "keras.Model", asked: Sequence[Question]) -> float:
+    """The largest change of an answer, relative for numbers over 1, if `reference.py` prepares the images of the gate.
+
+    Raises GateError, which names the image, if a pixel differs by more than 1, or more than a SHARE of them.
+    """
+    rows = [
+        (question.keys[number], question.files[number], question.expected[number])
+        for question in asked
+        if question.signature == DEFAULT
+        for number in range(len(question.keys))
+    ]
+    rows = rows[:: -(-len(rows) // SAMPLE)]
+    settings = settings_of(spec.preprocessing)
+    changes = []
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        pixels = [_fitted(spec, settings, key, file) for key, file, _ in some]
+        _, answers = outputs_of(spec, model, [spec.preprocessing.scale(image).numpy() for image in pixels])
+        expected = np.stack([row for _, _, row in some])
+        changes.append((np.abs(answers - expected) / np.maximum(1, np.abs(expected))).max())
+    return float(max(changes))
+
+
+def _fitted(spec: "ModelSpec", settings: reference.Settings, key: str, file: str) -> np.ndarray:
+    """The pixels by `reference.py`, compared with those of the zoo."""
+    if file.endswith(".npy"):
+        pixels: np.ndarray = np.load(file).round().clip(0, 255).astype(np.uint8)
+        own = spec.preprocessing.resize_pixels(pixels).numpy()
+    else:
+        contents = Path(file).read_bytes()
+        own = spec.preprocessing.read(contents).numpy()
+        try:
+            pixels = reference.decode(contents, settings)
+        except OSError as error:
+            raise GateError(f"{key}: preprocessing/reference.py does not decode it: {error}") from error
+    fitted: np.ndarray = reference.fit(pixels, settings)
+    difference = np.abs(fitted.astype(int) - own.astype(int))
+    if difference.max() > 1 or (difference > 0).mean() > SHARE:
+        raise GateError(
+            f"{key}: preprocessing/reference.py gives other pixels than the run's preprocessing, by up to "
+            f"{difference.max()} of 255 and in {(difference > 0).mean():.2%} of them"
+        )
+    return fitted
