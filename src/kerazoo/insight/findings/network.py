@@ -26,7 +26,7 @@ def dead_units(
     """`shares`: layer -> share of its ReLU units or channels that are 0 on every one of `images`.
 
     In a network that learns well (`progress`: see learning.py) they cost room only, and weigh one degree less. On few
-    images many healthy units are 0: a note at most. So are up to 40 % in one layer where the layers have at most 10 % on
+    images many healthy units are 0: a note at most. So are up to 40 % of a layer where layers have at most 10 % on
     average.
     """
     bad = {layer: share for layer, share in shares.items() if share > DEAD}
