@@ -12,6 +12,7 @@ timed between two runs of a yardstick, and its seconds are those of a core that 
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import time
@@ -152,7 +153,7 @@ def training(way, folder):
     from kerazoo.pipelines.input.batches import training_batches
     from kerazoo.preprocessing.preprocessing import Preprocessing
 
-    link = folder / f"{way}.link"
+    link = folder / f"{way} {os.getpid()}.link"  # two processes may go this way at once
     examples = Examples(
         source="one image", keys=("one",), labels=np.zeros(1, np.int64), splits=np.array(["train"]),
         class_names=("a", "b"), paths=(str(link),),
