@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")
 PART = re.compile(r"^(data|training|optimizer|augmentation|checkpoint|transfer)\.(\w+)")
-OF_OTHERS = {"--follow", "--kill-on-bad-exit", "--kills", "--schedule"}  # flags of git, srun and benchmarks
+OF_OTHERS = {"--enable_batching", "--follow", "--kill-on-bad-exit", "--kills", "--schedule"}  # flags of other programs
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
