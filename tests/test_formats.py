@@ -21,9 +21,11 @@ from kerazoo.errors import GateError, InputError, KerazooError, RunError
 from kerazoo.exports.export import export_run, verify_export
 from kerazoo.exports.formats import portable, reference, write
 from kerazoo.exports.formats.answering import FormatModel
+from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.exports.passport import file_hashes
+from kerazoo.exports.questions import Question
 from kerazoo.exports.synthetic import encoded_images
 from kerazoo.files import read_json, write_json
 from kerazoo.models.description import ModelSpec
@@ -208,6 +210,15 @@ def test_a_bad_file_is_a_row(export, images, tmp_path):
     assert found[4].error.startswith("not decoded: cannot identify image file")
 
 
+def test_a_large_image_is_resized_before_the_model(export):
+    buffer = io.BytesIO()
+    Image.fromarray(random_pixels(2000, 2100, 3)).save(buffer, "PNG", compress_level=1)
+    model = FormatModel(export, FORMATS["onnx"])
+    assert model.pixels(buffer.getvalue()).shape == (24, 24, 3)
+    expected = kerazoo.open_export(export).probabilities(buffer.getvalue())[0]
+    np.testing.assert_allclose(model.answer(buffer.getvalue()), expected, atol=0.005)
+
+
 def other_pixels(change):
     """A `portable` whose networks get other pixels."""
     scale = Preprocessing.scale
@@ -218,6 +229,45 @@ def other_pixels(change):
             return write.write_format(folder, one, spec, model, train)
 
     return write_it
+
+
+def test_what_rounding_does_is_measured_and_more_than_rounding_is_refused(run, images, tmp_path, monkeypatch):
+    spec, model = load_model(run.folder)
+    files = [tmp_path / path.name for path in sorted(images.rglob("*.png"))[:3]]
+    for path in files:  # of the network's own size, so that nothing else is rounded
+        Image.open(images / "circle" / path.name).resize((24, 24)).save(path)
+    prepared = np.stack([spec.preprocessing(path.read_bytes()).numpy() for path in files])
+    expected = np.asarray(spec.answers(model(prepared, training=False)))
+    asked = [Question([path.name for path in files], list(map(str, files)), expected)]
+    fit = reference.fit
+
+    def other_by(amount, rows):
+        """A `fit` whose first rows of pixels are larger by `amount`."""
+
+        def changed(pixels, settings):
+            result = fit(pixels, settings).copy()
+            result[:rows, :1, 0] += np.uint8(amount)
+            return result
+
+        return changed
+
+    monkeypatch.setattr(reference, "fit", other_by(1, 8))  # 8 of 1,728 values
+    pixels = [spec.preprocessing.read(path.read_bytes()).numpy() for path in files]
+    for image in pixels:
+        image[:8, :1, 0] += 1
+    changed = np.stack([spec.preprocessing.scale(image).numpy() for image in pixels])
+    own = float(np.abs(np.asarray(spec.answers(model(changed, training=False))) - expected).max())
+    found = effect_of_rounding(spec, model, asked)
+    assert own > 1e-5
+    assert found == pytest.approx(own, rel=1e-2)
+    monkeypatch.setattr(reference, "fit", other_by(2, 1))
+    with pytest.raises(
+        GateError, match=rf"{files[0].name}: preprocessing/reference.py gives other pixels .* up to 2 of"
+    ):
+        effect_of_rounding(spec, model, asked)
+    monkeypatch.setattr(reference, "fit", other_by(1, 24))  # 1 of 72 values
+    with pytest.raises(GateError, match=r"other pixels than the run's preprocessing, by up to 1 of 255 and in 1.\d+%"):
+        effect_of_rounding(spec, model, asked)
 
 
 @pytest.mark.slow  # an export each; test_gate.py and test_export_faults.py refuse exports, too
