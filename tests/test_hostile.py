@@ -57,6 +57,10 @@ REFUSED = {
         lambda: png(6_000, 5_000, interlaced=True),
         "announces 6000 x 5000 pixels; .* 26250000 pixels in its",
     ),
+    "CMYK": (
+        lambda: jpeg(6_000, 5_000, frame=0xC0, components=4),
+        "announces 6000 x 5000 pixels; .* 26250000 pixels in its",
+    ),
     "too wide": (lambda: png(70_000, 1), "65535 a side"),
     "many chunks": (
         lambda: long_chunk(b"tEXt", b"IDAT", before=chunk(b"abCd") * 50_000),
