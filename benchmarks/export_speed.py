@@ -6,7 +6,7 @@ EXPORT is a folder that `kerazoo export --format ...` made, FOLDER the image fol
 Two tables:
 
 - preprocessing: processor time of the signature for encoded images less that of the one for prepared images, in
-  batches of 32, over that of the input of training and evaluation (`evaluation_batches`) for the same files; all in one
+  batches of 32, over that of the input of evaluation (`evaluation_batches`) for the same files; all in one
   process, in turn. It includes the guard that makes a bad image a row;
 - formats: each in a process of its own, which is started, answers its first image, then all images one by one from
   their bytes, then the network alone at its own size. Start-up and memory are of the whole process, imports included.

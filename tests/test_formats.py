@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_images
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from test_full_disk import mounted
 
 import kerazoo
@@ -88,7 +88,14 @@ def test_images_of_all_kinds_are_decoded_as_the_zoo_decodes_them(channels):
     settings = portable.settings_of(preprocessing)
     deep = io.BytesIO()
     Image.fromarray(random_pixels(30, 20, 1)[..., 0].astype(np.uint16) * 251).save(deep, "PNG")
-    for name, content in {**encoded_images(), "16 bits": deep.getvalue()}.items():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned: of a JPEG only, as the zoo has it
+    others = {"16 bits": deep.getvalue()}
+    for kind in ("PNG", "WEBP"):
+        turned = io.BytesIO()
+        Image.fromarray(random_pixels(20, 10, 3)).save(turned, kind, exif=exif.tobytes(), lossless=True)
+        others[f"{kind} with an orientation"] = turned.getvalue()
+    for name, content in {**encoded_images(), **others}.items():
         found = reference.decode(content, settings)
         np.testing.assert_array_equal(found, preprocessing.decode(content).numpy(), err_msg=name)
 
@@ -202,12 +209,16 @@ def test_a_bad_file_is_a_row(export, images, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("L", (9000, 9000)).save(tmp_path / "zeros.png")  # 81 megapixels, of 79 kB
     Image.new("RGB", (8, 8)).save(tmp_path / "zzz.tif")
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("long", "x" * 2_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "zzzz.png", pnginfo=texts)
     found = list(kerazoo.predict(str(export), [*sorted(tmp_path.iterdir()), *images.rglob("0*.png")], format="onnx"))
-    assert [bool(one.error) for one in found] == [True] * 5 + [False] * (len(found) - 5)
+    assert [bool(one.error) for one in found] == [True] * 6 + [False] * (len(found) - 6)
     assert found[1].error == "it is empty"
     assert found[2].error.startswith("not decoded: cannot identify image file")
     assert found[3].error == "not decoded: its header announces 9000 x 9000 pixels; it may have 35,000,000"
     assert found[4].error.startswith("not decoded: cannot identify image file")
+    assert found[5].error.startswith("not decoded: it cannot be decoded: Decompressed data too large")
 
 
 def test_a_large_image_is_resized_before_the_model(export):
@@ -237,16 +248,16 @@ def test_what_rounding_does_is_measured_and_more_than_rounding_is_refused(run, i
     for path in files:  # of the network's own size, so that nothing else is rounded
         Image.open(images / "circle" / path.name).resize((24, 24)).save(path)
     prepared = np.stack([spec.preprocessing(path.read_bytes()).numpy() for path in files])
-    expected = np.asarray(spec.answers(model(prepared, training=False)))
+    expected = np.array(spec.answers(model(prepared, training=False)))
     asked = [Question([path.name for path in files], list(map(str, files)), expected)]
     fit = reference.fit
 
-    def other_by(amount, rows):
-        """A `fit` whose first rows of pixels are larger by `amount`."""
+    def other_by(amount, rows, columns=1):
+        """A `fit` whose first rows and columns of red are larger by `amount`."""
 
         def changed(pixels, settings):
             result = fit(pixels, settings).copy()
-            result[:rows, :1, 0] += np.uint8(amount)
+            result[:rows, :columns, 0] += np.uint8(amount)
             return result
 
         return changed
@@ -265,9 +276,12 @@ def test_what_rounding_does_is_measured_and_more_than_rounding_is_refused(run, i
         GateError, match=rf"{files[0].name}: preprocessing/reference.py gives other pixels .* up to 2 of"
     ):
         effect_of_rounding(spec, model, asked)
-    monkeypatch.setattr(reference, "fit", other_by(1, 24))  # 1 of 72 values
-    with pytest.raises(GateError, match=r"other pixels than the run's preprocessing, by up to 1 of 255 and in 1.\d+%"):
+    monkeypatch.setattr(reference, "fit", other_by(1, 24, 9))  # 216 of 1,728 values
+    with pytest.raises(GateError, match=r"other pixels than the run's preprocessing, by up to 1 of 255 and in 12.50%"):
         effect_of_rounding(spec, model, asked)
+    monkeypatch.setattr(reference, "fit", fit)
+    asked[0].expected[0] += 0.3
+    assert effect_of_rounding(spec, model, asked) == 0.05  # at most
 
 
 @pytest.mark.slow  # an export each; test_gate.py and test_export_faults.py refuse exports, too

@@ -44,6 +44,7 @@ BOMBS = {
     "PNG, 160,000 chunks and a text of 2 GB": lambda: png(
         9, 9, middle=chunk(b"abCd") * 160_000 + b"\x7f\xff\xff\xfftEXtkey\0"
     ),
+    "PNG, 660,000 marks of texts": lambda: png(9, 9)[:33] + b"TXt" * 660_000,
     "PNG, too wide": lambda: png(400_000, 100),
     "WebP of 100 MP": lambda: webp(10_000, 10_000),
     "WebP lossless of 100 MP": lambda: webp(10_000, 10_000, lossless=True),

@@ -16,6 +16,8 @@ SIGNATURE = 8  # bytes before the first chunk
 def texts_and_excess(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A PNG -> (int64 number of texts that may be compressed, whether a chunk says that it is longer than the file).
 
+    The number is MAX_CHUNKS or more if there are that many places that look like one of the chunks.
+
     What looks like such a chunk may be image data, by chance, so chunks are walked through where anything does.
     """
     length = tf.cast(tf.strings.length(contents), tf.int64)
@@ -23,21 +25,23 @@ def texts_and_excess(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     for ending, letters in ENDINGS.items():
         with tf.control_dependencies([texts, suspicious]):  # one after another, since each copies the file
             count, excess = _looked_at(contents, ending, letters, length)
-        texts += count if ending == b"TXt" else 0
+        texts += count if ending == b"TXt" else tf.where(count == MAX_CHUNKS, count, 0)
         suspicious |= excess
     return texts, suspicious & _walked(contents, length, suspicious)
 
 
 def _looked_at(contents: tf.Tensor, ending: bytes, letters: bytes, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(the number of places that may be chunks whose types have this ending, whether one would exceed the file)."""
-    parts = tf.raw_ops.StringSplitV2(input=contents[None], sep=ending, maxsplit=-1).values[:-1]
+    parts = tf.raw_ops.StringSplitV2(input=contents[None], sep=ending, maxsplit=MAX_CHUNKS).values[:-1]
     ends = tf.strings.length(parts)
     tails = tf.strings.substr(parts, tf.maximum(ends - 5, 0), tf.minimum(ends, 5))
     values = tf.cast(tf.io.decode_raw(tails, tf.uint8, fixed_length=5), tf.int64)
     is_type = tf.reduce_any(values[:, 4:] == tf.constant(list(letters), tf.int64), axis=1)
     said = tf.reduce_sum(values[:, :4] * [2**24, 2**16, 2**8, 1], axis=1)
     excess = is_type & (said > length)
-    return tf.reduce_sum(tf.cast(is_type & ~excess, tf.int64)), tf.reduce_any(excess | (ends < 5))
+    count = tf.reduce_sum(tf.cast(is_type & ~excess, tf.int64))
+    many = tf.shape(parts)[0] == MAX_CHUNKS  # no image has as many, and each takes memory
+    return tf.where(many, tf.cast(MAX_CHUNKS, tf.int64), count), tf.reduce_any(excess | (ends < 5))
 
 
 def _walked(contents: tf.Tensor, length: tf.Tensor, needed: tf.Tensor) -> tf.Tensor:

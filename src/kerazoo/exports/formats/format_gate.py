@@ -11,12 +11,12 @@ import numpy as np
 
 from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
-from kerazoo.exports.formats.table import BROWSER, REFERENCE, SAVED_MODEL_FORMAT, Format
+from kerazoo.exports.formats.table import BROWSER, LOSS, REFERENCE, SAVED_MODEL_FORMAT, Format
 from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
 from kerazoo.exports.questions import DEFAULT, Question
 from kerazoo.exports.web.browser import browse
 from kerazoo.startup import fresh_python
-from kerazoo.tasks.measures import interval
+from kerazoo.tasks.measures import TOLERANCE, interval
 from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class FormatResult:
     """What a format answers and costs, beside the SavedModel (`name` "saved_model").
 
     `bytes` is the size of its files. Of the `images` of validation, `agreement` is the share with the recorded class,
-    and `largest_difference` that of an answer. `quality` is the `metric` on these images: accuracy, or a regression's
-    r2; for classes it has Wilson's 95 % `interval`. `milliseconds` are the times for an image in batches of 1 and of 8,
-    of the network's size; `memory` is the largest number of bytes that its process had, None where a
-    system does not say. Both are of the machine that exported.
+    and `largest_difference` that of an answer, of which `allowed` was the limit, None for integers. `quality` is the
+    `metric` on these images: accuracy, or a regression's r2; for classes it has Wilson's 95 % `interval`.
+    `milliseconds` are the times for an image in batches of 1 and of 8, of the network's size; `memory` is the largest
+    number of bytes that its process had, None where a system does not say. Both are of the machine that exported.
     """
 
     name: str
@@ -41,6 +41,7 @@ class FormatResult:
     images: int
     agreement: float
     largest_difference: float
+    allowed: float | None
     metric: str
     quality: float
     interval: Sequence[float]
@@ -70,8 +71,8 @@ def check_format(
     """The result of a format of `export`. `asked` are questions of the gate, the first of which is about all of `val`.
 
     `rounding` is what rounding of pixels does to an answer, see `effect_of_rounding`. Raises GateError if an answer
-    differs by more than twice that over the format's tolerance, if more right answers are lost than it may lose, or if
-    the format cannot be used.
+    differs by more than twice that over the format's tolerance, if more than LOSS right answers are lost, or if the
+    format cannot be used.
     """
     if (export / REFERENCE).read_bytes() != Path(reference.__file__).read_bytes():
         raise GateError(f"{REFERENCE} is not that of this version of kerazoo")
@@ -79,29 +80,30 @@ def check_format(
     files = [file for question in usable for file in question.files]
     found = browse(export, files, scratch) if one.engine == BROWSER else _measured(export, one.name, files, scratch)
     task = find_task(val.task)
-    tolerance = one.tolerance + 2 * rounding
+    tolerance = None if one.tolerance is None else one.tolerance + 2 * rounding
     start = 0
     for question in usable:
         answers = found["answers"][start : start + len(question.keys)]
         start += len(question.keys)
-        if one.loses is None:
+        if tolerance is not None:
             same = task.same_decision(answers, question.expected, tolerance)
             _refuse_others(one, question, answers, same, tolerance)
     if found["twice"]:
         raise GateError(f"format {one.name}: its answer differs from one call to the next")
-    if not found["alone"] <= (tolerance if one.loses is None else 1):
+    if not found["alone"] <= (1 if one.tolerance is None else one.tolerance):
         raise GateError(f"format {one.name}: an answer differs by {found['alone']:.2g} alone and in a batch")
     recorded = usable[0].expected
     answers = found["answers"][: len(val)]
     was, now = (task.quality(val.labels, values) for values in (recorded, answers))
-    if one.loses is not None and not was[1] - now[1] <= one.loses:
+    if not was[1] - now[1] <= LOSS:
         raise GateError(
             f"format {one.name}: its {now[0]} on validation is {now[1]:.4f}, and that of the evaluated model "
-            f"{was[1]:.4f}; it may lose {one.loses}; leave the format out"
+            f"{was[1]:.4f}; it may lose {LOSS}; leave the format out"
         )
     agreement = float(task.same_decision(answers, recorded, 0.0).mean())
     size = sum(file.stat().st_size for file in (export / one.folder).rglob("*") if file.is_file())
-    return _result(one.name, size, val, answers, found, agreement, float(_differences(answers, recorded).max()))
+    largest = float(_differences(answers, recorded).max())
+    return _result(one.name, size, val, answers, found, agreement, largest, tolerance)
 
 
 def measure_saved_model(
@@ -111,18 +113,19 @@ def measure_saved_model(
     found = _measured(export, SAVED_MODEL_FORMAT, recorded.files, scratch)
     files = [export / SAVED_MODEL, *(export / VARIABLES).parent.iterdir()]
     size = sum(file.stat().st_size for file in files)
-    return _result(SAVED_MODEL_FORMAT, size, val, recorded.expected, found, 1.0, largest_difference)
+    return _result(SAVED_MODEL_FORMAT, size, val, recorded.expected, found, 1.0, largest_difference, TOLERANCE)
 
 
 def _result(
-    name: str, size: int, val: "Examples", answers: np.ndarray, found: dict[str, Any], agreement: float, largest: float
-) -> FormatResult:
+    name: str, size: int, val: "Examples", answers: np.ndarray, found: dict[str, Any], agreement: float, largest: float,
+    allowed: float | None,
+) -> FormatResult:  # fmt: skip
     task = find_task(val.task)
     metric, quality = task.quality(val.labels, answers)
     between = list(interval(quality, len(val))) if task.exclusive else []
     times = [round(float(seconds) * 1000, 3) for seconds in found["seconds"]]
     memory = None if found["memory"] is None else int(found["memory"])
-    return FormatResult(name, size, len(val), agreement, largest, metric, quality, between, times, memory)
+    return FormatResult(name, size, len(val), agreement, largest, allowed, metric, quality, between, times, memory)
 
 
 def _differences(answers: np.ndarray, expected: np.ndarray) -> np.ndarray:

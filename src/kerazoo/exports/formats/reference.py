@@ -10,6 +10,7 @@ used. `load(PATH)` gives the settings; `decode` and `fit` give what a model take
 
 import io
 import json
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,19 @@ def load(path: str | Path) -> Settings:
 
 def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
     """A file or its bytes -> (H, W, channels) uint8, upright; alpha is blended with white. Raises OSError."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     contents = image if isinstance(image, bytes) else Path(image).read_bytes()
+    try:
+        return _decoded(contents, settings)
+    except (ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise OSError(f"it cannot be decoded: {error}") from error
+
+
+def _decoded(contents: bytes, settings: Settings) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    is_jpeg = contents.startswith(b"\xff\xd8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit below
         opened = Image.open(io.BytesIO(contents), formats=FORMATS)
@@ -50,9 +61,10 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
             raise OSError("it is an animation")
         deep = opened.mode.startswith("I")  # 16 bits, of which the upper 8 are used
         has_alpha = opened.mode in ("RGBA", "LA", "PA") or ("transparency" in opened.info and opened.mode == "P")
-        if contents.startswith(b"\xff\xd8") and contents.count(b"\xff\xda\x00") > _most_scans(opened, most):
+        if is_jpeg and contents.count(b"\xff\xda\x00") > _most_scans(opened, most):
             raise OSError(f"it has more than {_most_scans(opened, most)} scans, which is the limit for its size")
-        ImageOps.exif_transpose(opened, in_place=True)
+        if is_jpeg:  # others are taken as they are
+            ImageOps.exif_transpose(opened, in_place=True)
         if deep:
             gray = (np.asarray(opened) >> 8).astype(np.uint8)
             pixels = np.repeat(gray[..., None], 3, axis=-1)

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CALIBRATED = 200  # training images, spread evenly, that show an int8 format which numbers occur
 
+ONE_AT_A_TIME = threading.Lock()
 ROOM = 1_000_000  # bytes; a disk with less is full
 
 
@@ -151,11 +153,12 @@ def _save_openvino(path: Path, model: Any) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps away what converters print and log: their progress, and advice that was followed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with quiet_start(show=False), redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+    """Keeps away what converters print and log: their progress, and advice that was followed. One thread at a time."""
+    with ONE_AT_A_TIME:
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with quiet_start(show=False), redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            logging.disable(before)

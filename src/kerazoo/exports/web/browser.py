@@ -48,10 +48,15 @@ def browse(export: Path, files: Sequence[str], scratch: Path) -> dict[str, Any]:
     wrong = next((number for number, row in enumerate(answers) if isinstance(row, str)), None)
     if wrong is not None:
         raise GateError(f"format web does not answer {Path(files[wrong]).name}: {answers[wrong]}")
-    for file, row, shown in zip(files, answers, found["shown"], strict=False):
-        first = names[int(np.argmax(row))] if found["probabilities"] else names[0]
+    odd = next((number for number, row in enumerate(answers) if None in row), None)  # not a number
+    if odd is not None:
+        raise GateError(f"format web answers {Path(files[odd]).name} with what is no finite number")
+    for number, shown in found["shown"]:
+        first = names[int(np.argmax(answers[number]))] if found["probabilities"] else names[0]
         if shown != first:
-            raise GateError(f"format web: its page shows {shown!r} first for {Path(file).name}, and not {first!r}")
+            raise GateError(
+                f"format web: its page shows {shown!r} first for {Path(files[number]).name}, and not {first!r}"
+            )
     return {**found, "answers": np.array(answers, np.float32), "memory": memory}
 
 

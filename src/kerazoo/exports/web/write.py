@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from kerazoo.errors import GateError
 from kerazoo.exports.formats.onnx_files import to_onnx
-from kerazoo.exports.formats.reference import ALWAYS
+from kerazoo.exports.formats.reference import ALWAYS, MOST, PER_BYTE
 from kerazoo.exports.web.runtime import HOST, write_runtime
 from kerazoo.files import write_json, write_whole
 from kerazoo.tasks.task import find_task
@@ -37,7 +37,7 @@ def write_web(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
     page = (PAGE / "index.html").read_text(encoding="utf-8")
     write_whole(folder / "index.html", page.replace("{host}", f" {HOST}" if runtime.startswith(HOST) else ""))
     settings = {
-        "class_names": list(spec.class_names), "channels": channels, "most": ALWAYS, "runtime": runtime,
-        "probabilities": find_task(spec.task).probabilities,
+        "class_names": list(spec.class_names), "channels": channels, "runtime": runtime,
+        "always": ALWAYS, "per_byte": PER_BYTE, "most": MOST, "probabilities": find_task(spec.task).probabilities,
     }  # fmt: skip
     write_json(folder / "model.json", settings)

@@ -12,9 +12,10 @@ export async function decode(blob) {
     throw new Error("it cannot be decoded");
   });
   const { width, height } = bitmap;
-  if (width * height > settings.most) {
+  const most = Math.min(Math.max(settings.always, settings.per_byte * blob.size), settings.most);
+  if (width * height > most) {
     bitmap.close();
-    throw new Error(`it has ${width} x ${height} pixels; at most ${settings.most} are taken`);
+    throw new Error(`it has ${width} x ${height} pixels; at most ${most} are taken`);
   }
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";

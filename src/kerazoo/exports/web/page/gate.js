@@ -3,7 +3,7 @@
 const BATCHES = [1, 8];
 const ROUNDS = 15;
 const SECONDS = 20; // after which no more rounds are timed
-const SHOWN = 4; // images that are also given to the page as a person does
+const SHOWN = 20; // images, spread over all, that are also given to the page as a person does
 const $ = (id) => document.getElementById(id);
 const bytes = async (name) => new Uint8Array(await (await fetch(`gate/${name}`)).arrayBuffer());
 const send = (values) => fetch("gate/found", { method: "POST", body: JSON.stringify(values) });
@@ -39,7 +39,7 @@ async function found({ answer, decode, settings }, { images, height, width }) {
     try {
       answers.push([...await answer(await decode(new Blob([await bytes(`images/${number}`)])))]);
     } catch (error) {
-      answers.push(error.message);
+      answers.push(String(error?.message ?? error));
     }
   }
   const batch = { pixels: await bytes("fitted"), height, width, count: BATCHES.at(-1) };
@@ -58,14 +58,14 @@ async function found({ answer, decode, settings }, { images, height, width }) {
     seconds.push(await timed(() => answer(some), count));
   }
   const first = [];
-  for (let number = 0; number < Math.min(images, SHOWN); number++) first.push(await shown(number));
+  for (let number = 0; number < images; number += Math.ceil(images / SHOWN)) first.push([number, await shown(number)]);
   return {
     answers,
     names: settings.class_names,
     probabilities: settings.probabilities,
     shown: first,
     twice: whole.some((value, index) => value !== again[index]),
-    alone: Math.max(...whole.map((value, index) => Math.abs(value - alone[index]))),
+    alone: whole.reduce((most, value, index) => Math.max(most, Math.abs(value - alone[index])), 0),
     seconds,
   };
 }
