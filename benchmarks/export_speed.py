@@ -38,7 +38,7 @@ def timed(call):
 
 
 def preprocessing(export, files, rounds):
-    """Processor time of preprocessing in the graph over that of training's input, in each round."""
+    """Processor time of preprocessing in the graph over that of evaluation's input, in each round."""
     from kerazoo.startup import start_tensorflow
 
     start_tensorflow()
@@ -59,7 +59,7 @@ def preprocessing(export, files, rounds):
     prepared = [images.numpy() for images, _ in batches]
     rows = []
     for number in range(rounds + 1):
-        bytes_, network, training = (
+        bytes_, network, inputs = (
             timed(call)[1]
             for call in (
                 lambda: [model.ask("serving_default", batch) for batch in encoded],
@@ -68,7 +68,7 @@ def preprocessing(export, files, rounds):
             )
         )
         if number:  # the first builds the graphs
-            rows.append({"graph": bytes_ - network, "training": training, "network": network})
+            rows.append({"graph": bytes_ - network, "input": inputs, "network": network})
     print(json.dumps(rows))
 
 
@@ -144,9 +144,9 @@ def main():
         return answering(arguments.export, arguments.way, files)
 
     given = (arguments.export, arguments.folder, "--images", len(files), "--rounds", arguments.rounds, "--way")
-    shares = [row["graph"] / row["training"] for row in child(*given, "preprocessing")]
+    shares = [row["graph"] / row["input"] for row in child(*given, "preprocessing")]
     spread = f"{min(shares):.3f}-{max(shares):.3f}"
-    print(f"preprocessing in the graph over that of training: {statistics.median(shares):.3f} ({spread})", flush=True)
+    print(f"preprocessing in the graph over that of evaluation: {statistics.median(shares):.3f} ({spread})", flush=True)
     passport = json.loads((arguments.export / "assets.extra/passport.json").read_text())
     names = ["saved_model", *(row["name"] for row in passport["formats"][1:] if row["name"] != "web")]
     found = {name: [] for name in names}
@@ -160,10 +160,9 @@ def main():
             values = [measured[key] for measured in found[name]]
             ratios = [mine / base[key] for mine, base in zip(values, found["saved_model"], strict=True)]
             unit = 1e-6 if key == "memory" else 1 if key == "start_up" else 1000
-            row |= {
-                key: round(unit * statistics.median(values), 2),
-                f"{key}_ratio": round(statistics.median(ratios), 3),
-            }
+            row[key] = round(unit * statistics.median(values), 2)
+            row[f"{key}_range"] = f"{unit * min(values):.2f}-{unit * max(values):.2f}"
+            row[f"{key}_ratio"] = round(statistics.median(ratios), 3)
         rows.append(row)
         words = (f"{key} {row[key]} ({row[f'{key}_ratio']})" for key in KEYS)
         print(f"{name:15} {', '.join(words)}", flush=True)
