@@ -21,6 +21,7 @@ from kerazoo.errors import GateError, InputError, KerazooError, RunError
 from kerazoo.exports.export import export_run, verify_export
 from kerazoo.exports.formats import portable, reference, write
 from kerazoo.exports.formats.answering import FormatModel
+from kerazoo.exports.formats.onnx_files import to_onnx
 from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
 from kerazoo.exports.layout import PASSPORT
@@ -228,6 +229,26 @@ def test_a_large_image_is_resized_before_the_model(export):
     assert model.pixels(buffer.getvalue()).shape == (24, 24, 3)
     expected = kerazoo.open_export(export).probabilities(buffer.getvalue())[0]
     np.testing.assert_allclose(model.answer(buffer.getvalue()), expected, atol=0.005)
+
+
+def test_constants_of_a_network_are_part_of_its_onnx_file():
+    """EfficientNet's normalization has them; tf2onnx makes inputs of what is no variable."""
+    import keras
+    import onnxruntime
+
+    layers = [
+        keras.Input((8, 8, 3)),
+        keras.layers.Normalization(mean=[100.0, 120.0, 90.0], variance=[400.0, 900.0, 100.0]),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2),
+    ]
+    model = keras.Sequential(layers)
+    spec = ModelSpec("any", {}, Preprocessing(8, 8, scaling="none"), ("a", "b"))
+    session = onnxruntime.InferenceSession(to_onnx(spec, model, "fitted").SerializeToString())
+    assert [one.name for one in session.get_inputs()] == ["pixels"]
+    pixels = random_pixels(8, 8, 3)[None]
+    expected = spec.answers(model(pixels.astype(np.float32)))
+    np.testing.assert_allclose(session.run(None, {"pixels": pixels})[0], expected, atol=1e-5)
 
 
 def other_pixels(change):

@@ -47,8 +47,22 @@ def to_onnx(spec: "ModelSpec", model: "keras.Model", kind: str) -> Any:
 
     function, given = portable(spec, model, kind)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
+    _keep_constants(converted, function.get_concrete_function())
     onnx.checker.check_model(converted)
     return converted
+
+
+def _keep_constants(model: Any, concrete: Any) -> None:
+    """Make constants that a network has outside of its variables, as for normalization, part of `model`.
+
+    The function of TensorFlow captures them, and tf2onnx makes inputs of them.
+    """
+    import onnx
+
+    values = {inner.name: outer for outer, inner in concrete.graph.captures}
+    for given in [one for one in model.graph.input if one.name in values]:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values[given.name].numpy(), given.name))
+        model.graph.input.remove(given)
 
 
 def _share(model: Any, places: dict[str, int], blocks: list[bytes]) -> None:
