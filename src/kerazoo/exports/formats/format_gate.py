@@ -22,6 +22,7 @@ from kerazoo.tasks.task import find_task
 if TYPE_CHECKING:
     from kerazoo.pipelines.data.examples import Examples
 
+ROUNDINGS = 4  # times the effect of rounding: engines compute the resizing in other orders again
 MEASURING = "kerazoo.exports.formats.measuring"
 
 
@@ -71,8 +72,8 @@ def check_format(
     """The result of a format of `export`. `asked` are questions of the gate, the first of which is about all of `val`.
 
     `rounding` is what rounding of pixels does to an answer, see `effect_of_rounding`. Raises GateError if an answer
-    differs by more than twice that over the format's tolerance, if more than LOSS right answers are lost, or if the
-    format cannot be used.
+    differs by more than ROUNDINGS times that over the format's tolerance, if more than LOSS right answers are lost, or
+    if the format cannot be used.
     """
     if (export / REFERENCE).read_bytes() != Path(reference.__file__).read_bytes():
         raise GateError(f"{REFERENCE} is not that of this version of kerazoo")
@@ -80,7 +81,7 @@ def check_format(
     files = [file for question in usable for file in question.files]
     found = browse(export, files, scratch) if one.engine == BROWSER else _measured(export, one.name, files, scratch)
     task = find_task(val.task)
-    tolerance = None if one.tolerance is None else one.tolerance + 2 * rounding
+    tolerance = None if one.tolerance is None else one.tolerance + ROUNDINGS * rounding
     start = 0
     for question in usable:
         answers = found["answers"][start : start + len(question.keys)]

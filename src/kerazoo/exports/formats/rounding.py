@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kerazoo.models.description import ModelSpec
 
 BATCH = 32
-MOST = 0.05  # of an effect that a format is allowed: a network that answers single pixels more than that is refused
+MOST = 0.025  # of an effect that a format is allowed: a network that answers single pixels more than that is refused
 SHARE = 0.1  # of an image's pixels that may be rounded otherwise: 4 % in drawings, whose means are often exact halves
 
 

@@ -52,6 +52,7 @@ def _onnx(path: Path) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or threads that wait keep others off
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
     return lambda pixels: np.asarray(session.run(None, {taken.name: pixels})[0], np.float32)
