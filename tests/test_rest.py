@@ -105,7 +105,7 @@ REFUSED = {  # source: (kinds, body, words)
         BYTES, '{"inputs": [{"b64": "cQ==", "x": 1}]}', "not formatted correctly for base64 data",
     ),
     "C:JsonDecodeBase64Object, letters": (BYTES, '{"instances": [{"b64": "*"}]}', "Unable to base64 decode"),
-    "rapidjson, kParseErrorNumberTooBig": (ONE, '{"instances": [1' + "0" * 400 + "]}", "Number too big to be stored in"),
+    "rapidjson, kParseErrorNumberTooBig": (ONE, '{"instances": [1' + "0" * 400 + "]}", "Number too big to be stored"),
     "ours: nested without end": (ONE, '{"instances": ' + "[" * 200_000, "JSON Parse error: Terminate parsing"),
     "ours: out of range": (PIXELS, '{"instances": [256]}', "JSON Value: 256 Type: Number is not of expected"),
 }  # fmt: skip
