@@ -379,7 +379,7 @@ def test_smaller_formats_lose_little(run, tmp_path, name):
 def test_an_int8_that_loses_too_much_is_refused(run, tmp_path, monkeypatch):
     """Calibrated with black images, every activation is cut off."""
     monkeypatch.setattr(write, "calibration_images", lambda train, preprocessing: np.zeros((8, 24, 24, 3), np.uint8))
-    with pytest.raises(GateError, match=r"format litert-int8: its accuracy on validation is .*; it may lose 0.02"):
+    with pytest.raises(GateError, match=r"format litert-int8: its accuracy on validation is .*; it may lose 0.071"):
         export_run(run, formats=["litert-int8"], root=tmp_path / "new")
 
 

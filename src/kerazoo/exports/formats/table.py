@@ -18,7 +18,7 @@ class Format:
     `takes` is the kind of its input, see `portable.inputs_of`. `tolerance` is the largest difference of an answer from
     the evaluated model's, in probability, or relative for numbers over 1, beside what rounding of pixels does; the
     class must be the same. Without one, as of integers, answers may differ. In any case the share of right answers on
-    validation may fall by at most `LOSS`.
+    validation may fall by at most `LOSS`, or by one answer.
     """
 
     name: str
