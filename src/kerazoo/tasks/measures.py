@@ -13,6 +13,12 @@ def near(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
     return same
 
 
+def differences(answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """(N,) the largest difference of two (N, K) answers for each image, relative for numbers over 1."""
+    each: np.ndarray = (np.abs(answers - recorded) / np.maximum(1, np.abs(recorded))).max(axis=1)
+    return each
+
+
 def interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a `share` of `count` examples (Wilson 1927), within [0, 1]."""
     from scipy.stats import binomtest

@@ -16,7 +16,7 @@ from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
 from kerazoo.exports.questions import DEFAULT, Question
 from kerazoo.exports.web.browser import browse
 from kerazoo.startup import fresh_python
-from kerazoo.tasks.measures import TOLERANCE, interval
+from kerazoo.tasks.measures import TOLERANCE, differences, interval
 from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def check_format(
         )
     agreement = float(task.same_decision(answers, recorded, 0.0).mean())
     size = sum(file.stat().st_size for file in (export / one.folder).rglob("*") if file.is_file())
-    largest = float(_differences(answers, recorded).max())
+    largest = float(differences(answers, recorded).max())
     return _result(one.name, size, val, answers, found, agreement, largest, tolerance)
 
 
@@ -130,19 +130,13 @@ def _result(
     return FormatResult(name, size, len(val), agreement, largest, allowed, metric, quality, between, times, memory)
 
 
-def _differences(answers: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """(N,) the largest difference of an answer for each image, relative for numbers over 1."""
-    each: np.ndarray = (np.abs(answers - expected) / np.maximum(1, np.abs(expected))).max(axis=1)
-    return each
-
-
 def _refuse_others(
     one: Format, question: Question, answers: np.ndarray, same: np.ndarray, tolerance: float
 ) -> None:  # fmt: skip
     """Raise GateError, which names the images, if an answer is another one than expected."""
     if answers.shape != question.expected.shape:
         raise GateError(f"format {one.name}: its answers must be {question.expected.shape}, got {answers.shape}")
-    difference = _differences(answers, question.expected)
+    difference = differences(answers, question.expected)
     wrong = [question.keys[number] for number in np.flatnonzero(~((difference <= tolerance) & same)).tolist()]
     if wrong:
         named = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")

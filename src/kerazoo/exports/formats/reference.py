@@ -39,7 +39,7 @@ def decode(image: str | Path | bytes, settings: Settings) -> np.ndarray:
     try:
         return _decoded(contents, settings)
     except (ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise OSError(f"it cannot be decoded: {error}") from error
+        raise OSError(str(error)) from error
 
 
 def _decoded(contents: bytes, settings: Settings) -> np.ndarray:

@@ -14,6 +14,7 @@ from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.portable import fitted, settings_of
 from kerazoo.exports.questions import DEFAULT, Question, outputs_of
+from kerazoo.tasks.measures import differences
 
 if TYPE_CHECKING:
     import keras
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kerazoo.models.description import ModelSpec
 
 BATCH = 32
-MOST = 0.025  # of an effect that a format is allowed: a network that answers single pixels more than that is refused
+MOST = 0.025  # of the effect that counts, or a wrong export of a network that answers single pixels could pass
 SHARE = 0.1  # of an image's pixels that may be rounded otherwise: 4 % in drawings, whose means are often exact halves
 
 
@@ -45,7 +46,7 @@ def effect_of_rounding(spec: "ModelSpec", model: "keras.Model", asked: Sequence[
         both = [_resized(spec, settings, key, file) for key, file, _ in some]
         for pixels in zip(*both, strict=True):
             _, answers = outputs_of(spec, model, [spec.preprocessing.scale(image).numpy() for image in pixels])
-            largest = max(largest, float((np.abs(answers - expected) / np.maximum(1, np.abs(expected))).max()))
+            largest = max(largest, float(differences(answers, expected).max()))
     return min(largest, MOST)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
+from kerazoo.exports.formats.measuring import FEW
 from kerazoo.exports.formats.table import SETTINGS
 from kerazoo.exports.web.chromium import chromium, largest_memory, last_words
 
@@ -29,7 +30,6 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript",
          ".json": "application/json", ".wasm": "application/wasm"}  # fmt: skip
 FOUND = "/gate/found"  # where the page sends what it found
 SILENCE = 300  # seconds without a request, after which the page is given up
-FEW = 8  # images of a batch that is asked for twice, and timed
 
 
 def browse(export: Path, files: Sequence[str], scratch: Path) -> dict[str, Any]:

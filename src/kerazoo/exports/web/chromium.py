@@ -18,6 +18,7 @@ OPTIONS = (
     "--headless=new", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--mute-audio",
 )  # fmt: skip
+LOG = "stderr.txt"  # in the folder of the browser's profile
 
 
 def find_browser() -> str:
@@ -32,9 +33,6 @@ def find_browser() -> str:
         f"format 'web' needs Chromium or Chrome, in which its page is tried before it is kept, and {where}; install "
         "one (on Debian: apt install chromium), or name it in CHROME_BIN"
     )
-
-
-LOG = "stderr.txt"
 
 
 @contextmanager
