@@ -484,7 +484,8 @@ def test_a_terminated_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kerazoo", "export", str(run.folder)])
 
     def terminate():
-        while not list(tmp_path.glob("saved_models/.export-*/scratch/questions.json")):
+        written = "saved_models/.export-*/scratch/questions.json"
+        while not any(path.stat().st_size for path in tmp_path.glob(written)):  # empty, it is still open
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
