@@ -4,7 +4,7 @@
 
 Weights are random, and the statistics of batch norm are those of 64 drawn images, so that answers differ from image to
 image. On it a linear probe is fitted (a small network of the zoo is trained for one epoch), the run is exported with
-all formats that it can have, and a row says what the gate measured, or its words. Images are as small as the network
+each format that it can have, and a row says what the gate measured, or its words. Images are as small as the network
 allows, 64 px or more. Each network has a process of its own. Rows are added to the CSV file; networks that it has are
 left out.
 """
@@ -96,30 +96,40 @@ def run_of(name, folder):
 
 
 def rows_of(name, formats):
-    """A row for the SavedModel and for each format of a network: one export of all that pass."""
+    """A row for the SavedModel and for each format of a network. Formats of fewer bits have an export of their own."""
     start_tensorflow()
+    floats = [one for one in formats if FORMATS[one].tolerance is not None and one != "litert-float16"]
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
         run, size = run_of(name, Path(folder))
-        left = list(formats)
-        while True:
-            start = time.perf_counter()
-            try:
-                export = run.export(formats=left, root=Path(folder) / "saved_models")
-                break
-            except KerazooError as error:
-                refused = next((one for one in left if re.search(rf"format '?{one}'?\b(?!-)", str(error))), None)
-                if refused is None:
-                    raise
-                left.remove(refused)
-                yield row(name, size, refused, why_not=" ".join(str(error).replace(folder, "").split())[:300])
-        seconds = round((time.perf_counter() - start) / (1 + len(left)))
+        for group in (floats, *([one] for one in formats if one not in floats)):
+            yield from rows_of_export(run, size, group, Path(folder), first=group is floats)
+
+
+def rows_of_export(run, size, formats, folder, *, first):
+    """A row for each of `formats`, and for the SavedModel where it is the `first` export: all that pass in one."""
+    left = list(formats)
+    while left or first:
+        start = time.perf_counter()
+        try:
+            export = run.export(formats=left, root=folder / "saved_models", new_version=True)
+            break
+        except KerazooError as error:
+            refused = next((one for one in left if re.search(rf"format '?{one}'?\b(?!-)", str(error))), None)
+            if refused is None:
+                raise
+            left.remove(refused)
+            yield row(run.name, size, refused, why_not=" ".join(str(error).replace(str(folder), "").split())[:300])
+    else:
+        return
+    common = {"passed": True, "seconds": round((time.perf_counter() - start) / (1 + len(left)))}
+    if first:
         largest = f"{export.gate.largest_difference:.1g}"
-        yield row(name, size, "saved_model", passed=True, agreement=1.0, largest_difference=largest, seconds=seconds)
-        for found in export.formats[1:]:
-            yield row(
-                name, size, found.name, passed=True, agreement=found.agreement, megabytes=round(found.bytes / 1e6, 2),
-                largest_difference=f"{found.largest_difference:.1g}", seconds=seconds,
-            )  # fmt: skip
+        yield row(run.name, size, "saved_model", agreement=1.0, largest_difference=largest, **common)
+    for found in export.formats[1:]:
+        yield row(
+            run.name, size, found.name, agreement=found.agreement, megabytes=round(found.bytes / 1e6, 2),
+            largest_difference=f"{found.largest_difference:.1g}", **common,
+        )  # fmt: skip
 
 
 def row(name, size, one, **known):
