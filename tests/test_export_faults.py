@@ -201,8 +201,14 @@ def test_all_signatures_were_asked(run, export):
     assert recorded.std(axis=0).min() > 0.01
     assert 0.001 < recorded.min() < recorded.max() < 0.999
     assert gate["synthetic"] == 12
-    assert set(gate["signatures"]) == {"serving_default", "serve_images", "serve_pixels", "serve_prepared", "features"}
+    usual = {"serving_default", "serve_images", "serve_pixels", "serve_prepared"}
+    assert set(gate["signatures"]) == {*usual, "features", "prepare", "classify"}
     assert set(ExportedModel(export).signatures) == set(gate["signatures"])
+
+
+def example(content):
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+    return tf.train.Example(features=tf.train.Features(feature={"image_bytes": feature})).SerializeToString()
 
 
 def test_a_bad_image_is_a_row_and_its_neighbours_keep_their_bits(export, photos):
@@ -226,6 +232,12 @@ def test_a_bad_image_is_a_row_and_its_neighbours_keep_their_bits(export, photos)
     features = model.ask("features", [files[0], b"", files[2]])
     assert np.isfinite(features["features"][::2]).all()
     assert np.isnan(features["features"][1]).all()
+    decoded = model.ask("prepare", [files[0], b"", files[2]])
+    assert [status.decode()[:3] for status in decoded["status"]] == ["ok", "not", "ok"]
+    np.testing.assert_array_equal(np.isnan(decoded["prepared"]).all(axis=(1, 2, 3)), [False, True, False])
+    classes = model.ask("classify", [example(one) for one in (files[0], b"", files[2])])
+    assert classes["classes"].tolist() == [[b"cold", b"warm"], [b"", b""], [b"cold", b"warm"]]
+    np.testing.assert_array_equal(classes["scores"], model.outputs([files[0], b"", files[2]])["probabilities"])
     pixels = np.full((2, 40, 40, 3), 100, np.float32)
     pixels[1, 3, 3] = np.inf
     assert model.image_outputs(pixels)["status"].tolist() == [

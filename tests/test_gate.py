@@ -223,3 +223,16 @@ def test_cells_of_the_evaluation_are_no_formulas(tmp_path, task):
         assert [row[1].removeprefix("'") for row in rows] == list(odd)
     if task == "regression":
         assert rows[0][1] == "-1"
+
+
+def test_classify_is_compared_by_names_and_scores():
+    question = Question(["0", "1"], ["0", "1"], ANSWERS[:2], "classify")
+    classes = [list(NAMES)] * 2
+    task = find_task("multiclass")
+    assert compare({"classes": classes, "scores": ANSWERS[:2]}, question, NAMES, task)[0].all()
+    turned = [list(NAMES), list(NAMES)[::-1]]
+    assert compare({"classes": turned, "scores": ANSWERS[:2]}, question, NAMES, task)[0].tolist() == [True, False]
+    off = ANSWERS[:2] + [[0] * len(NAMES), [0.01] * len(NAMES)]
+    assert compare({"classes": classes, "scores": off}, question, NAMES, task)[0].tolist() == [True, False]
+    with pytest.raises(GateError, match="outputs of the signature classify must be classes, scores, got scores"):
+        compare({"scores": ANSWERS[:2]}, question, NAMES, task)

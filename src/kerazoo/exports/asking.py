@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import GateError
-from kerazoo.exports.layout import CLASS_NAMES, OK, STATUS
-from kerazoo.exports.questions import DEFAULT, FEW, Question
+from kerazoo.exports.layout import CLASS_NAMES, CLASSIFY, DEFAULT, IMAGE_BYTES, OK, STATUS
+from kerazoo.exports.questions import FEW, Question
 from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.startup import fresh_python, start_tensorflow
 from kerazoo.tasks.measures import TOLERANCE
@@ -54,7 +54,9 @@ def answer(export: str, questions: str, scratch: str) -> None:
         files = question["files"]
         size = 1 if files[0].endswith(".npy") else BATCH  # the sizes of pixels differ
         starts = range(0, len(files), size)
-        batches = [model.ask(question["signature"], _read(files[start : start + size])) for start in starts]
+        signature = question["signature"]
+        packed = _examples if signature == CLASSIFY else list
+        batches = [model.ask(signature, packed(_read(files[start : start + size]))) for start in starts]
         outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         texts = {name: _decoded(values) for name, values in outputs.items() if values.dtype == object}
         if CLASS_NAMES in texts:  # these are the same for every image, unless something is wrong
@@ -124,6 +126,14 @@ def _read(files: Sequence[str]) -> Any:
     if files[0].endswith(".npy"):
         return np.stack([np.load(file) for file in files])
     return [read_encoded(Path(file)) for file in files]
+
+
+def _examples(contents: Sequence[bytes]) -> list[bytes]:
+    import tensorflow as tf
+
+    kinds = (tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in contents)
+    examples = (tf.train.Example(features=tf.train.Features(feature={IMAGE_BYTES: one})) for one in kinds)
+    return [one.SerializeToString() for one in examples]
 
 
 def _decoded(values: np.ndarray) -> list[Any]:

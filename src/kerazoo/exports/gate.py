@@ -14,7 +14,7 @@ import numpy as np
 from kerazoo.errors import GateError
 from kerazoo.exports.asking import ask
 from kerazoo.exports.graph_check import check_graph, check_variables
-from kerazoo.exports.layout import CLASS_NAMES, FEATURES, OK, STATUS
+from kerazoo.exports.layout import CLASS_NAMES, CLASSES, CLASSIFY, FEATURES, OK, PREPARE, PREPARED, SCORES, STATUS
 from kerazoo.exports.questions import Question
 from kerazoo.tasks.measures import TOLERANCE, near
 from kerazoo.tasks.task import find_task
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kerazoo.models.description import ModelSpec
     from kerazoo.pipelines.data.examples import Examples
     from kerazoo.tasks.base import Task
+
+
+NUMBERS = {FEATURES: FEATURES, PREPARE: PREPARED}  # signatures without answers, and what they give
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,10 @@ def check_export(
                 f"the export does not give the same answers as {other} for {len(wrong)} of {len(same)} images, "
                 f"{_named(wrong)} (signature {question.signature}, largest difference {difference.max():.2g})"
             )
-        if question.signature != FEATURES:
+        if question.signature not in NUMBERS:
             differences.append(float(difference.max()))
     synthetic = sum(
-        len(question.keys) for question in asked if not question.recorded and question.signature != FEATURES
+        len(question.keys) for question in asked if not question.recorded and question.signature not in NUMBERS
     )
     names = tuple(dict.fromkeys(question.signature for question in asked))
     return GateResult("val", len(val), synthetic, max(differences), names)
@@ -101,15 +104,20 @@ def compare(
     Raises GateError if the outputs are not those of the signature, or if their class names are not `names`.
     """
     expected = question.expected
-    wanted = {FEATURES, STATUS} if question.signature == FEATURES else {*task.outputs, STATUS}
+    output = NUMBERS.get(question.signature, "")
+    wanted = {output, STATUS} if output else {*task.outputs, STATUS}
+    if question.signature == CLASSIFY:
+        wanted = {CLASSES, SCORES}
     if set(outputs) != wanted:
         raise GateError(
             f"the outputs of the signature {question.signature} must be {', '.join(sorted(wanted))}, got "
             f"{', '.join(sorted(outputs))}"
         )
+    if question.signature == CLASSIFY:
+        return _compare_classes(outputs, expected, names, task)
     is_answered = np.array([status == OK for status in outputs[STATUS]])
-    if question.signature == FEATURES:
-        return _compare_features(outputs[FEATURES], expected, is_answered)
+    if output:
+        return _compare_numbers(output, outputs[output], expected, is_answered)
     for row in outputs[CLASS_NAMES]:
         if row != list(names):
             raise GateError(f"the class names of the export are {row[:5]}, but those of the data are {list(names)[:5]}")
@@ -139,12 +147,24 @@ def compare(
     return same, difference
 
 
-def _compare_features(
-    features: np.ndarray, expected: np.ndarray, is_answered: np.ndarray
+def _compare_classes(
+    outputs: dict[str, Any], expected: np.ndarray, names: Sequence[str], task: "Task"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `compare`; the tolerance is a share of the largest feature, as they have any scale."""
-    if features.shape != expected.shape:
-        raise GateError(f"the export's features must have the shape {expected.shape}, got {features.shape}")
+    """As `compare`, for the signature that TensorFlow Serving's classify requests are answered by."""
+    scores = outputs[SCORES]
+    if scores.shape != expected.shape:
+        raise GateError(f"the export's scores must have the shape {expected.shape}, got {scores.shape}")
+    named = np.array([row == list(names) for row in outputs[CLASSES]])
+    difference: np.ndarray = np.abs(scores - expected).max(axis=1)
+    return named & task.agree(scores, expected), difference
+
+
+def _compare_numbers(
+    name: str, values: np.ndarray, expected: np.ndarray, is_answered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `compare`, for features or prepared images; the tolerance is a share of the largest: they have any scale."""
+    if values.shape != expected.shape:
+        raise GateError(f"the export's {name} must have the shape {expected.shape}, got {values.shape}")
     scale = max(1.0, float(np.abs(expected).max()))
-    difference: np.ndarray = np.abs(features - expected).max(axis=1)
+    difference: np.ndarray = np.abs(values - expected).reshape(len(values), -1).max(axis=1)
     return is_answered & (difference <= TOLERANCE * scale), difference

@@ -6,7 +6,10 @@ PASSPORT = "assets.extra/passport.json"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
 VARIABLES = "variables/variables"
-CLASS_NAMES, STATUS, FEATURES = "class_names", "status", "features"  # outputs of the signatures
+CLASS_NAMES, STATUS, FEATURES, PREPARED = "class_names", "status", "features", "prepared"  # outputs of signatures
+CLASSES, SCORES = "classes", "scores"  # those of `CLASSIFY`, by TensorFlow Serving's names
+DEFAULT, PREPARE, CLASSIFY = "serving_default", "prepare", "classify"  # signatures
+IMAGE_BYTES = "image_bytes"  # the input that takes encoded images
 OK = "ok"  # the status of an image that was answered
 
 

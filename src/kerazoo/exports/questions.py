@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerazoo.exports.layout import FEATURES
+from kerazoo.exports.layout import CLASSIFY, DEFAULT, FEATURES, PREPARE
 from kerazoo.exports.synthetic import encoded_images, float_images
+from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
     import keras
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
     from kerazoo.pipelines.data.examples import Examples
 
 FEW = 8  # number of validation images that all signatures are asked for
-DEFAULT = "serving_default"
 
 
 @dataclass(frozen=True)
 class Question:
-    """Images for one signature, encoded or as arrays, each in a file, and the (N, ...) expected answers or features."""
+    """Images for one signature, encoded or as arrays, each in a file, and the (N, ...) numbers that it must give."""
 
     keys: Sequence[str]
     files: Sequence[str]
@@ -65,8 +65,13 @@ def questions(
         asked.append(Question(keys, files[few], features, FEATURES, recorded=False))
     if takes_bytes:
         encoded = encoded_images()
-        _, answers = outputs_of(spec, model, [preprocessing(one).numpy() for one in encoded.values()])
-        asked.append(Question(list(encoded), _written(encoded, scratch), answers, recorded=False))
+        written = _written(encoded, scratch)
+        prepared = [preprocessing(one).numpy() for one in encoded.values()]
+        _, answers = outputs_of(spec, model, prepared)
+        asked.append(Question(list(encoded), written, answers, recorded=False))
+        asked.append(Question(list(encoded), written, np.stack(prepared), PREPARE, recorded=False))
+        if find_task(spec.task).probabilities:
+            asked.append(Question(keys, files[few], recorded[few], CLASSIFY))
     drawn = float_images(preprocessing.channels)
     _, answers = outputs_of(spec, model, [preprocessing.prepare(image).numpy() for image in drawn.values()])
     asked.append(Question(list(drawn), _saved(list(drawn.values()), scratch, "drawn"), answers, "serve_images", False))

@@ -12,8 +12,8 @@ import numpy as np
 from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.table import BROWSER, LOSS, REFERENCE, SAVED_MODEL_FORMAT, Format
-from kerazoo.exports.layout import SAVED_MODEL, VARIABLES
-from kerazoo.exports.questions import DEFAULT, Question
+from kerazoo.exports.layout import DEFAULT, SAVED_MODEL, VARIABLES
+from kerazoo.exports.questions import Question
 from kerazoo.exports.web.browser import browse
 from kerazoo.startup import fresh_python
 from kerazoo.tasks.measures import TOLERANCE, differences, interval

@@ -13,7 +13,8 @@ import numpy as np
 from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.portable import fitted, settings_of
-from kerazoo.exports.questions import DEFAULT, Question, outputs_of
+from kerazoo.exports.layout import DEFAULT
+from kerazoo.exports.questions import Question, outputs_of
 from kerazoo.tasks.measures import differences
 
 if TYPE_CHECKING:
