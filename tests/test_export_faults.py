@@ -270,6 +270,7 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(export):
         ((name, tensor),) = request.inputs.items()
         images = tf.make_ndarray(tensor)
         outputs = model.ask(request.model_spec.signature_name, images)
-        assert list(outputs["status"]) == [b"ok"] * len(images), name
+        answered = outputs["status"] == b"ok" if "status" in outputs else np.isfinite(outputs["scores"]).all(axis=1)
+        assert answered.tolist() == [True] * len(images), name
         asked.append((request.model_spec.signature_name, len(images)))
     assert asked == [(name, count) for name in model.signatures for count in (1, 8)]
