@@ -24,8 +24,8 @@ from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.onnx_files import to_onnx
 from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import FORMATS, REFERENCE, SETTINGS, find_formats
+from kerazoo.exports.hashes import file_hashes
 from kerazoo.exports.layout import PASSPORT
-from kerazoo.exports.passport import file_hashes
 from kerazoo.exports.questions import Question
 from kerazoo.exports.synthetic import encoded_images
 from kerazoo.files import read_json, write_json

@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 
+from kerazoo.serving.codes import RequestError
 from kerazoo.serving.rest.answers import write_classes, write_predictions
 from kerazoo.serving.rest.requests import parsed, read_classify, read_predict
-from kerazoo.serving.rest.values import RestError
 
 ONE = {"x": "float"}
 BYTES = {"image_bytes": "string"}
@@ -49,6 +49,8 @@ READ = {  # source: (kinds, body, expected values by name, rows)
     "C:FillPredictRequestFromJson, other keys": (ONE, '{"instances": [1], "nested": {}}', {"x": [1]}, True),
     "C:AddValueToTensor, uint8": (PIXELS, '{"instances": [[[0, 255]]]}', {"pixels": [[[0, 255]]]}, True),
     "C:AddValueToTensor, text": (BYTES, '{"instances": ["\u00fc"]}', {"image_bytes": ["\u00fc".encode()]}, True),
+    "C:ParseJson, bytes that are no text": (BYTES, b'{"instances": ["\xff"]}', {"image_bytes": [b"\xff"]}, True),
+    "C:JsonDecodeBase64Object, without padding": (BYTES, '{"instances": [{"b64": "cQ"}]}', {"image_bytes": [b"q"]}, True),
     "C:GetDenseTensorShape, empty": (ONE, '{"inputs": [[], []]}', {"x": [[], []]}, False),
 }  # fmt: skip
 
@@ -87,8 +89,7 @@ REFUSED = {  # source: (kinds, body, words)
     "C:FillPredictRequestFromJson, no values": (ONE, '{"instances": []}', "No values in 'instances' array"),
     "C:FillPredictRequestFromJson, missing": (ONE, '{"signature_name": ""}', "Missing 'inputs' or 'instances' key"),
     "C:ParseJson, no object": (ONE, "[1]", r"JSON Value: \[1\] Is not object"),
-    "C:ParseJson, no JSON": (ONE, '{"instances": [1,}', "JSON Parse error: .* at offset: "),
-    "C:ParseJson, encoding": (ONE, b'{"a": "\xff"}', "JSON Parse error: Invalid encoding in string"),
+    "C:ParseJson, no JSON": (ONE, '{"instances": [1,}', "JSON Parse error: Invalid value. at offset: 16"),
     "C:FillTensorProto, level": (
         ONE, '{"inputs": [[1], 2]}', "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
     ),
@@ -121,7 +122,7 @@ def test_requests_are_read_as_there(source):
     asked = []
     found = read_predict(body_of(body), lambda name: asked.append(name) or kinds)
     assert asked == [found.signature]
-    assert found.signature == ("f" if "signature_name" in body else "serving_default")
+    assert found.signature == ("f" if b"signature_name" in body_of(body) else "serving_default")
     assert found.rows is rows
     assert set(found.inputs) == set(expected)
     for name, values in expected.items():
@@ -133,15 +134,15 @@ def test_requests_are_read_as_there(source):
 @pytest.mark.parametrize("source", REFUSED)
 def test_what_is_refused_there_is_refused_in_the_same_words(source):
     kinds, body, words = REFUSED[source]
-    with pytest.raises(RestError, match=words) as error:
+    with pytest.raises(RequestError, match=words) as error:
         read_predict(body_of(body), lambda name: kinds)
-    assert error.value.code == 400
+    assert error.value.code == "INVALID_ARGUMENT"
     assert len(error.value.message) < 1000
 
 
 def test_a_value_is_not_repeated_at_length():
     """C:JsonValueToDebugString."""
-    with pytest.raises(RestError) as error:
+    with pytest.raises(RequestError) as error:
         read_predict(json.dumps({"instances": ["x" * 10_000]}).encode(), lambda name: ONE)
     assert len(error.value.message) < 500
 
@@ -163,7 +164,7 @@ CLASSIFY_REFUSED = {
 @pytest.mark.parametrize("source", CLASSIFY_REFUSED)
 def test_examples_that_are_refused_there(source):
     body, words = CLASSIFY_REFUSED[source]
-    with pytest.raises(RestError, match=words):
+    with pytest.raises(RequestError, match=words):
         read_classify(body.encode())
 
 
@@ -210,13 +211,13 @@ def test_numbers_that_are_not_finite_are_words():
 
 
 def test_answers_that_cannot_be_written():
-    with pytest.raises(RestError, match="Cannot convert empty tensor map to JSON"):  # T:FromJsonSingleTensorErrors
+    with pytest.raises(RequestError, match="Cannot convert empty tensor map to JSON"):  # T:FromJsonSingleTensorErrors
         write_predictions({}, rows=True)
-    with pytest.raises(RestError, match="Tensor name: x has no shape information"):  # the same
+    with pytest.raises(RequestError, match="Tensor name: x has no shape information"):  # the same
         write_predictions({"x": np.float32(1) * np.ones(())}, rows=True)
-    with pytest.raises(RestError, match="x has inconsistent batch size: 2 expecting: 1"):  # T:...NamedTensorsErrors
+    with pytest.raises(RequestError, match="x has inconsistent batch size: 2 expecting: 1"):  # T:...NamedTensorsErrors
         write_predictions({"a": A[:1], "x": A}, rows=True)
-    with pytest.raises(RestError, match="Cannot convert empty ClassificationResults"):  # T:JsonFromResultErrors
+    with pytest.raises(RequestError, match="Cannot convert empty ClassificationResults"):  # T:JsonFromResultErrors
         write_classes([], np.zeros((0, 2)))
 
 
@@ -237,5 +238,5 @@ def test_pixels_by_the_million_take_no_minutes():
 def test_duplicate_keys_and_odd_documents():
     assert parsed(b' \n{"a": 1, "a": 2}')["a"] == 2
     for body in (b"{", b"nul", b'{"a": 1' + b"0" * 5000 + b"}", b"\xef\xbb\xbf{}"):
-        with pytest.raises(RestError, match="JSON Parse error"):
+        with pytest.raises(RequestError, match="JSON Parse error"):
             parsed(body)

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,8 +18,9 @@ from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import Format, find_formats
 from kerazoo.exports.formats.write import write_format, write_preprocessing
 from kerazoo.exports.gate import GateResult, check_export
+from kerazoo.exports.hashes import changed_file, file_hashes
 from kerazoo.exports.layout import PASSPORT, is_version
-from kerazoo.exports.passport import file_hashes, passport_of, write_passport
+from kerazoo.exports.passport import passport_of, write_passport
 from kerazoo.exports.questions import questions
 from kerazoo.exports.signatures import write_saved_model
 from kerazoo.exports.warm_up import write_warm_up
@@ -101,7 +101,7 @@ def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateR
     for key in (*spec.to_json(), "weights_sha256", "data_digest"):
         if stored_passport.get(key) != json.loads(json.dumps(passport[key])):
             raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
-    changed = _changed(folder, stored_passport.get("files"))
+    changed = changed_file(folder, stored_passport)
     if changed:
         raise GateError(f"{folder}: {changed} is not the file that was exported; export the run again")
     formats = find_formats(row["name"] for row in stored_passport.get("formats", []))
@@ -129,14 +129,6 @@ def _gates(
     own = measure_saved_model(folder, asked[0], val, gate.largest_difference, scratch)
     rounding = effect_of_rounding(spec, model, asked)
     return gate, [own, *(check_format(folder, one, asked, val, rounding, scratch) for one in formats)]
-
-
-def _changed(folder: Path, recorded: Any) -> str:
-    """The name of a file whose hash is not the recorded one, or ""."""
-    hashes = file_hashes(folder)
-    if not isinstance(recorded, dict):
-        return PASSPORT
-    return next((name for name in sorted({*hashes, *recorded}) if hashes.get(name) != recorded.get(name)), "")
 
 
 def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluation]]:

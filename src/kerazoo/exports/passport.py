@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.evaluation.answers import Evaluation
-from kerazoo.exports.formats.table import FORMATS, REFERENCE
-from kerazoo.exports.layout import PASSPORT, SAVED_MODEL, VARIABLES
-from kerazoo.files import read_json, sha256, write_json
+from kerazoo.exports.layout import PASSPORT
+from kerazoo.files import read_json, write_json
 from kerazoo.models.saved import DESCRIPTION
 from kerazoo.models.weights.published import manifest
 from kerazoo.runs.environment import environment
@@ -32,14 +31,6 @@ def passport_of(run: Run, spec: "ModelSpec", evaluations: Sequence[Evaluation]) 
         "metrics": {name: value for evaluation in evaluations for name, value in evaluation.summary().items()},
         "environment": environment(),
     }
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """{path in the export: sha256} of the graph, the weights and the files of other formats. Raises OSError."""
-    folders = [(folder / VARIABLES).parent, (folder / REFERENCE).parent, *(folder / name for name in FORMATS)]
-    inside = [path for part in folders for path in sorted(part.rglob("*")) if path.is_file()]
-    files = [folder / SAVED_MODEL, *(path for path in inside if path.parent.name != "__pycache__")]
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def write_passport(folder: Path, passport: dict[str, Any]) -> None:

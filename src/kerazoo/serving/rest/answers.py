@@ -6,32 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.serving.rest.values import RestError
+from kerazoo.serving.codes import RequestError
 
 
 def write_predictions(outputs: Mapping[str, np.ndarray], *, rows: bool) -> dict[str, Any]:
-    """The answer of `:predict` as JSON values: of one output its values, of several objects. Raises RestError."""
+    """The answer of `:predict` as JSON values: of one output its values, of several objects. Raises RequestError."""
     if not outputs:
-        raise RestError("Cannot convert empty tensor map to JSON")
+        raise RequestError("Cannot convert empty tensor map to JSON")
     values = {name: _values(name, array) for name, array in sorted(outputs.items())}
     if not rows:
         return {"outputs": values if len(values) > 1 else next(iter(values.values()))}
     sizes = {name: None if array.ndim == 0 else len(array) for name, array in sorted(outputs.items())}
     for name, size in sizes.items():
         if size is None:
-            raise RestError(f"Tensor name: {name} has no shape information ")
+            raise RequestError(f"Tensor name: {name} has no shape information ")
         first = next(iter(sizes.values()))
         if size != first:
-            raise RestError(f"Tensor name: {name} has inconsistent batch size: {size} expecting: {first}")
+            raise RequestError(f"Tensor name: {name} has inconsistent batch size: {size} expecting: {first}")
     if len(values) == 1:
         return {"predictions": next(iter(values.values()))}
     return {"predictions": [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]}
 
 
 def write_classes(labels: Sequence[Sequence[str]], scores: np.ndarray) -> dict[str, Any]:
-    """The answer of `:classify`: for each example pairs of a label and its score. Raises RestError."""
+    """The answer of `:classify`: for each example pairs of a label and its score. Raises RequestError."""
     if not len(labels):
-        raise RestError("Cannot convert empty ClassificationResults to JSON")
+        raise RequestError("Cannot convert empty ClassificationResults to JSON")
     numbers = _values("scores", scores)
     return {"results": [list(map(list, zip(*row, strict=True))) for row in zip(labels, numbers, strict=True)]}
 

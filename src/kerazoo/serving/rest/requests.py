@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from kerazoo.serving.rest.values import RestError, array_of, decoded, is_object, shown, type_of
+from kerazoo.serving.codes import RequestError
+from kerazoo.serving.rest.values import array_of, as_bytes, decoded, is_object, shown, type_of
 
 DEFAULT = "serving_default"
+WORDS = {  # of Python's errors, there
+    "Expecting value": "Invalid value",
+    "Expecting property name enclosed in double quotes": "Missing a name for object member",
+    "Expecting ':' delimiter": "Missing a colon after a name of object member",
+    "Unterminated string starting at": "Missing a closing quotation mark in string",
+    "Invalid \\escape": "Invalid escape character in string",
+    "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string",
+}
 Kinds = Mapping[str, str]  # {input: "string", "float" or "uint8"}
 
 
@@ -23,70 +32,68 @@ class Request:
 
 
 def read_predict(body: bytes, kinds_of: Callable[[str], Kinds]) -> Request:
-    """The body of `:predict`. `kinds_of` gives the inputs of a signature. Raises RestError."""
+    """The body of `:predict`. `kinds_of` gives the inputs of a signature. Raises RequestError."""
     document = parsed(body)
     signature = _signature(document)
     kinds = kinds_of(signature)
     if "instances" in document and "inputs" in document:
-        raise RestError(
+        raise RequestError(
             f"{shown(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
         )
     if "instances" in document:
         rows = document["instances"]
         if not isinstance(rows, list):
-            raise RestError(f"{shown(document)} Expecting 'instances' to be an list/array")
+            raise RequestError(f"{shown(document)} Expecting 'instances' to be an list/array")
         if not rows:
-            raise RestError(f"{shown(document)} No values in 'instances' array")
+            raise RequestError(f"{shown(document)} No values in 'instances' array")
         return Request(signature, _from_rows(rows, kinds), rows=True)
     if "inputs" in document:
         return Request(signature, _from_columns(document["inputs"], kinds), rows=False)
-    raise RestError("Missing 'inputs' or 'instances' key")
+    raise RequestError("Missing 'inputs' or 'instances' key")
 
 
 def read_classify(body: bytes) -> tuple[str, list[Mapping[str, Any]]]:
-    """The body of `:classify`: the signature and its examples, each with the context's features. Raises RestError."""
+    """The body of `:classify`: the signature and its examples, each with the context's features. Raises RequestError."""
     document = parsed(body)
     signature = _signature(document)
     context = _example(document["context"]) if "context" in document else {}
     if "examples" not in document:
-        raise RestError(f"{shown(document)} When method is classify, key 'examples' is expected and was not found")
+        raise RequestError(f"{shown(document)} When method is classify, key 'examples' is expected and was not found")
     examples = document["examples"]
     if not isinstance(examples, list):
-        raise RestError(f"{shown(document)} Expecting 'examples' value to be an list/array")
+        raise RequestError(f"{shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
-        raise RestError(f"{shown(document)} 'examples' value is an empty array")
+        raise RequestError(f"{shown(document)} 'examples' value is an empty array")
     return signature, [{**context, **_example(one)} for one in examples]
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """The object that a body has. What follows it is ignored, as there. Raises RestError."""
+    """The object that a body has. What follows it is ignored, as there. Raises RequestError."""
     if not body:
-        raise RestError("JSON Parse error: The document is empty")
+        raise RequestError("JSON Parse error: The document is empty")
     try:
-        text = body.decode("utf-8").lstrip(" \t\r\n")
+        text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")  # bytes that are no UTF-8 stay as they are
         document, _ = json.JSONDecoder().raw_decode(text)
-    except UnicodeDecodeError as error:
-        raise RestError(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
     except json.JSONDecodeError as error:
-        raise RestError(f"JSON Parse error: {error.msg}. at offset: {error.pos}") from error
+        raise RequestError(f"JSON Parse error: {WORDS.get(error.msg, error.msg)}. at offset: {error.pos}") from error
     except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
-        raise RestError("JSON Parse error: Terminate parsing due to Handler error.") from error
+        raise RequestError("JSON Parse error: Terminate parsing due to Handler error.") from error
     if not isinstance(document, dict):
-        raise RestError(f"{shown(document)} Is not object")
+        raise RequestError(f"{shown(document)} Is not object")
     return document
 
 
 def _signature(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", DEFAULT)
     if not isinstance(name, str):
-        raise RestError(f"{shown(document)} not formatted correctly. 'signature_name' key must be a string value.")
+        raise RequestError(f"{shown(document)} not formatted correctly. 'signature_name' key must be a string value.")
     return name or DEFAULT
 
 
 def _from_rows(rows: Sequence[Any], kinds: Kinds) -> dict[str, np.ndarray]:
     """A list of values for the one input, or of objects with a value for each input."""
     if not isinstance(rows[0], dict) and len(kinds) > 1:
-        raise RestError(
+        raise RequestError(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
         )
@@ -96,33 +103,35 @@ def _from_rows(rows: Sequence[Any], kinds: Kinds) -> dict[str, np.ndarray]:
     for number, row in enumerate(rows):
         if named != is_object(row):
             got = "object but got list" if named else "value/list but got object"
-            raise RestError(f"Expecting {got} at item {number} of input list")
+            raise RequestError(f"Expecting {got} at item {number} of input list")
         for name, value in row.items() if named else [(only, row)]:
             try:
                 columns[name].append(_same_shape(array_of(value, kinds[name]), columns[name]))
             except KeyError:
                 raise _failed(number, name, f"JSON object: does not have named input: {name}") from None
-            except RestError as error:
+            except RequestError as error:
                 raise _failed(number, name if named else "", error.message) from error
         if named and set(row) != set(kinds):
-            raise RestError(
+            raise RequestError(
                 f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} keys must be "
                 f"equal to: {','.join(sorted(kinds))}"
             )
     return {name: np.stack(column) for name, column in columns.items()}
 
 
-def _failed(number: int, name: str, reason: str) -> RestError:
+def _failed(number: int, name: str, reason: str) -> RequestError:
     key = f" key: {name}" if name else ""
-    return RestError(f"Failed to process element: {number}{key} of 'instances' list. Error: INVALID_ARGUMENT: {reason}")
+    return RequestError(
+        f"Failed to process element: {number}{key} of 'instances' list. Error: INVALID_ARGUMENT: {reason}"
+    )
 
 
 def _same_shape(array: np.ndarray, before: Sequence[np.ndarray]) -> np.ndarray:
     if before and before[0].size != array.size:
-        raise RestError(f"Expecting tensor size: {before[0].size} but got: {array.size}")
+        raise RequestError(f"Expecting tensor size: {before[0].size} but got: {array.size}")
     if before and before[0].shape != array.shape:
         shapes = ("[" + ",".join(map(str, one.shape)) + "]" for one in (before[0], array))
-        raise RestError("Expecting shape {} but got: {}".format(*shapes))
+        raise RequestError("Expecting shape {} but got: {}".format(*shapes))
     return array
 
 
@@ -130,21 +139,21 @@ def _from_columns(values: Any, kinds: Kinds) -> dict[str, np.ndarray]:
     """The value of the one input, or an object with all values of each input."""
     if not is_object(values):
         if len(kinds) > 1:
-            raise RestError(
+            raise RequestError(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
                 "tensorinfo_map"
             )
         return {name: array_of(values, kind) for name, kind in kinds.items()}
     for name in kinds:
         if name not in values:
-            raise RestError(f"Missing named input: {name} in 'inputs' object.")
+            raise RequestError(f"Missing named input: {name} in 'inputs' object.")
     return {name: array_of(values[name], kind) for name, kind in kinds.items()}
 
 
 def _example(value: Any) -> dict[str, Any]:
     """An example's features: each is a value, or a list of values of one kind."""
     if not isinstance(value, dict):
-        raise RestError(f"Example must be JSON object but got JSON {type_of(value)}")
+        raise RequestError(f"Example must be JSON object but got JSON {type_of(value)}")
     return {name: _feature(name, one) for name, one in value.items()}
 
 
@@ -153,10 +162,10 @@ def _feature(name: str, value: Any) -> list[Any]:
     found: list[Any] = []
     for one in values:
         if one is None or isinstance(one, list) or is_object(one):
-            raise RestError(f"Feature: {name} has element with unexpected JSON type: {type_of(one)}")
-        found.append(decoded(one) if isinstance(one, dict) else one.encode() if isinstance(one, str) else one)
+            raise RequestError(f"Feature: {name} has element with unexpected JSON type: {type_of(one)}")
+        found.append(decoded(one) if isinstance(one, dict) else as_bytes(one) if isinstance(one, str) else one)
     kinds = {"bytes" if isinstance(one, bytes) else "float" if isinstance(one, float) else "int64" for one in found}
     if len(kinds) > 1:
         first = "bytes" if isinstance(found[0], bytes) else "float" if isinstance(found[0], float) else "int64"
-        raise RestError(f"Unexpected element type in feature: {name} expecting type: {first}")
+        raise RequestError(f"Unexpected element type in feature: {name} expecting type: {first}")
     return found

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kerazoo.serving.codes import RequestError
+
 SHOWN = 256  # characters of a value in a message
 # {type of an input, by TensorFlow's name: (type of numpy, the least and the largest whole number, or None)}
 NUMBERS: Mapping[str, tuple[Any, tuple[int, int] | None]] = {
@@ -16,17 +18,8 @@ NUMBERS: Mapping[str, tuple[Any, tuple[int, int] | None]] = {
 }
 
 
-class RestError(Exception):
-    """What a request is answered with in place of predictions: a `message` and HTTP's `code`."""
-
-    def __init__(self, message: str, code: int = 400) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-
-
 def array_of(value: Any, kind: str) -> np.ndarray:
-    """A value or nested lists of them -> an array. Raises RestError."""
+    """A value or nested lists of them -> an array. Raises RequestError."""
     shape: list[int] = []
     inner = value
     while isinstance(inner, list):
@@ -40,22 +33,22 @@ def array_of(value: Any, kind: str) -> np.ndarray:
         try:
             array[:] = leaves
         except OverflowError as error:  # a whole number of hundreds of digits
-            raise RestError("JSON Parse error: Number too big to be stored in double.") from error
+            raise RequestError("JSON Parse error: Number too big to be stored in double.") from error
     return array.reshape(shape)
 
 
 def _walk(value: Any, level: int, shape: Sequence[int], kind: str, leaves: list[Any]) -> None:
     if not isinstance(value, list):
         if level != len(shape):
-            raise RestError(
+            raise RequestError(
                 f"{shown(value)} found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
             )
         leaves.append(_leaf(value, kind))
         return
     if level >= len(shape):
-        raise RestError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        raise RequestError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
-        raise RestError(
+        raise RequestError(
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
     if level == len(shape) - 1 and kind in NUMBERS and {type(one) for one in value} <= {int, float}:
@@ -70,22 +63,31 @@ def _leaf(value: Any, kind: str) -> Any:
         if isinstance(value, dict):
             return decoded(value)
         if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
+            return as_bytes(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         _, limits = NUMBERS[kind]
         if limits is None or (isinstance(value, int) and limits[0] <= value <= limits[1]):
             return value
-    raise RestError(f"{shown(value)} Type: {type_of(value)} is not of expected type: {kind}")
+    raise RequestError(f"{shown(value)} Type: {type_of(value)} is not of expected type: {kind}")
 
 
 def decoded(value: Mapping[str, Any]) -> bytes:
-    """The bytes of {"b64": ...}. Raises RestError."""
+    """The bytes of {"b64": ...}. Raises RequestError."""
     if is_object(value):
-        raise RestError(f"{shown(value)} not formatted correctly for base64 data")
+        raise RequestError(f"{shown(value)} not formatted correctly for base64 data")
+    letters = "".join(value["b64"].split()).rstrip("=")  # there, padding may be missing, and spaces do not matter
     try:
-        return base64.b64decode(value["b64"], validate=True)
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RestError("Unable to base64 decode") from error
+        raise RequestError("Unable to base64 decode") from error
+
+
+def as_bytes(text: str) -> bytes:
+    """A text of a request, as the bytes that it was sent as."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, written as \\ud800
+        return text.encode("utf-8", "surrogatepass")
 
 
 def is_object(value: Any) -> bool:
