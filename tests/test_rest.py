@@ -50,7 +50,7 @@ READ = {  # source: (kinds, body, expected values by name, rows)
     "C:AddValueToTensor, uint8": (PIXELS, '{"instances": [[[0, 255]]]}', {"pixels": [[[0, 255]]]}, True),
     "C:AddValueToTensor, text": (BYTES, '{"instances": ["\u00fc"]}', {"image_bytes": ["\u00fc".encode()]}, True),
     "C:ParseJson, bytes that are no text": (BYTES, b'{"instances": ["\xff"]}', {"image_bytes": [b"\xff"]}, True),
-    "C:JsonDecodeBase64Object, without padding": (BYTES, '{"instances": [{"b64": "cQ"}]}', {"image_bytes": [b"q"]}, True),
+    "C:JsonDecodeBase64Object, padding": (BYTES, '{"instances": [{"b64": "cQ"}]}', {"image_bytes": [b"q"]}, True),
     "C:GetDenseTensorShape, empty": (ONE, '{"inputs": [[], []]}', {"x": [[], []]}, False),
 }  # fmt: skip
 
@@ -89,7 +89,7 @@ REFUSED = {  # source: (kinds, body, words)
     "C:FillPredictRequestFromJson, no values": (ONE, '{"instances": []}', "No values in 'instances' array"),
     "C:FillPredictRequestFromJson, missing": (ONE, '{"signature_name": ""}', "Missing 'inputs' or 'instances' key"),
     "C:ParseJson, no object": (ONE, "[1]", r"JSON Value: \[1\] Is not object"),
-    "C:ParseJson, no JSON": (ONE, '{"instances": [1,}', "JSON Parse error: Invalid value. at offset: 16"),
+    "C:ParseJson, no JSON": (ONE, '{"instances": [1,}', "JSON Parse error: Invalid value. at offset: 17"),
     "C:FillTensorProto, level": (
         ONE, '{"inputs": [[1], 2]}', "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
     ),

@@ -53,7 +53,7 @@ def read_predict(body: bytes, kinds_of: Callable[[str], Kinds]) -> Request:
 
 
 def read_classify(body: bytes) -> tuple[str, list[Mapping[str, Any]]]:
-    """The body of `:classify`: the signature and its examples, each with the context's features. Raises RequestError."""
+    """The body of `:classify`: the signature, and its examples with the context's features. Raises RequestError."""
     document = parsed(body)
     signature = _signature(document)
     context = _example(document["context"]) if "context" in document else {}
