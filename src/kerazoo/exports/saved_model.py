@@ -56,14 +56,18 @@ class ExportedModel:
         """The names of the signatures."""
         return tuple(self._signatures)
 
+    def function(self, signature: str) -> Any:
+        """The signature as a function of its input, by name, that gives tensors by name. Raises RunError."""
+        if signature not in self._signatures:
+            raise RunError(f"{self.folder} has no signature {signature!r}; it has {', '.join(self._signatures)}")
+        return self._signatures[signature]
+
     def ask(self, signature: str, images: Any) -> dict[str, np.ndarray]:
         """B images, as the signature takes them -> every output by name, see `write_saved_model`.
 
         Raises RunError if there is no such signature.
         """
-        if signature not in self._signatures:
-            raise RunError(f"{self.folder} has no signature {signature!r}; it has {', '.join(self._signatures)}")
-        function = self._signatures[signature]
+        function = self.function(signature)
         ((name, spec),) = function.structured_input_signature[1].items()
         return {name: values.numpy() for name, values in function(**{name: tf.constant(images, spec.dtype)}).items()}
 

@@ -33,8 +33,8 @@ class FormatModel:
         self.class_names: tuple[str, ...] = tuple(passport[CLASS_NAMES])
         self.answers = load_runner(folder, one)  # (B, H, W, C) uint8, as the format takes them -> (B, K) float32
         self._format = one
-        self._settings: dict[str, Any] = read_json(folder / SETTINGS)
-        channels = self._settings["channels"]
+        self.settings: dict[str, Any] = read_json(folder / SETTINGS)
+        channels = self.settings["channels"]
         if channels not in (1, 3):
             raise RunError(
                 f"{folder / one.file} is for images with {channels} channels, which encoded images cannot have; "
@@ -44,12 +44,12 @@ class FormatModel:
     def pixels(self, contents: bytes) -> np.ndarray:
         """An encoded image -> (H, W, C) uint8, as the format takes it. Raises DataError if it cannot be decoded."""
         try:
-            pixels = reference.decode(contents, self._settings)
+            pixels = reference.decode(contents, self.settings)
         except MemoryError as error:
             raise KerazooError("there is not enough memory for the prediction of one image") from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds
             raise DataError(f"not decoded: {' '.join(str(error).split())[:160] or type(error).__name__}") from error
-        return as_taken(pixels, self._format, self._settings)
+        return as_taken(pixels, self._format, self.settings)
 
     def answer(self, contents: bytes) -> np.ndarray:
         """An encoded image -> (K,) float32 probabilities, or a regression's numbers. Raises DataError."""
