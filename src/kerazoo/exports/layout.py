@@ -10,6 +10,7 @@ CLASS_NAMES, STATUS, FEATURES, PREPARED = "class_names", "status", "features", "
 CLASSES, SCORES = "classes", "scores"  # those of `CLASSIFY`, by TensorFlow Serving's names
 DEFAULT, PREPARE, CLASSIFY = "serving_default", "prepare", "classify"  # signatures
 IMAGE_BYTES = "image_bytes"  # the input that takes encoded images
+TOP_K = 5  # labels in the outputs of a signature
 OK = "ok"  # the status of an image that was answered
 
 

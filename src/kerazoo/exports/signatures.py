@@ -24,12 +24,12 @@ from kerazoo.exports.layout import (
     PREPARED,
     SCORES,
     STATUS,
+    TOP_K,
 )
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.heads.classifier import has_features, logits_and_features
 from kerazoo.tasks.task import find_task
 
-TOP_K = 5
 METHOD = "tensorflow/serving/classify"  # by which TensorFlow Serving knows a signature for its classify requests
 ENCODED = (1, 3)  # channels that encoded images are decoded to
 Answers = Mapping[str, tf.Tensor]

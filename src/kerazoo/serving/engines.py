@@ -14,9 +14,8 @@ from kerazoo.errors import DataError
 from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.reference import FORMATS, fit
 from kerazoo.exports.formats.table import Format
-from kerazoo.exports.layout import IMAGE_BYTES, OK, PREPARE, PREPARED, STATUS
+from kerazoo.exports.layout import IMAGE_BYTES, OK, PREPARE, PREPARED, STATUS, TOP_K
 from kerazoo.exports.saved_model import ExportedModel
-from kerazoo.exports.signatures import TOP_K
 from kerazoo.preprocessing.headers import announced
 from kerazoo.serving.batching import Outputs, batched
 from kerazoo.serving.limits import Limits

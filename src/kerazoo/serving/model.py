@@ -1,4 +1,4 @@
-"""A version of an export that answers requests: decoding apart from the network, signatures as in TensorFlow Serving."""
+"""A version of an export that answers requests, in two steps: the images are decoded, then the network answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-
 from tensorflow.core.framework.types_pb2 import DT_FLOAT, DT_STRING, DT_UINT8
 
 from kerazoo.errors import RunError
@@ -23,7 +22,6 @@ from kerazoo.exports.layout import (
     OK,
     PASSPORT,
     PREPARE,
-    PREPARED,
     SAVED_MODEL,
     SCORES,
     STATUS,
@@ -33,7 +31,8 @@ from kerazoo.files import read_json
 from kerazoo.serving.codes import RequestError
 from kerazoo.serving.engines import SERVE_PREPARED, Engine, FormatEngine, TensorFlowEngine
 from kerazoo.serving.limits import Limits
-from kerazoo.tasks.task import Task, find_task
+from kerazoo.tasks.base import Task
+from kerazoo.tasks.task import find_task
 
 KINDS = {DT_STRING: "string", DT_FLOAT: "float", DT_UINT8: "uint8"}  # of inputs, by TensorFlow's names
 ENCODED = (DEFAULT, FEATURES, PREPARE)  # signatures that take encoded images
@@ -75,8 +74,8 @@ class ServedModel:
         self.definitions = dict(_definitions(folder))
         if PREPARE not in self.definitions:
             raise RunError(
-                f"{folder} has no signature {PREPARE!r}, by which a server decodes images; export the run again, or, for "
-                "images of other than 1 or 3 channels, use TensorFlow Serving"
+                f"{folder} has no signature {PREPARE!r}, by which a server decodes images; export the run again (those "
+                "for images of other than 1 or 3 channels have none; serve them with TensorFlow Serving)"
             )
         if other is None:
             model = ExportedModel(folder)
@@ -114,7 +113,7 @@ class ServedModel:
         return Work(signature, outputs=self._direct(signature, values))
 
     def finish(self, work: Work) -> dict[str, np.ndarray]:
-        """The second step, in a thread that waits for the network: the outputs of the signature. Raises RequestError."""
+        """The second step, in a thread that waits for the network: the outputs. Raises RequestError."""
         if work.outputs is not None:
             return dict(work.outputs)
         try:
