@@ -50,6 +50,14 @@ class Work:
     status: Sequence[str] = ()
     outputs: Mapping[str, np.ndarray] | None = None
 
+    @property
+    def problem(self) -> str:
+        """Why none of the images can be decoded; "" if one can."""
+        if not self.status or OK in self.status:
+            return ""
+        more = "" if len(self.status) == 1 else f"none of {len(self.status)} images has an answer; the first is "
+        return f"{more}{self.status[0]}"
+
 
 class ServedModel:
     """The export in `folder` under its `name` and `version`, whose files have the hashes of its passport.
@@ -100,8 +108,7 @@ class ServedModel:
     def prepare(self, signature: str, values: np.ndarray) -> Work:
         """The first step of an answer, in a thread for decoding. `values` are the one input of the signature.
 
-        Raises RequestError: if the values have another shape or type; if there are too many; if no image of the request
-        can be decoded.
+        Raises RequestError: if the values have another shape or type; if there are too many.
         """
         self._check(signature, values)
         if signature == DEFAULT:
@@ -133,9 +140,6 @@ class ServedModel:
             return Work(signature, outputs=self._direct(signature, np.array([], object)))
         found = [self.engine.decode(one) for one in contents]
         status = [text for _, text in found]
-        if OK not in status:
-            more = "" if len(status) == 1 else f"none of {len(status)} images has an answer; the first is "
-            raise RequestError(f"{more}{status[0]}")
         images = [image for image, _ in found]
         return Work(signature, images[0] if len(images) == 1 else tf.concat(images, axis=0), status)
 

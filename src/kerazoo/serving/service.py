@@ -23,11 +23,15 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks: a `model`, and `values` for the one input of its `signature`."""
+    """What a request asks: a `model`, and `values` for the one input of its `signature`.
+
+    With `refuse`, it is an error if none of its images can be decoded; else, they are rows without an answer.
+    """
 
     model: ServedModel
     signature: str
     values: np.ndarray
+    refuse: bool = False
 
 
 class Service:
@@ -63,7 +67,10 @@ class Service:
             more = max(0, (len(asked.values) if asked.values.ndim else 1) - 1)
             self.slots.take(more)
             taken += more
-            return asked, asked.model.prepare(asked.signature, asked.values)
+            work = asked.model.prepare(asked.signature, asked.values)
+            if asked.refuse and work.problem:
+                raise RequestError(work.problem)
+            return asked, work
 
         def second(asked: Asked, work: Work) -> T:
             return write(asked, asked.model.finish(work))

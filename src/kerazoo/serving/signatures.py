@@ -33,8 +33,8 @@ def check_classify(model: ServedModel, signature: str) -> None:
         raise RequestError(f"No classification inputs found in SignatureDef: {found}")
     if CLASSES not in found.outputs and SCORES not in found.outputs:
         raise RequestError(
-            'Expected classification signature outputs to contain at least one of "classes" or "scores". Signature was: '
-            f"{found}"
+            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
+            f"Signature was: {found}"
         )
 
 
@@ -55,7 +55,7 @@ def classes_of(outputs: Mapping[str, np.ndarray]) -> tuple[Sequence[Sequence[str
 
 
 def example_of(features: Mapping[str, Sequence[Any]]) -> bytes:
-    """{feature: values of one kind} -> a serialized `tf.train.Example`. Raises RequestError for a number out of range."""
+    """{feature: values of one kind} -> a serialized `tf.train.Example`. Raises RequestError."""
     import tensorflow as tf
 
     def feature(values: Sequence[Any]) -> Any:

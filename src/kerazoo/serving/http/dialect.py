@@ -51,11 +51,11 @@ async def answer(service: Service, request: Request) -> Answer:
         return refusal(error)
     if target is None:  # a version beyond int64: there, the words get lost
         return Answer(status=400, code="INVALID_ARGUMENT")
-    about = {"model": target.name, "api": target.method or "status"}
     try:
-        return replace(await _answer(service, request.method, target, body), **about)
+        found = await _answer(service, request.method, target, body)
     except RequestError as error:
-        return refusal(error, **about)
+        found = refusal(error)
+    return replace(found, model=target.name, api=target.method or "status")
 
 
 async def _answer(service: Service, method: str, target: Target, body: bytes) -> Answer:
@@ -109,7 +109,7 @@ async def _predict(service: Service, target: Target, body: bytes) -> Answer:
         request = read_predict(body, kinds)
         in_rows = request.rows
         ((_, values),) = request.inputs.items()
-        return Asked(found[0], request.signature, values)
+        return Asked(found[0], request.signature, values, refuse=True)
 
     def write(asked: Asked, outputs: Mapping[str, np.ndarray]) -> Answer:
         return json_answer(write_predictions(outputs, rows=in_rows))
@@ -122,7 +122,7 @@ async def _classify(service: Service, target: Target, body: bytes) -> Answer:
         signature, examples = read_classify(body)
         model = service.versions.find(target.name, target.version, target.label)
         signatures.check_classify(model, signature)
-        return Asked(model, signature, np.array([signatures.example_of(one) for one in examples], object))
+        return Asked(model, signature, np.array([signatures.example_of(one) for one in examples], object), True)
 
     def write(asked: Asked, outputs: Mapping[str, np.ndarray]) -> Answer:
         labels, scores = signatures.classes_of(outputs)
