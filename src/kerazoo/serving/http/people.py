@@ -1,0 +1,153 @@
+"""Our own paths: an image in, classes out; the page and what it shows; probes and metrics."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+
+from kerazoo.errors import DataError, KerazooError
+from kerazoo.exports.layout import DEFAULT
+from kerazoo.serving.codes import BUSY, NOT_FOUND, RequestError
+from kerazoo.serving.http import dialect
+from kerazoo.serving.http.messages import Answer, Request, json_answer
+from kerazoo.serving.http.multipart import uploaded
+from kerazoo.serving.http.openapi import document
+from kerazoo.serving.metrics import Metrics
+from kerazoo.serving.service import Asked, Outputs, Service
+
+PAGE = Path(__file__).parents[1] / "page"
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+MONITORING = "/monitoring/prometheus/metrics"
+TOP = 5
+
+Look = Callable[[bytes], bytes]
+
+
+class People:
+    """Answers every path. `look` maps an encoded image to a PNG of where the network looked, if there is a run."""
+
+    def __init__(self, service: Service, metrics: Metrics, look: Look | None = None) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._look = look
+        get: Mapping[str, Callable[[Request], Answer]] = {
+            **dict.fromkeys(FILES, self._file),
+            "/passport": self._passport,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._numbers,
+            "/openapi.json": lambda _: json_answer(document(service.versions.name, service.limits)),
+        }
+        self._get = get
+        post: Mapping[str, Callable[[Request], Awaitable[Answer]]] = {
+            "/classify": self._classify,
+            "/grad-cam": self._grad_cam,
+        }
+        self._post = post
+
+    async def __call__(self, request: Request) -> Answer:
+        """The answer to a request. Raises RequestError."""
+        if request.target[: len(dialect.PREFIX)].lower() == dialect.PREFIX:
+            return await dialect.answer(self._service, request)
+        path = request.target.partition("?")[0]
+        if path == MONITORING:
+            return self._monitoring(request)
+        allowed = ("GET", "HEAD") if path in self._get else ("POST",) if path in self._post else ()
+        if not allowed:
+            raise RequestError(f"there is nothing at {path[:200]}; see /openapi.json", NOT_FOUND)
+        if request.method not in allowed:
+            words = f"{path} takes {' and '.join(allowed)}, not {request.method}"
+            return json_answer(
+                {"error": words}, status=405, headers={"Allow": ", ".join(allowed)}, code="UNIMPLEMENTED"
+            )
+        return self._get[path](request) if path in self._get else await self._post[path](request)
+
+    def _file(self, request: Request) -> Answer:
+        name, kind = FILES[request.target.partition("?")[0]]
+        headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+        return Answer((PAGE / name).read_bytes(), content_type=f"{kind}; charset=utf-8", headers=headers)
+
+    def _passport(self, _: Request) -> Answer:
+        model = self._service.versions.current
+        return json_answer(
+            {
+                "name": model.name, "version": model.version, "task": model.task.name, "format": model.format,
+                "class_names": list(model.class_names), "metrics": model.passport.get("metrics", {}),
+                "grad_cam": self._look is not None, "passport": model.passport,
+            }
+        )  # fmt: skip
+
+    def _health(self, _: Request) -> Answer:
+        trouble = self._service.trouble()
+        if trouble:
+            raise RequestError(trouble, BUSY)
+        return json_answer({"status": "ok"})
+
+    def _ready(self, request: Request) -> Answer:
+        if self._service.draining:
+            raise RequestError("the server is stopping", BUSY)
+        self._service.versions.find(self._service.versions.name)
+        return self._health(request)
+
+    def _numbers(self, _: Request) -> Answer:
+        return Answer(self._metrics.page(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _monitoring(self, request: Request) -> Answer:
+        """The metrics at TensorFlow Serving's path, which takes every method and no query."""
+        if request.target == MONITORING:
+            return Answer(self._metrics.page(), content_type="text/plain")
+        words = f"Unexpected path: {request.target}. Should be {MONITORING}"
+        return Answer(words.encode(), 400, content_type="text/plain", code="INVALID_ARGUMENT")
+
+    async def _classify(self, request: Request) -> Answer:
+        image = await _image(request)
+        top = _top(request)
+
+        def read() -> Asked:
+            return Asked(self._service.versions.current, DEFAULT, np.array([image], object), refuse=True)
+
+        def write(asked: Asked, outputs: Outputs) -> Answer:
+            model = asked.model
+            answer = outputs[model.task.main_output][0]
+            found: dict[str, Any] = model.task.top_json(model.task.top(answer, model.class_names, top))
+            return json_answer({**found, "model": model.name, "version": model.version})
+
+        return await self._service.answer(read, write)
+
+    async def _grad_cam(self, request: Request) -> Answer:
+        look = self._look
+        if look is None:
+            raise RequestError("the run of this model is not at hand; start the server with --run RUN", NOT_FOUND)
+        image = await _image(request)
+        try:
+            picture = await self._service.decoders.run(look, image)
+        except DataError as error:
+            raise RequestError(str(error)) from error
+        except KerazooError as error:
+            raise RequestError(str(error), "INTERNAL") from error
+        return Answer(picture, content_type="image/png")
+
+
+async def _image(request: Request) -> bytes:
+    kind = request.header(b"content-type")
+    image = await uploaded(request) if kind.lower().startswith("multipart/") else request.body
+    if not image:
+        raise RequestError("the body must be an image, or a form with one file")
+    return image
+
+
+def _top(request: Request) -> int:
+    (text,) = parse_qs(request.target.partition("?")[2]).get("top", [str(TOP)])[-1:]
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= 10_000:
+        raise RequestError(f"top={text[:50]!r} must be a whole number from 1 to 10,000")
+    return int(text)
