@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kerazoo.api import (
         build,
         check,
+        deploy,
         describe,
         diagnose,
         evaluate,
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation", "Examples", "Export", "Finding", "InputError", "Interrupted", "KerazooError", "Prediction",
-    "Preprocessing", "Recipe", "Run", "__version__", "build", "callbacks", "check", "describe", "diagnose", "evaluate",
-    "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank", "resume",
-    "train", "verify",
+    "Preprocessing", "Recipe", "Run", "__version__", "build", "callbacks", "check", "deploy", "describe", "diagnose",
+    "evaluate", "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank",
+    "resume", "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`

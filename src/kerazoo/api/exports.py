@@ -1,6 +1,7 @@
-"""Exports: make one, open one, compare one with its run."""
+"""Exports: make one, open one, compare one with its run, write the files that run one in production."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerazoo.api.runs import open_run
@@ -101,3 +102,51 @@ def open_export(path: PathLike) -> "Export":
     from kerazoo.exports.folder import open_export as open_folder
 
     return open_folder(path)
+
+
+def deploy(
+    export: "PathLike | Export",
+    *,
+    to: str,
+    folder: PathLike | None = None,
+    name: str | None = None,
+    memory: str | None = None,
+    cpus: int | None = None,
+    claim: str | None = None,
+    storage_uri: str | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the files that run an export in production, on TensorFlow Serving. It needs no TensorFlow.
+
+    Args:
+        export: saved_models/NAME, or NAME alone: its newest version is served, and each new one. With
+            saved_models/NAME/VERSION or an `Export`, only that version is served.
+        to: "docker" for Docker Compose, "kubernetes", or "kserve".
+        folder: Where the files are written. The default is deploy/NAME/TO.
+        name: The name in Docker Compose or Kubernetes. The default is the export's name in lower case, with hyphens
+            for spaces, dots and underscores.
+        memory: The memory limit, such as "1536Mi" or "2Gi". The default is 1 GiB and four times the weights, rounded
+            up to 256 MiB.
+        cpus: The CPU limit. The default is none.
+        claim: For "kubernetes", the PersistentVolumeClaim that contains NAME/VERSION. The default is "models".
+        storage_uri: For "kserve", where the export is, such as "s3://models/NAME" or "pvc://CLAIM/NAME".
+        overwrite: Replace the files of an earlier call.
+
+    Returns:
+        The paths of the files; the last is a README.md with the commands to start, ask and stop.
+
+    Raises:
+        RunError: if there is no such export, or it has no passport.
+        InputError: if a value is not allowed or does not apply to the target, or files are in the way.
+
+    Example:
+    ```python
+    files = kerazoo.deploy("saved_models/first", to="docker")
+    [path.name for path in files]  # compose.yaml, models.config, batching.config, monitoring.config, README.md
+    ```
+    """
+    from kerazoo.serving.deploy.choices import Choices
+    from kerazoo.serving.deploy.deploy import deploy_export
+
+    choices = Choices(name=name, memory=memory, cpus=cpus, claim=claim, storage_uri=storage_uri)
+    return deploy_export(path_of(export), to, choices, folder=folder, overwrite=overwrite)

@@ -13,6 +13,7 @@ import typer
 
 from kerazoo.cli import weights as cli_weights
 from kerazoo.cli.data import check
+from kerazoo.cli.deploy import deploy
 from kerazoo.cli.export import export, verify
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
@@ -74,7 +75,7 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify)
+COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify, deploy)
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 
