@@ -1,7 +1,8 @@
 """The command line application, and its errors and exit codes.
 
 Results go to standard output (one JSON object with `--json`), everything else to standard error. The exit code is 0, 2
-for bad input, 1 for a failure, 130 after Ctrl-C, and 143 after SIGTERM. Only commands import TensorFlow.
+for bad input, 1 for a failure, 130 after Ctrl-C, and 143 after SIGTERM; `serve` ends with 0 after both. Only commands
+import TensorFlow.
 """
 
 import functools
@@ -18,6 +19,7 @@ from kerazoo.cli.export import export, verify
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
 from kerazoo.cli.runs import evaluate, predict
+from kerazoo.cli.serve import serve
 from kerazoo.cli.signals import stoppable
 from kerazoo.cli.train import finetune, resume, train
 from kerazoo.cli.trials import rank, try_
@@ -75,7 +77,7 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify, deploy)
+COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify, serve, deploy)
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 

@@ -1,0 +1,50 @@
+"""The command that serves an export: serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kerazoo import api
+from kerazoo.cli.output import Json, print_json, say
+
+
+def serve(
+    export: Annotated[str, typer.Argument(help="An export: saved_models/NAME, or .../VERSION to keep to it.")],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="The port for HTTP; 0 for a free one.")] = 8501,
+    grpc_port: Annotated[
+        int | None, typer.Option("--grpc-port", help="The port for gRPC; 0 for a free one. [default: no gRPC]")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="What answers: saved_model, onnx, openvino, ...")] = (
+        "saved_model"
+    ),
+    run: Annotated[
+        str | None, typer.Option("--run", help="The run, for where the network looked. [default: the passport's]")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="A file with a token that requests must have.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Images that the network gets at once.")] = 32,
+    batch_timeout: Annotated[
+        float, typer.Option("--batch-timeout-ms", help="How long an image waits for others.")
+    ] = 0.0,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of an image.")] = 25_000_000,
+    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a request.")] = 32_000_000,
+    queue: Annotated[int, typer.Option("--queue", help="Images that wait or are answered at a time.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Serve an export by HTTP and gRPC as TensorFlow Serving does, with a page, until SIGTERM or Ctrl-C."""
+
+    def ready(http: str, grpc: str) -> None:
+        if as_json:
+            print_json({"export": export, "http": http, "grpc": grpc or None})
+            return
+        also = f"; gRPC on {grpc}" if grpc else ""
+        say(f"{export} is served on {http} (a page, /classify, /v1/models, /metrics){also}; Ctrl-C ends it")
+
+    api.serve(
+        export, host=host, port=port, grpc_port=grpc_port, format=format, run=run, token_file=token_file,
+        max_batch=max_batch, batch_timeout_ms=batch_timeout, max_pixels=max_pixels, max_body=max_body, queue=queue,
+        ready=ready,
+    )  # fmt: skip
