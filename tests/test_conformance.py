@@ -1,8 +1,6 @@
 """A client of TensorFlow Serving gets from `kerazoo serve` what it gets there: each case of the table, over the wire.
 
-The fixture `served` gives a live server of the model that tensorflow_serving_cases describes, with its metrics on:
-`rest`, such as "http://127.0.0.1:8501"; `grpc`, such as "127.0.0.1:8500"; `image`, the bytes of a PNG image that is
-answered; `broken`, bytes that are no image.
+One thing differs on purpose: over HTTP, a request none of whose images can be decoded is an error, 400, that says why.
 """
 
 import http.client
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 from google.protobuf import json_format
+from servers import digits, serving
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -56,6 +55,18 @@ MESSAGES = {  # call: (request, answer)
         model_management_pb2.ReloadConfigResponse,
     ),
 }
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A live server of the model that tensorflow_serving_cases describes."""
+    folder = tmp_path_factory.mktemp("digits")
+    export = digits(folder)
+    with serving(export, "--grpc-port", "0") as found:
+        found.image = next((folder / "images").rglob("*.png")).read_bytes()
+        found.broken = b"no image"
+        yield found
+        assert found.process.poll() is None
 
 
 def given(value, served):

@@ -73,6 +73,8 @@ def parsed(body: bytes) -> dict[str, Any]:
         raise RequestError("JSON Parse error: The document is empty")
     try:
         text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")  # bytes that are no UTF-8 stay as they are
+        if not text:
+            raise RequestError(f"JSON Parse error: The document is empty. at offset: {len(body)}")
         document, _ = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
         raise RequestError(f"JSON Parse error: {WORDS.get(error.msg, error.msg)}. at offset: {error.pos}") from error

@@ -31,7 +31,7 @@ from kerazoo.serving.rpc.messages import check_filter, check_spec, classes, inpu
 from kerazoo.serving.service import Asked, Outputs, Service
 
 MOST_WORDS = 1024  # characters of an error
-CLASSIFY = "tensorflow/serving/classify"
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 Handler = Callable[..., Awaitable[Any]]
 
 
@@ -119,6 +119,8 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
             name = task.model_spec.signature_name or DEFAULT
             _check_task(task, model, name, seen)
             seen.add(name)
+            if task.method_name == REGRESS:
+                raise signatures.no_regression(model, name)
             asked = _classify(model, name, request.input)
             result = await self.service.answer(partial(_same, asked), lambda _, outputs: classes(outputs))
             one = answer.results.add(model_spec=spec(model, name))
@@ -206,5 +208,5 @@ def _check_task(task: Any, model: ServedModel, name: str, seen: set[str]) -> Non
         raise RequestError(f"Duplicate evaluation of signature: {name}")
     if name not in model.definitions:
         raise RequestError(f"Requested signature not found in model graph: {name}")
-    if task.method_name != CLASSIFY:
+    if task.method_name not in (CLASSIFY, REGRESS):
         raise RequestError(f"Unsupported signature method_name: {task.method_name}", "UNIMPLEMENTED")
