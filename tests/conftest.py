@@ -103,6 +103,14 @@ def said() -> Iterator[list[str]]:
         yield lines
 
 
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small export, see `servers.digits`; its run and images are beside saved_models/."""
+    from servers import digits
+
+    return digits(tmp_path_factory.mktemp("digits"))
+
+
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """As in a terminal; the command line's `main` leaves both ignored, as does a shell that starts a job with `&`."""

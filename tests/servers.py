@@ -39,6 +39,7 @@ class Served:
         if not ready:
             process.wait(SECONDS)
             self._reader.join(SECONDS)
+            close(process)
             raise RuntimeError("".join(self.lines)[-2000:])
         about = json.loads(ready)
         self.rest = about["http"]
@@ -72,13 +73,18 @@ class Served:
         return code
 
 
+def start(export: Path, *options: str, cwd: Path | None = None) -> subprocess.Popen:
+    """The process of a server of `export`, on a free port unless `options` say otherwise."""
+    command = [sys.executable, "-m", "kerazoo", "serve", str(export), "--port", "0", "--json", *options]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+
+
 @contextmanager
 def serving(export: Path, *options: str, cwd: Path | None = None):
     """A server of `export`, which ends with the body."""
-    command = [sys.executable, "-m", "kerazoo", "serve", str(export), "--port", "0", "--json", *options]
-    process = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
+    process = start(export, *options, cwd=cwd)
     served = None
     try:
         served = Served(process)
@@ -89,5 +95,10 @@ def serving(export: Path, *options: str, cwd: Path | None = None):
         process.wait(SECONDS)
         if served is not None:
             served._reader.join(SECONDS)
-        process.stdout.close()
-        process.stderr.close()
+        close(process)
+
+
+def close(process: subprocess.Popen) -> None:
+    """Close the pipes of a process that ended."""
+    process.stdout.close()
+    process.stderr.close()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 from google.protobuf import json_format
-from servers import digits, serving
+from servers import serving
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -58,12 +58,10 @@ MESSAGES = {  # call: (request, answer)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(digits):
     """A live server of the model that tensorflow_serving_cases describes."""
-    folder = tmp_path_factory.mktemp("digits")
-    export = digits(folder)
-    with serving(export, "--grpc-port", "0") as found:
-        found.image = next((folder / "images").rglob("*.png")).read_bytes()
+    with serving(digits, "--grpc-port", "0") as found:
+        found.image = next((digits.parents[1] / "images").rglob("*.png")).read_bytes()
         found.broken = b"no image"
         yield found
         assert found.process.poll() is None

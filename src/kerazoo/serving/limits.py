@@ -7,7 +7,7 @@ from kerazoo.errors import InputError
 RANGES = {  # {field: (least, largest, unit)}
     "max_batch": (1, 1024, "images"),
     "batch_timeout_ms": (0, 10_000, "milliseconds"),
-    "max_pixels": (1, 120_000_000, "pixels"),
+    "max_pixels": (10_000, 120_000_000, "pixels"),
     "max_body": (1_000, 2_000_000_000, "bytes"),
     "queue": (1, 100_000, "images"),
 }

@@ -78,7 +78,6 @@ class ServedModel:
         if changed:
             raise RunError(f"{folder}: {changed} is not the file that was exported; export the run again")
         self.format = format
-        self.limits = limits
         self.definitions = dict(_definitions(folder))
         if PREPARE not in self.definitions:
             raise RunError(
@@ -108,7 +107,7 @@ class ServedModel:
     def prepare(self, signature: str, values: np.ndarray) -> Work:
         """The first step of an answer, in a thread for decoding. `values` are the one input of the signature.
 
-        Raises RequestError: if the values have another shape or type; if there are too many.
+        Raises RequestError: if the values have another shape or type.
         """
         self._check(signature, values)
         if signature == DEFAULT:
@@ -164,8 +163,6 @@ class ServedModel:
         sizes = [dim.size for dim in info.tensor_shape.dim]
         if len(sizes) != values.ndim or any(size not in (-1, n) for size, n in zip(sizes, values.shape, strict=True)):
             raise RequestError(f"input {name} must have the shape {tuple(sizes)}, got {values.shape}")
-        if len(values) > self.limits.queue:
-            raise RequestError(f"a request may have at most {self.limits.queue} images, got {len(values)} (--queue)")
 
 
 def _name(kind: tf.DType) -> str:

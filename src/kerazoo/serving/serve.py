@@ -14,9 +14,8 @@ from typing import Any
 import uvicorn
 
 from kerazoo.errors import InputError, KerazooError, RunError
-from kerazoo.exports.folder import find_export
-from kerazoo.exports.formats.table import SAVED_MODEL_FORMAT
-from kerazoo.exports.layout import is_version
+from kerazoo.exports.formats.table import SAVED_MODEL_FORMAT, find_formats
+from kerazoo.exports.layout import SAVED_MODEL, is_version
 from kerazoo.serving.http.door import LOCAL, Door
 from kerazoo.serving.http.people import Look, People
 from kerazoo.serving.http.protocol import BoundedProtocol
@@ -49,13 +48,15 @@ class Address:
 
 def versions_of(export: str | Path, limits: Limits, format: str = SAVED_MODEL_FORMAT) -> Versions:
     """The versions of saved_models/NAME, or the one that saved_models/NAME/VERSION names. Raises RunError."""
-    found = find_export(export)
-    if found is None:
+    find_formats([format], needed=False)
+    folder = Path(export)
+    if (folder / SAVED_MODEL).is_file():
+        if not is_version(folder.name):
+            raise RunError(f"{folder} must have a version number as its name, such as saved_models/NAME/1")
+        return Versions(folder.parent, limits, format=format, pinned=int(folder.name))
+    if not folder.is_dir() or not any(is_version(one.name) for one in folder.iterdir()):
         raise RunError(f"there is no export {os.fspath(export)}; give a folder that `kerazoo export` made")
-    pinned = is_version(found.name) and Path(export).resolve() == found.resolve()
-    if not is_version(found.name):
-        raise RunError(f"{found} must have a version number as its name, such as saved_models/NAME/1")
-    return Versions(found.parent, limits, format=format, pinned=int(found.name) if pinned else None)
+    return Versions(folder, limits, format=format)
 
 
 def read_token(file: str | Path) -> str:

@@ -64,7 +64,10 @@ class Service:
         def first() -> tuple[Asked, Work]:
             nonlocal taken
             asked = read()
-            more = max(0, (len(asked.values) if asked.values.ndim else 1) - 1)
+            count = len(asked.values) if asked.values.ndim else 1
+            if count > self.limits.queue:
+                raise RequestError(f"a request may have at most {self.limits.queue} images, got {count} (--queue)")
+            more = max(0, count - 1)
             self.slots.take(more)
             taken += more
             work = asked.model.prepare(asked.signature, asked.values)
