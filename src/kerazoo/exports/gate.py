@@ -106,8 +106,8 @@ def compare(
     expected = question.expected
     output = NUMBERS.get(question.signature, "")
     wanted = {output, STATUS} if output else {*task.outputs, STATUS}
-    if question.signature == CLASSIFY:
-        wanted = {CLASSES, SCORES}
+    if question.signature in (CLASSIFY, PREPARE):
+        wanted = {CLASSES, SCORES} if question.signature == CLASSIFY else {PREPARED}
     if set(outputs) != wanted:
         raise GateError(
             f"the outputs of the signature {question.signature} must be {', '.join(sorted(wanted))}, got "
@@ -115,7 +115,7 @@ def compare(
         )
     if question.signature == CLASSIFY:
         return _compare_classes(outputs, expected, names, task)
-    is_answered = np.array([status == OK for status in outputs[STATUS]])
+    is_answered = np.array([status == OK for status in outputs.get(STATUS, [OK] * len(expected))])
     if output:
         return _compare_numbers(output, outputs[output], expected, is_answered)
     for row in outputs[CLASS_NAMES]:

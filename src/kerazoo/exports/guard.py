@@ -4,16 +4,12 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from kerazoo.exports.layout import OK
+from kerazoo.exports.layout import DAMAGED, NOT_FINITE, OK, REFUSED
 from kerazoo.pipelines.input.images import graph_code
 from kerazoo.preprocessing.headers import after, announced
 
 if TYPE_CHECKING:
     from kerazoo.preprocessing.preprocessing import Preprocessing
-
-REFUSED = "not decoded: no image, an animation, or more pixels than a file of its size may announce"
-DAMAGED = "not decoded: cut off or damaged, or there is too little memory"
-NOT_FINITE = "not answered: its pixels are not all finite numbers"
 
 
 def guarded(preprocessing: "Preprocessing", contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

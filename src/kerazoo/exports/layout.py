@@ -12,6 +12,10 @@ DEFAULT, PREPARE, CLASSIFY = "serving_default", "prepare", "classify"  # signatu
 IMAGE_BYTES = "image_bytes"  # the input that takes encoded images
 TOP_K = 5  # labels in the outputs of a signature
 OK = "ok"  # the status of an image that was answered
+# and of others
+REFUSED = "not decoded: no image, an animation, or more pixels than a file of its size may announce"
+DAMAGED = "not decoded: cut off or damaged, or there is too little memory"
+NOT_FINITE = "not answered: its pixels are not all finite numbers"
 
 
 def check_images(images: int | None) -> None:

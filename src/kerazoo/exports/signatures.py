@@ -43,16 +43,17 @@ def write_saved_model(folder: Path, spec: ModelSpec, model: keras.Model) -> dict
     - `serve_pixels`: `pixels` (B, H, W, C) uint8, of any size;
     - `serve_prepared`: `prepared` (B, height, width, C) float32, as `Preprocessing` prepares them;
     - `features`: `image_bytes`, for a network with a layer `features`;
-    - `prepare`: `image_bytes`, to decode them apart from the network;
+    - `prepare`: `image_bytes`, to decode them apart from the network, without the guard, which costs as much again;
     - `classify`: `inputs` (B,) string, each a serialized `tf.train.Example` with a feature `image_bytes`, for a task
       with probabilities. It is what TensorFlow Serving's classify requests are answered by.
 
     The first four give, with k = min(5, K), `probabilities` (B, K) float32, `label` (B,) string, `top_labels` (B, k)
     string, `top_probabilities` (B, k) float32 and `class_names` (B, K) string, the names in the order of
     `probabilities`; a regression gives `values` (B, K) float32 and `class_names`. `features` gives `features` (B, F)
-    float32, and `prepare` gives `prepared` (B, height, width, C) float32. All give `status` (B,) string: "ok", or why
-    the image has no answer; then its numbers are NaN and its labels are empty, and the other images of the batch keep
-    their bits. `classify` gives `classes` (B, K) string and `scores` (B, K) float32, without a status.
+    float32. These give `status` (B,) string: "ok", or why the image has no answer; then its numbers are NaN and its
+    labels are empty, and the other images of the batch keep their bits. `prepare` gives `prepared` (B, height, width,
+    C) float32, and fails if one of the images cannot be decoded. `classify` gives `classes` (B, K) string and `scores`
+    (B, K) float32, without a status.
 
     If the network's channels are not 1 or 3, which encoded images have, `serving_default` and `features` take `images`,
     and there is no `prepare` and no `classify`.
@@ -121,7 +122,10 @@ def _signatures(spec: ModelSpec, model: keras.Model) -> dict[str, Any]:
     if has_features(model):
         found[FEATURES] = signature(usual, read, features)
     if takes_bytes:
-        found[PREPARE] = signature(encoded, read, lambda x, status: {PREPARED: only_ok(x, status), STATUS: status})
+        one = tf.TensorSpec(prepared.shape[1:])
+        found[PREPARE] = _function(
+            lambda contents: {PREPARED: tf.map_fn(preprocessing, contents, fn_output_signature=one)}, encoded
+        )
     if takes_bytes and task.probabilities:
         found[CLASSIFY] = signature(examples, from_examples, classes)
     return found

@@ -14,7 +14,7 @@ from kerazoo.errors import DataError
 from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.reference import FORMATS, fit
 from kerazoo.exports.formats.table import Format
-from kerazoo.exports.layout import IMAGE_BYTES, OK, PREPARE, PREPARED, STATUS, TOP_K
+from kerazoo.exports.layout import DAMAGED, IMAGE_BYTES, OK, PREPARE, PREPARED, REFUSED, STATUS, TOP_K
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.preprocessing.headers import announced
 from kerazoo.serving.batching import Outputs, batched
@@ -23,6 +23,7 @@ from kerazoo.tasks.task import find_task
 
 BYTES_A_PIXEL = 3
 ANSWERS = "answers"
+FLAG = "(--max-pixels)"  # the end of what a server alone refuses
 SERVE_PREPARED = "serve_prepared"
 
 
@@ -30,7 +31,7 @@ class Engine(Protocol):
     """Decodes images one by one and answers them in batches, both from any thread."""
 
     def refused(self, contents: bytes) -> str:
-        """Why an encoded image has too many pixels for a server, by its header; "" if it has not."""
+        """Why an encoded image must not be decoded, by its header; "" if it may be."""
 
     def decode(self, contents: bytes) -> tuple[Any, str]:
         """An encoded image -> (1, height, width, C), as `answer` takes it, and "ok" or why it cannot be decoded."""
@@ -59,18 +60,20 @@ class TensorFlowEngine:
     def refused(self, contents: bytes) -> str:
         """As in `Engine`."""
         try:
-            return too_many(int(self._announced(tf.constant(contents, tf.string)).numpy()), self._most)
-        except tf.errors.OpError:
-            return ""  # the signature says why in its own words
+            decoded = int(self._announced(tf.constant(contents, tf.string)).numpy())
+        except tf.errors.InvalidArgumentError:
+            return REFUSED
+        return too_many(decoded, self._most)
 
     def decode(self, contents: bytes) -> tuple[Any, str]:
-        """As in `Engine`; the image of one that cannot be decoded is black."""
+        """As in `Engine`; the image of one that cannot be decoded is black, and the words are those of the export."""
         reason = self.refused(contents)
         if reason:
             return self._black, reason
-        found = self._prepare(**{IMAGE_BYTES: tf.constant([contents], tf.string)})
-        status = found[STATUS].numpy()[0].decode("utf-8")
-        return (found[PREPARED] if status == OK else self._black), status
+        try:
+            return self._prepare(**{IMAGE_BYTES: tf.constant([contents], tf.string)})[PREPARED], OK
+        except tf.errors.InvalidArgumentError:
+            return self._black, DAMAGED
 
     def direct(self, signature: str, values: Any) -> Outputs:
         """As in `Engine`."""
@@ -128,7 +131,5 @@ def too_many(decoded: int, most: int) -> str:
     pixels = decoded // BYTES_A_PIXEL
     if pixels <= most:
         return ""
-    return (
-        f"not decoded: its header announces {pixels / 1e6:.3g} megapixels, and this server takes {most / 1e6:.3g} "
-        "(--max-pixels)"
-    )
+    announced = f"its header announces {pixels / 1e6:.3g} megapixels"
+    return f"not decoded: {announced}, and this server takes {most / 1e6:.3g} {FLAG}"

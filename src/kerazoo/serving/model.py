@@ -29,13 +29,12 @@ from kerazoo.exports.layout import (
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json
 from kerazoo.serving.codes import RequestError
-from kerazoo.serving.engines import SERVE_PREPARED, Engine, FormatEngine, TensorFlowEngine
+from kerazoo.serving.engines import FLAG, SERVE_PREPARED, Engine, FormatEngine, TensorFlowEngine
 from kerazoo.serving.limits import Limits
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
 KINDS = {DT_STRING: "string", DT_FLOAT: "float", DT_UINT8: "uint8"}  # of inputs, by TensorFlow's names
-ENCODED = (DEFAULT, FEATURES, PREPARE)  # signatures that take encoded images
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,10 @@ class ServedModel:
         return Work(signature, images[0] if len(images) == 1 else tf.concat(images, axis=0), status)
 
     def _direct(self, signature: str, values: np.ndarray) -> dict[str, np.ndarray]:
-        if signature in ENCODED:
+        if signature in (FEATURES, PREPARE):
             for one in values:
                 reason = self.engine.refused(one)
-                if reason:
+                if reason.endswith(FLAG):
                     raise RequestError(reason)
         try:
             return self.engine.direct(signature, list(values) if values.dtype == object else values)
