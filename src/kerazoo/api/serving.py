@@ -23,7 +23,7 @@ def serve(
     token_file: PathLike | None = None,
     max_batch: int = 32,
     batch_timeout_ms: float = 0.0,
-    max_pixels: int = 25_000_000,
+    max_pixels: int = 35_000_000,
     max_body: int = 32_000_000,
     queue: int = 256,
     ready: Callable[[str, str], None] | None = None,

@@ -29,7 +29,7 @@ def serve(
     batch_timeout: Annotated[
         float, typer.Option("--batch-timeout-ms", help="How long an image waits for others.")
     ] = 0.0,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of an image.")] = 25_000_000,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of an image.")] = 35_000_000,
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a request.")] = 32_000_000,
     queue: Annotated[int, typer.Option("--queue", help="Images that wait or are answered at a time.")] = 256,
     as_json: Json = False,

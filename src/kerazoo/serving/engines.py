@@ -16,7 +16,7 @@ from kerazoo.exports.formats.reference import FORMATS, fit
 from kerazoo.exports.formats.table import Format
 from kerazoo.exports.layout import DAMAGED, IMAGE_BYTES, OK, PREPARE, PREPARED, REFUSED, STATUS, TOP_K
 from kerazoo.exports.saved_model import ExportedModel
-from kerazoo.preprocessing.headers import announced
+from kerazoo.preprocessing.headers import ALWAYS_DECODED, PER_BYTE, announced
 from kerazoo.serving.batching import Outputs, batched
 from kerazoo.serving.limits import Limits
 from kerazoo.tasks.task import find_task
@@ -49,6 +49,8 @@ class TensorFlowEngine:
     def __init__(self, model: ExportedModel, limits: Limits) -> None:
         self._model = model
         self._most = limits.max_pixels
+        # the export itself refuses smaller files that announce so many pixels
+        self._small = self._most * BYTES_A_PIXEL // PER_BYTE if self._most * BYTES_A_PIXEL >= ALWAYS_DECODED else -1
         self._prepare = model.function(PREPARE)
         network = model.function(SERVE_PREPARED)
         images = tf.TensorSpec((None, *model.preprocessing.shape), tf.float32)
@@ -67,13 +69,14 @@ class TensorFlowEngine:
 
     def decode(self, contents: bytes) -> tuple[Any, str]:
         """As in `Engine`; the image of one that cannot be decoded is black, and the words are those of the export."""
-        reason = self.refused(contents)
-        if reason:
-            return self._black, reason
+        if len(contents) > self._small:
+            reason = self.refused(contents)
+            if reason:
+                return self._black, reason
         try:
             return self._prepare(**{IMAGE_BYTES: tf.constant([contents], tf.string)})[PREPARED], OK
         except tf.errors.InvalidArgumentError:
-            return self._black, DAMAGED
+            return self._black, self.refused(contents) or DAMAGED
 
     def direct(self, signature: str, values: Any) -> Outputs:
         """As in `Engine`."""

@@ -27,7 +27,7 @@ class Limits:
 
     max_batch: int = 32
     batch_timeout_ms: float = 0.0
-    max_pixels: int = 25_000_000
+    max_pixels: int = 35_000_000
     max_body: int = 32_000_000
     queue: int = 256
 
