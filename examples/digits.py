@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,28 @@ def run(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
+def serve(export: str, image: str) -> None:
+    """Serve the export on a free port, ask for one image as curl does, and stop the server."""
+    command = ["serve", export, "--port", "0"]
+    print("\n$ kerazoo " + " ".join(command) + " &", flush=True)
+    server = subprocess.Popen(
+        [KERAZOO, *command, "--json"], cwd=FOLDER, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        address = json.loads(server.stdout.readline())["http"] + "/classify?top=1"
+        print(f"$ curl --data-binary @{image} {address}")
+        curl = shutil.which("curl")
+        if curl:
+            asking = [curl, "--silent", "--show-error", "--data-binary", f"@{image}", address]
+            answer = subprocess.run(asking, cwd=FOLDER, stdout=subprocess.PIPE, check=True).stdout
+        else:
+            answer = urllib.request.urlopen(address, (FOLDER / image).read_bytes()).read()
+        print("  " + answer.decode())
+    finally:
+        server.terminate()
+    assert server.wait() == 0, "the server did not end as it should"
+
+
 def main() -> None:
     start = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -71,6 +94,8 @@ def main() -> None:
     if served.returncode:
         sys.exit(served.stderr)
     print(served.stdout, end="")
+
+    serve(exported["export"], images[0])
 
     print("\nWhat pretraining bought, on the same images by the same recipe:")
     print(f"  {'start':<16}{'val accuracy':>14}{'95 % interval':>18}{'val loss':>10}")
