@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "exports": {"models", "pipelines", "preprocessing", "runs", "evaluation", "tasks"},
     "transfer": {"training", "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs"},
-    "serving": {"evaluation", "exports", "models", "pipelines", "preprocessing", "runs", "tasks"},
+    "serving": {"evaluation", "exports", "insight", "models", "pipelines", "preprocessing", "runs", "tasks"},
 }  # fmt: skip
 # modules that every room may import
 FLOOR = {"errors", "files", "arrays", "caches", "startup", "terminal", "version", "keras_private", "period"}

@@ -1,10 +1,10 @@
 """The guide to serving: its programs run as they stand, and what it says of "Could not find variable" is so."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import keras
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_images
+from servers import serving
 
 import kerazoo
 from kerazoo.exports.export import export_run
-from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.recipes.recipe import make_recipe
 from kerazoo.training.train import train
 
@@ -75,34 +75,57 @@ def test_the_tool_of_tensorflow_shows_and_scans_it(place):
             assert "top_probabilities" in said
 
 
-def test_a_client_of_tensorflow_serving_sends_what_the_export_takes(place):
-    """A server on the loopback interface takes the guide's request and gives it to the export."""
-    model = ExportedModel(place / "saved_models/flowers/1")
-    asked = []
+@pytest.fixture(scope="module")
+def served(place):
+    with serving(place / "saved_models/flowers", "--grpc-port", "0") as found:
+        yield found
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((self.path, body))
-            contents = [tf.io.decode_base64(one["b64"].replace("+", "-").replace("/", "_").rstrip("=")).numpy()
-                        for one in body["instances"]]  # fmt: skip
-            labels = [label.decode() for label in model.outputs(contents)["label"]]
-            answer = json.dumps({"predictions": [{"label": label} for label in labels]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
 
-        def log_message(self, *arguments):
-            pass
+@pytest.fixture(scope="module")
+def expected(place):
+    """(label, probability) of rose.jpg."""
+    (answer,) = kerazoo.predict(str(place / "saved_models/flowers"), [place / "rose.jpg"])
+    return answer.top[0]
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        code = program("TensorFlow Serving").replace("localhost:8501", f"127.0.0.1:{server.server_address[1]}")
-        said = done([sys.executable, "-c", code], place)
-    (expected,) = kerazoo.predict(str(place / "saved_models/flowers"), [place / "rose.jpg"])
-    assert said.strip() == expected.top[0][0]
-    assert asked[0][0] == "/v1/models/flowers:predict"
+
+def here(text, served):
+    """A part of the guide, for the ports of this server."""
+    return text.replace("http://127.0.0.1:8501", served.rest).replace("127.0.0.1:8500", served.grpc)
+
+
+CLIENTS = GUIDE.split("### Ask it\n")[1].split("### Versions\n")[0]
+PROGRAMS = [part.split("```")[0] for part in CLIENTS.split("```python\n")[1:]]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["REST", "gRPC"])
+def test_python_clients_of_the_guide_work(program, place, served, expected):
+    label, value, *_ = done([sys.executable, "-c", here(program, served)], place).split()
+    assert label == expected[0]
+    assert float(value) == pytest.approx(expected[1], abs=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_lines_of_the_guide_work(place, served, expected):
+    lines = here(CLIENTS.split("```sh\n")[1].split("```")[0], served).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        answer = json.loads(done(["curl", "--silent", *shlex.split(line)[1:]], place))
+        assert answer["label"] == expected[0]
+        assert answer["probability"] == pytest.approx(expected[1], abs=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_the_javascript_of_the_guide_works(place, served, expected):
+    code = here(CLIENTS.split("```js\n")[1].split("```")[0], served)
+    code += """
+    const image = require("fs").readFileSync("rose.jpg");
+    classify(image).then((top) => console.log(JSON.stringify(top)));
+    classify(Buffer.from("no image")).catch((error) => console.error(error.message));
+    """
+    found = subprocess.run(["node", "-e", code], cwd=place, capture_output=True, text=True, check=True)
+    ((label, probability), *_) = json.loads(found.stdout)
+    assert (label, probability) == (expected[0], pytest.approx(expected[1], abs=1e-5))
+    assert found.stderr.startswith("not decoded: ")
 
 
 def in_a_session(folder, x):

@@ -90,6 +90,7 @@ ALLOWED = {
     "pipelines.input.images:_opened": "a memory map for reading",
     "runs.begin:_make": "the folder of a run, whole, gets its name; the one it replaces goes aside",
     "serving.deploy.writing:_put": "a folder whose files are whole gets its name; the one it replaces goes aside",
+    "serving.looking:answer": "no file: standard output",
     "startup:quiet_start": "no file: standard error",
 }  # fmt: skip
 PLANTS = (

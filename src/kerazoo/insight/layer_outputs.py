@@ -19,6 +19,7 @@ from kerazoo.keras_private import sublayers
 MOST_CALLS = 8  # of one layer, each of which has its own output; more come of loops over time
 
 Look = Callable[[str, np.ndarray], None]
+Keep = Callable[[str, Any], Any]
 
 
 def layers_by_path(model: keras.Model) -> dict[str, keras.Layer]:
@@ -92,18 +93,27 @@ def look_at_outputs(
         except Exception:  # each backend has its own error for a value that is being traced
             errors.append(ModelError(f"layer {name} is called within a compiled function; name the layer around it"))
             return
-        look(f"{name}:{call}" if call else name, _channels_last(values, layers[name]))
+        look(f"{name}:{call}" if call else name, channels_last(values, layers[name]))
 
-    with keras.StatelessScope(), _recorded(layers, keep):
-        try:
-            model(inputs, training=False)
-        except Exception as error:
-            shapes = keras.tree.map_structure(lambda value: f"{tuple(value.shape)} {value.dtype}", inputs)
-            raise ModelError(f"{model.name} cannot be run on inputs {shapes}: {_reason(error)}") from error
+    run_recorded(model, inputs, layers, keep)
     if errors and strict:
         raise errors[0]
     if (absent := [name for name, count in calls.items() if not count]) and strict:
         raise ModelError(f"layer {absent[0]} has no output: {model.name} does not call it in inference mode")
+
+
+def run_recorded(model: keras.Model, inputs: Any, layers: Mapping[str, keras.Layer], keep: Keep) -> Any:
+    """What `model` gives for `inputs` in inference mode; `keep(name, outputs)` is called after each of `layers`.
+
+    What `keep` gives, if it is not None, takes the place of the outputs. No variable changes. Raises ModelError where
+    the inputs do not fit.
+    """
+    with keras.StatelessScope(), _recorded(layers, keep):
+        try:
+            return model(inputs, training=False)
+        except Exception as error:
+            shapes = keras.tree.map_structure(lambda value: f"{tuple(value.shape)} {value.dtype}", inputs)
+            raise ModelError(f"{model.name} cannot be run on inputs {shapes}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -116,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _recorded(layers: Mapping[str, keras.Layer], keep: Callable[[str, Any], None]) -> Iterator[None]:
+def _recorded(layers: Mapping[str, keras.Layer], keep: Keep) -> Iterator[None]:
     """Inside, `keep(name, outputs)` is called after each call of one of `layers`."""
     replaced = []
     try:
@@ -133,15 +143,16 @@ def _recorded(layers: Mapping[str, keras.Layer], keep: Callable[[str, Any], None
                 object.__setattr__(layer, method, own)
 
 
-def _recording(name: str, call: Callable[..., Any], keep: Callable[[str, Any], None]) -> Callable[..., Any]:
+def _recording(name: str, call: Callable[..., Any], keep: Keep) -> Callable[..., Any]:
     def recording(*args: Any, **kwargs: Any) -> Any:
         outputs = call(*args, **kwargs)
-        keep(name, outputs)
-        return outputs
+        other = keep(name, outputs)
+        return outputs if other is None else other
 
     return recording
 
 
-def _channels_last(values: np.ndarray, layer: keras.Layer) -> np.ndarray:
+def channels_last(values: np.ndarray, layer: keras.Layer) -> np.ndarray:
+    """What `layer` gives, with the channels as the last axis."""
     order = getattr(layer, "data_format", None) or (keras.config.image_data_format() if values.ndim > 3 else "")
     return np.moveaxis(values, 1, -1) if order == "channels_first" and values.ndim > 2 else values

@@ -4,7 +4,13 @@ const $ = (id) => document.getElementById(id);
 const TOP = 5;
 const SPLITS = { val: "validation", test: "test" };
 const RESIZES = { crop: "the largest central part of an image", pad: "a whole image, padded with black", stretch: "a whole image, stretched" };
-const SCALES = { none: "0 to 255", unit: "0 to 1", tf: "-1 to 1", torch: "ImageNet's mean and deviation", caffe: "ImageNet's mean, blue first" };
+const SCALES = {
+  none: "values from 0 to 255",
+  unit: "values from 0 to 1",
+  tf: "values from -1 to 1",
+  torch: "values less ImageNet's mean, divided by its deviation",
+  caffe: "values less ImageNet's mean, blue first",
+};
 const UNITS = { multiclass: ["class", "classes"], multilabel: ["label", "labels"], regression: ["number", "numbers"] };
 
 let token = ""; // kept in memory only
@@ -134,12 +140,13 @@ function facts(all, metrics) {
     ["Network", [
       all.name,
       start && (start.weights === "none" ? "trained from random weights" : `trained from the weights ${last(start.weights)}`),
-      start?.license && `their licence: ${start.license} (${start.license_source})`,
+      start?.license && `their license: ${start.license} (${start.license_source})`,
     ]],
     ["Data", [last(all.recipe?.data?.path), all.data_digest && `digest ${all.data_digest.slice(0, 16)}`]],
     ["What it sees", seen && [
       `${RESIZES[seen.resize]} (${seen.interpolation})`,
-      `${seen.width} x ${seen.height} pixels ${seen.channels === 1 ? "in gray" : "in colour"}, scaled to ${SCALES[seen.scaling]}`,
+      `${seen.width} x ${seen.height} pixels ${seen.channels === 1 ? "in gray" : "in color"}`,
+      SCALES[seen.scaling],
     ]],
     ["Weights", [all.weights_sha256 && `sha256 ${all.weights_sha256.slice(0, 16)}`]],
     ["Checked before it was kept", gate && [
@@ -159,7 +166,7 @@ function facts(all, metrics) {
 }
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
-const number = (value) => String(Number(value?.toPrecision(6)));
+const number = (value) => String(Number(value?.toPrecision(Math.abs(value) < 1000 ? 4 : 6)));
 
 function element(tag, content = "") {
   const made = document.createElement(tag);
