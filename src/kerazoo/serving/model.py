@@ -1,5 +1,6 @@
 """A version of an export that answers requests, in two steps: the images are decoded, then the network answers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
 KINDS = {DT_STRING: "string", DT_FLOAT: "float", DT_UINT8: "uint8"}  # of inputs, by TensorFlow's names
+NODE = re.compile(r"\{\{.*?\}\}")  # its name, in a message
 ENCODED = (DEFAULT, FEATURES, PREPARE)  # signatures that take encoded images
 
 
@@ -164,8 +166,6 @@ class ServedModel:
         sizes = [dim.size for dim in info.tensor_shape.dim]
         if len(sizes) != values.ndim or any(size not in (-1, n) for size, n in zip(sizes, values.shape, strict=True)):
             raise RequestError(f"input {name} must have the shape {tuple(sizes)}, got {values.shape}")
-        if len(values) > self.limits.queue:
-            raise RequestError(f"a request may have at most {self.limits.queue} images, got {len(values)} (--queue)")
 
 
 def _name(kind: tf.DType) -> str:
@@ -179,7 +179,8 @@ def request_error(error: Exception) -> RequestError:
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         words = "there is not enough memory for this request; send fewer or smaller images"
         return RequestError(words, "RESOURCE_EXHAUSTED")
-    return RequestError(" ".join(str(error).split("\n")[0].split())[:200] or "the request cannot be answered")
+    words = NODE.sub("", str(error).split("\n")[0])
+    return RequestError(" ".join(words.split())[:200] or "the request cannot be answered")
 
 
 def _with_status(outputs: Mapping[str, np.ndarray], status: Sequence[str]) -> dict[str, np.ndarray]:

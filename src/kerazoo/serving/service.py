@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from kerazoo.errors import is_out_of_memory
-from kerazoo.serving.codes import RequestError
+from kerazoo.serving.codes import RequestError, check_count
 from kerazoo.serving.limits import Limits
 from kerazoo.serving.model import ServedModel, Work
 from kerazoo.serving.pools import Pool, Slots
@@ -64,7 +64,9 @@ class Service:
         def first() -> tuple[Asked, Work]:
             nonlocal taken
             asked = read()
-            more = max(0, (len(asked.values) if asked.values.ndim else 1) - 1)
+            count = len(asked.values) if asked.values.ndim else 1
+            check_count(count, self.limits.queue)
+            more = max(0, count - 1)
             self.slots.take(more)
             taken += more
             work = asked.model.prepare(asked.signature, asked.values)
