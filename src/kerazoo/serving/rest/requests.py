@@ -34,7 +34,7 @@ class Request:
 
 
 def read_predict(body: bytes, kinds_of: Callable[[str], Kinds], most: int = sys.maxsize) -> Request:
-    """The body of `:predict`, of at most `most` rows. `kinds_of` gives the inputs of a signature. Raises RequestError."""
+    """The body of `:predict`, of at most `most` rows. `kinds_of` gives a signature's inputs. Raises RequestError."""
     document = parsed(body)
     signature = _signature(document)
     kinds = kinds_of(signature)
