@@ -52,10 +52,10 @@ class Service:
         """
         self.slots.take(1)
         task = asyncio.ensure_future(self._in_two_steps(read, write))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits for it any more
         try:
             return await asyncio.wait_for(asyncio.shield(task), PATIENCE)
         except TimeoutError as error:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise RequestError(f"no answer within {PATIENCE:.0f} s", "DEADLINE_EXCEEDED") from error
 
     async def _in_two_steps(self, read: Callable[[], Asked], write: Callable[[Asked, Outputs], T]) -> T:

@@ -161,9 +161,7 @@ def _get(words: str, schema: Mapping[str, Any], kind: str = JSON) -> dict[str, A
     return {"summary": words, "responses": _responses(schema, kind)}
 
 
-def _post(
-    words: str, content: Mapping[str, Any], schema: Mapping[str, Any] | None, kind: str = JSON
-) -> dict[str, Any]:
+def _post(words: str, content: Mapping[str, Any], schema: Mapping[str, Any] | None, kind: str = JSON) -> dict[str, Any]:
     return {
         "summary": words, "requestBody": {"required": True, "content": content},
         "responses": _responses(schema, kind),
