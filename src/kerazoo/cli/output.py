@@ -18,7 +18,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 def say(line: str) -> None:
     """Print one line of progress on standard error. Errors of a full disk or a closed pipe are ignored."""
     with suppress(OSError):
-        print(harmless(line), file=sys.stderr, flush=True)
+        # in one piece: `print` writes the end of the line apart, and a decoder in C could write its own line between
+        print(harmless(line) + "\n", end="", file=sys.stderr, flush=True)
 
 
 class Lines(logging.Handler):

@@ -40,3 +40,9 @@ class RequestError(Exception):
         self.message = message
         self.code = code
         self.http = HTTP[code] if http is None else http
+
+
+def check_count(count: int, most: int) -> None:
+    """Raise RequestError if a request has more images than are taken at a time: to try again would not help."""
+    if count > most:
+        raise RequestError(f"a request may have at most {most} images, got {count} (--queue)")

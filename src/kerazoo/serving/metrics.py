@@ -15,6 +15,7 @@ from kerazoo.version import __version__
 PREFIX = ":tensorflow:serving:"
 MICROSECONDS = tuple(10 * 1.8**power for power in range(33))  # the bounds there
 MOST_NAMES = 100  # model names that are counted by themselves; a client can send any
+LONGEST = 100  # characters of such a name: each is in some hundred lines of the page
 
 
 class Metrics:
@@ -43,7 +44,7 @@ class Metrics:
 
     def count(self, model: str, api: str, code: str, entrypoint: str, seconds: float) -> None:
         """Count a request to a model."""
-        if model not in self._known and len(self._known) >= MOST_NAMES:
+        if model not in self._known and (len(self._known) >= MOST_NAMES or len(model) > LONGEST):
             model = ""
         self._known.add(model)
         key = model, code

@@ -1,5 +1,6 @@
 """A version of an export that answers requests, in two steps: the images are decoded, then the network answers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
 KINDS = {DT_STRING: "string", DT_FLOAT: "float", DT_UINT8: "uint8"}  # of inputs, by TensorFlow's names
+NODE = re.compile(r"\{\{.*?\}\}")  # its name, in a message
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def request_error(error: Exception) -> RequestError:
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         words = "there is not enough memory for this request; send fewer or smaller images"
         return RequestError(words, "RESOURCE_EXHAUSTED")
-    return RequestError(" ".join(str(error).split("\n")[0].split())[:200] or "the request cannot be answered")
+    words = NODE.sub("", str(error).split("\n")[0])
+    return RequestError(" ".join(words.split())[:200] or "the request cannot be answered")
 
 
 def _with_status(outputs: Mapping[str, np.ndarray], status: Sequence[str]) -> dict[str, np.ndarray]:

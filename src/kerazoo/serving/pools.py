@@ -31,8 +31,8 @@ class Pool:
         """The result of `function` in one of the threads. If the caller is cancelled, the thread goes on."""
         if not self._pending:
             self._last = time.monotonic()
-        self._pending += 1
         job = asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*arguments, **options))
+        self._pending += 1
         job.add_done_callback(self._done)
         return await asyncio.shield(job)
 

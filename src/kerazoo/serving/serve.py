@@ -30,6 +30,7 @@ log = logging.getLogger("kerazoo")
 NOTICE = 1.0  # seconds between "not ready" and the end of listening, so that balancers and clients go elsewhere
 GRACE = 60.0  # seconds for what has come before
 KEEP_ALIVE = 75  # seconds until an idle connection is closed
+UNREAD = 30  # seconds until a connection is closed whose client does not read its answers
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ def _bound(host: str, port: int) -> socket.socket:
         (family, _, _, _, place), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD * 1000)
         listening.bind(place)
         listening.listen(2048)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from kerazoo.errors import is_out_of_memory
-from kerazoo.serving.codes import RequestError
+from kerazoo.serving.codes import RequestError, check_count
 from kerazoo.serving.limits import Limits
 from kerazoo.serving.model import ServedModel, Work
 from kerazoo.serving.pools import Pool, Slots
@@ -52,10 +52,10 @@ class Service:
         """
         self.slots.take(1)
         task = asyncio.ensure_future(self._in_two_steps(read, write))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits for it any more
         try:
             return await asyncio.wait_for(asyncio.shield(task), PATIENCE)
         except TimeoutError as error:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise RequestError(f"no answer within {PATIENCE:.0f} s", "DEADLINE_EXCEEDED") from error
 
     async def _in_two_steps(self, read: Callable[[], Asked], write: Callable[[Asked, Outputs], T]) -> T:
@@ -65,8 +65,7 @@ class Service:
             nonlocal taken
             asked = read()
             count = len(asked.values) if asked.values.ndim else 1
-            if count > self.limits.queue:
-                raise RequestError(f"a request may have at most {self.limits.queue} images, got {count} (--queue)")
+            check_count(count, self.limits.queue)
             more = max(0, count - 1)
             self.slots.take(more)
             taken += more

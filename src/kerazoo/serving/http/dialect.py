@@ -106,7 +106,7 @@ async def _predict(service: Service, target: Target, body: bytes) -> Answer:
             found.append(service.versions.find(target.name, target.version, target.label))
             return found[0].kinds(signature)  # type: ignore[no-any-return]
 
-        request = read_predict(body, kinds)
+        request = read_predict(body, kinds, service.limits.queue)
         in_rows = request.rows
         ((_, values),) = request.inputs.items()
         return Asked(found[0], request.signature, values, refuse=True)
@@ -119,7 +119,7 @@ async def _predict(service: Service, target: Target, body: bytes) -> Answer:
 
 async def _classify(service: Service, target: Target, body: bytes) -> Answer:
     def read() -> Asked:
-        signature, examples = read_classify(body)
+        signature, examples = read_classify(body, service.limits.queue)
         model = service.versions.find(target.name, target.version, target.label)
         signatures.check_classify(model, signature)
         return Asked(model, signature, np.array([signatures.example_of(one) for one in examples], object), True)
@@ -132,9 +132,12 @@ async def _classify(service: Service, target: Target, body: bytes) -> Answer:
 
 
 async def _regress(service: Service, target: Target, body: bytes) -> Answer:
-    signature, _ = read_classify(body)
-    model = service.versions.find(target.name, target.version, target.label)
-    raise signatures.no_regression(model, signature)
+    def read() -> Asked:
+        signature, _ = read_classify(body, service.limits.queue)
+        model = service.versions.find(target.name, target.version, target.label)
+        raise signatures.no_regression(model, signature)
+
+    return await service.answer(read, lambda asked, outputs: Answer())  # never written
 
 
 def _status(service: Service, target: Target) -> Answer:

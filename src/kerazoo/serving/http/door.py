@@ -59,7 +59,7 @@ class Door:
         body = Body(receive, _length(request), self._service.limits.max_body, self._room)
         closing = False
         try:
-            self._check(scope["path"], request)
+            self._check(scope["path"], scope["http_version"], request)
             answer = await self._handle(replace(request, body=await body.read()))
         except RequestError as error:
             answer = refusal(error)
@@ -73,12 +73,15 @@ class Door:
         if answer.api:
             self._metrics.count(answer.model, answer.api, answer.code, "REST", seconds)
         self._metrics.count_http(answer.status, body.received)
+        _log_access(scope, target, answer, body.received, seconds)  # first: a client that has gone ends `_send`
         await _send(send, answer, closing or self._service.draining)
-        _log_access(scope, target, answer, body.received, seconds)
 
-    def _check(self, path: str, request: Request) -> None:
+    def _check(self, path: str, version: str, request: Request) -> None:
+        hosts = sum(name == b"host" for name, _ in request.headers)
+        if hosts > 1 or (not hosts and version == "1.1"):
+            raise RequestError(f"a request must have one Host header, got {hosts}")
         host = request.header(b"host").rpartition(":")[0] or request.header(b"host")
-        if self._local and host.lower() not in LOCAL and request.header(b"host").lower() not in LOCAL:
+        if self._local and hosts and host.lower() not in LOCAL and request.header(b"host").lower() not in LOCAL:
             raise RequestError(
                 "this server answers only to localhost: the Host header names another (a web page may have sent it); "
                 "start it with --host to answer to others", "PERMISSION_DENIED",
@@ -99,8 +102,8 @@ class Body:
         self._is_read = False
         self.received = 0
 
-    async def read(self) -> bytes:
-        """All of it. Raises RequestError if it is too large, too slow, or cut."""
+    async def read(self, *, keep: bool = True) -> bytes:
+        """All of it, or nothing without `keep`. Raises RequestError if it is too large, too slow, or cut."""
         parts: list[bytes] = []
         self._is_read = True
         too_large = (self._length or 0) > self._most
@@ -117,7 +120,8 @@ class Body:
                     too_large = too_large or self.received > self._most
                     if too_large:
                         parts.clear()
-                    else:
+                        await self.close()
+                    elif keep:
                         await self._make_room(len(part))
                         parts.append(part)
         except TimeoutError as error:
@@ -131,7 +135,7 @@ class Body:
         if self._is_read:
             return True
         try:
-            await self.read()
+            await self.read(keep=False)
         except RequestError:
             return False
         return True
@@ -140,6 +144,7 @@ class Body:
         """Give the room back."""
         if self._taken:
             await self._room.give(self._taken)
+            self._taken = 0
 
     async def _make_room(self, count: int) -> None:
         if self.received > SMALL:

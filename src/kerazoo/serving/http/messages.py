@@ -8,6 +8,7 @@ from typing import Any
 from kerazoo.serving.codes import RequestError
 
 JSON = "application/json"
+MOST_WORDS = 10_000  # characters of an error, which may quote the request
 
 
 @dataclass(frozen=True)
@@ -47,4 +48,5 @@ def refusal(error: RequestError, **more: Any) -> Answer:
     headers = {"Retry-After": "1"} if error.http == 503 else {}
     if error.http == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_answer({"error": error.message}, status=error.http, headers=headers, code=error.code, **more)
+    words = error.message if len(error.message) <= MOST_WORDS else error.message[:MOST_WORDS] + "..."
+    return json_answer({"error": words}, status=error.http, headers=headers, code=error.code, **more)

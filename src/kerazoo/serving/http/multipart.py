@@ -1,5 +1,6 @@
 """The file in a form that a browser or curl sends."""
 
+import logging
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers, UploadFile
@@ -9,6 +10,8 @@ from kerazoo.serving.codes import RequestError
 from kerazoo.serving.http.messages import Request
 
 FIELDS = 10  # files and other fields in a form
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what a client sent is not for our log
 
 
 async def uploaded(request: Request) -> bytes:

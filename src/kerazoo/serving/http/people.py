@@ -147,7 +147,7 @@ async def _image(request: Request) -> bytes:
 
 
 def _top(request: Request) -> int:
-    (text,) = parse_qs(request.target.partition("?")[2]).get("top", [str(TOP)])[-1:]
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= 10_000:
+    (text,) = parse_qs(request.target.partition("?")[2], keep_blank_values=True).get("top", [str(TOP)])[-1:]
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= 10_000:
         raise RequestError(f"top={text[:50]!r} must be a whole number from 1 to 10,000")
     return int(text)

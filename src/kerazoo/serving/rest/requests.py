@@ -1,13 +1,14 @@
 """The bodies of requests for `:predict` and `:classify`."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kerazoo.serving.codes import RequestError
+from kerazoo.serving.codes import RequestError, check_count
 from kerazoo.serving.rest.values import array_of, as_bytes, decoded, is_object, shown, type_of
 
 DEFAULT = "serving_default"
@@ -20,6 +21,7 @@ WORDS = {  # of Python's errors, there
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string",
 }
 Kinds = Mapping[str, str]  # {input: "string", "float" or "uint8"}
+MOST_PARTS = 3_000_000  # lists and objects in a body: each takes 60 to 200 bytes of memory, and 3 of the body
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Request:
     rows: bool
 
 
-def read_predict(body: bytes, kinds_of: Callable[[str], Kinds]) -> Request:
-    """The body of `:predict`. `kinds_of` gives the inputs of a signature. Raises RequestError."""
+def read_predict(body: bytes, kinds_of: Callable[[str], Kinds], most: int = sys.maxsize) -> Request:
+    """The body of `:predict`, of at most `most` rows. `kinds_of` gives a signature's inputs. Raises RequestError."""
     document = parsed(body)
     signature = _signature(document)
     kinds = kinds_of(signature)
@@ -46,14 +48,18 @@ def read_predict(body: bytes, kinds_of: Callable[[str], Kinds]) -> Request:
             raise RequestError(f"{shown(document)} Expecting 'instances' to be an list/array")
         if not rows:
             raise RequestError(f"{shown(document)} No values in 'instances' array")
+        check_count(len(rows), most)
         return Request(signature, _from_rows(rows, kinds), rows=True)
     if "inputs" in document:
         return Request(signature, _from_columns(document["inputs"], kinds), rows=False)
     raise RequestError("Missing 'inputs' or 'instances' key")
 
 
-def read_classify(body: bytes) -> tuple[str, list[Mapping[str, Any]]]:
-    """The body of `:classify`: the signature, and its examples with the context's features. Raises RequestError."""
+def read_classify(body: bytes, most: int = sys.maxsize) -> tuple[str, list[Mapping[str, Any]]]:
+    """The body of `:classify`: the signature, and at most `most` examples with the context's features.
+
+    Raises RequestError.
+    """
     document = parsed(body)
     signature = _signature(document)
     context = _example(document["context"]) if "context" in document else {}
@@ -64,6 +70,7 @@ def read_classify(body: bytes) -> tuple[str, list[Mapping[str, Any]]]:
         raise RequestError(f"{shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise RequestError(f"{shown(document)} 'examples' value is an empty array")
+    check_count(len(examples), most)
     return signature, [{**context, **_example(one)} for one in examples]
 
 
@@ -71,6 +78,10 @@ def parsed(body: bytes) -> dict[str, Any]:
     """The object that a body has. What follows it is ignored, as there. Raises RequestError."""
     if not body:
         raise RequestError("JSON Parse error: The document is empty")
+    if body.count(b"[") + body.count(b"{") > MOST_PARTS:
+        raise RequestError(
+            f'the body has more than {MOST_PARTS:,} lists and objects; send encoded images, {{"b64": ...}}', http=413
+        )
     try:
         text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")  # bytes that are no UTF-8 stay as they are
         if not text:

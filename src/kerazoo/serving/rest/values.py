@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from kerazoo.serving.codes import RequestError
 
 SHOWN = 256  # characters of a value in a message
+DEEPEST = 32  # lists around a value: as many dimensions as an array of numpy 1 may have
 # {type of an input, by TensorFlow's name: (type of numpy, the least and the largest whole number, or None)}
 NUMBERS: Mapping[str, tuple[Any, tuple[int, int] | None]] = {
     "float": (np.float32, None),
@@ -25,6 +27,8 @@ def array_of(value: Any, kind: str) -> np.ndarray:
     while isinstance(inner, list):
         shape.append(len(inner))
         inner = inner[0] if inner else None
+    if len(shape) > DEEPEST:
+        raise RequestError(f"the values are nested in {len(shape)} lists; at most {DEEPEST} are allowed")
     leaves: list[Any] = []
     _walk(value, 0, shape, kind, leaves)
     dtype: Any = object if kind == "string" else NUMBERS[kind][0]
@@ -103,4 +107,5 @@ def type_of(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """The beginning of a value, for a message."""
-    return f"JSON Value: {json.dumps(value)[:SHOWN]}"
+    parts = itertools.islice(json.JSONEncoder().iterencode(value), SHOWN)  # none is empty, and no more are made
+    return f"JSON Value: {''.join(parts)[:SHOWN]}"

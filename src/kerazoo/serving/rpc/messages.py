@@ -15,6 +15,7 @@ from kerazoo.exports.layout import DEFAULT
 from kerazoo.serving import signatures
 from kerazoo.serving.codes import RequestError
 from kerazoo.serving.model import ServedModel
+from kerazoo.serving.rest.values import DEEPEST
 from kerazoo.serving.service import Outputs
 
 BYTES = 4  # of a value, at most
@@ -59,6 +60,8 @@ def input_of(inputs: Mapping[str, Any], definition: Any, most: int) -> np.ndarra
 
 def _check_size(message: Any, most: int) -> None:
     """A message of few bytes can announce a tensor of any size, all of one value."""
+    if len(message.tensor_shape.dim) > DEEPEST:
+        raise RequestError(f"a tensor may have at most {DEEPEST} dimensions, got {len(message.tensor_shape.dim)}")
     sizes = [dim.size for dim in message.tensor_shape.dim]
     if any(size < 0 for size in sizes) or math.prod(sizes) * BYTES > most:
         raise RequestError(f"a tensor of the shape {sizes} is too large: it may have {most:,} bytes")

@@ -4,6 +4,7 @@ Source: tensorflow_serving/servables/tensorflow/predict_util.cc, classifier.cc, 
 get_model_metadata_impl.cc, model_servers/get_model_status_impl.cc; order of checks and words are theirs.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,11 +25,13 @@ from tensorflow_serving.apis import (
 
 from kerazoo.exports.layout import DEFAULT
 from kerazoo.serving import signatures
-from kerazoo.serving.codes import RequestError
+from kerazoo.serving.codes import RequestError, check_count
 from kerazoo.serving.metrics import Metrics
 from kerazoo.serving.model import ServedModel
 from kerazoo.serving.rpc.messages import check_filter, check_spec, classes, input_of, spec, tensor, version_of
 from kerazoo.serving.service import Asked, Outputs, Service
+
+log = logging.getLogger("kerazoo")
 
 MOST_WORDS = 1024  # characters of an error
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -50,6 +53,10 @@ def answering(name: str) -> Callable[[Handler], Handler]:
                     error.message if len(error.message) <= MOST_WORDS else error.message[:MOST_WORDS] + "...TRUNCATED"
                 )
                 await context.abort(getattr(grpc.StatusCode, code), words)
+            except Exception:
+                code = "INTERNAL"
+                log.exception("a call failed")
+                await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
             finally:
                 model = getattr(getattr(request, "model_spec", None), "name", "")
                 self.metrics.count(model, name, code, "GRPC", time.perf_counter() - start)
@@ -94,7 +101,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
 
         def read() -> Asked:
             model = self._model(request)
-            return _classify(model, request.model_spec.signature_name, request.input)
+            return _classify(model, request.model_spec.signature_name, request.input, self.service.limits.queue)
 
         def write(asked: Asked, outputs: Outputs) -> Any:
             answer = classification_pb2.ClassificationResponse(model_spec=spec(asked.model, asked.signature))
@@ -121,7 +128,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
             seen.add(name)
             if task.method_name == REGRESS:
                 raise signatures.no_regression(model, name)
-            asked = _classify(model, name, request.input)
+            asked = _classify(model, name, request.input, self.service.limits.queue)
             result = await self.service.answer(partial(_same, asked), lambda _, outputs: classes(outputs))
             one = answer.results.add(model_spec=spec(model, name))
             one.classification_result.CopyFrom(result)
@@ -186,9 +193,10 @@ def _same(asked: Asked) -> Asked:
     return asked
 
 
-def _classify(model: ServedModel, signature: str, given: Any) -> Asked:
-    """The examples of a request, each with the features of their context. Raises RequestError."""
+def _classify(model: ServedModel, signature: str, given: Any, most: int) -> Asked:
+    """The examples of a request, at most `most`, each with the features of their context. Raises RequestError."""
     signatures.check_classify(model, signature)
+    check_count(max(len(given.example_list.examples), len(given.example_list_with_context.examples)), most)
     if given.WhichOneof("kind") == "example_list_with_context":
         context = given.example_list_with_context.context.SerializeToString()
         examples = [context + one.SerializeToString() for one in given.example_list_with_context.examples]
