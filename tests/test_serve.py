@@ -439,3 +439,22 @@ def test_a_warning_where_anyone_can_ask(digits):
     with serving(digits, "--host", "0.0.0.0") as found:
         until(lambda: any("there is no token: anyone can ask" in line for line in found.lines))
         assert found.ask("GET", "/passport", headers=[("Host", "model.example")])[0] == 200
+
+
+def test_where_the_network_looked_if_the_run_is_at_hand(digits, images, tmp_path):
+    image = one_of(images)
+    with serving(digits, cwd=digits.parents[1]) as found:  # which has runs/digits
+        assert found.json("GET", "/passport")[1]["grad_cam"] is True
+        status, headers, content = found.ask("POST", "/grad-cam", image)
+        assert (status, headers["Content-Type"]) == (200, "image/png")
+        assert Image.open(io.BytesIO(content)).size == (224, 224)
+        status, answer = found.json("POST", "/grad-cam", b"no image")
+        assert status == 400
+        assert answer["error"].startswith("it cannot be decoded: ")
+        assert found.end() == 0
+    other = tmp_path / "run"
+    shutil.copytree(digits.parents[1] / "runs/digits", other)
+    description = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps({**description, "weights_sha256": "0" * 64}))
+    with pytest.raises(RuntimeError, match="is not the run of this export: it has other weights"):
+        Served(start(digits, "--run", str(other)))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from kerazoo.api.runs import open_run
 from kerazoo.api.settings import PathLike, path_of
 from kerazoo.errors import InputError
 from kerazoo.startup import start_tensorflow
@@ -64,7 +65,9 @@ def serve(
     for name, value in (("port", port), ("grpc_port", grpc_port)):
         if value is not None and not 0 <= value <= 65_535:
             raise InputError(f"{name}={value!r} must be 0 to 65,535")
+    folder = None if run is None else open_run(path_of(run)).folder
     start_tensorflow(keras=False)
+    from kerazoo.serving.looking import looking_of
     from kerazoo.serving.serve import Address, Server, read_token, versions_of
 
     token = "" if token_file is None else read_token(path_of(token_file))
@@ -73,7 +76,9 @@ def serve(
     address = Address(host, port, grpc_port)
     if not address.is_local and not token:
         log.warning(f"{host} can be reached from other machines, and there is no token: anyone can ask (--token-file)")
-    Server(versions, limits, address, token=token).run(ready or (lambda http, grpc: None))
+    looking = looking_of(versions.current.passport, folder)
+    server = Server(versions, limits, address, token=token, looking=looking)
+    server.run(ready or (lambda http, grpc: None))
 
 
 def _check_installed() -> None:

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from kerazoo.errors import DataError, KerazooError
+from kerazoo.errors import DataError, KerazooError, RunError
+from kerazoo.files import read_json
+from kerazoo.models.saved import DESCRIPTION
 from kerazoo.startup import fresh_python, start_tensorflow
 
 SECONDS = 60  # for one picture, and the start of the child before the first
@@ -41,6 +43,11 @@ class Looking:
         self._child: subprocess.Popen[bytes] | None = None
         self._messages: IO[bytes] | None = None  # the child's standard error
         self._closed = False
+
+    @property
+    def weights(self) -> str:
+        """The hash of the run's weights. Raises RunError."""
+        return str(read_json(self.folder / DESCRIPTION).get("weights_sha256"))
 
     def png(self, image: bytes) -> bytes:
         """PNG of what the network sees of an encoded image, under a heat map for its most probable class.
@@ -121,6 +128,22 @@ class Looking:
         if code is None or code < 0:
             return f"its process was ended by signal {-child.returncode}"
         return lines[-1] if lines else f"its process ended with {code}"
+
+
+def looking_of(passport: Mapping[str, Any], run: Path | None = None) -> Looking | None:
+    """Grad-CAM by the run that a passport names, below runs/, if it is there; or by `run`.
+
+    Raises RunError if `run` has other weights.
+    """
+    folder = run or Path("runs") / str(passport.get("run"))
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    looking = Looking(folder)
+    if looking.weights == passport.get("weights_sha256"):
+        return looking
+    if run is not None:
+        raise RunError(f"{run} is not the run of this export: it has other weights; leave --run out, or name the run")
+    return None
 
 
 def answer(folder: str) -> None:

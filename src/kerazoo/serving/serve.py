@@ -17,9 +17,10 @@ from kerazoo.errors import InputError, KerazooError, RunError
 from kerazoo.exports.formats.table import SAVED_MODEL_FORMAT, find_formats
 from kerazoo.exports.layout import SAVED_MODEL, is_version
 from kerazoo.serving.http.door import LOCAL, Door
-from kerazoo.serving.http.people import Look, People
+from kerazoo.serving.http.people import People
 from kerazoo.serving.http.protocol import BoundedProtocol
 from kerazoo.serving.limits import Limits
+from kerazoo.serving.looking import Looking
 from kerazoo.serving.metrics import Metrics
 from kerazoo.serving.rpc.server import grpc_server, set_health
 from kerazoo.serving.service import Service
@@ -78,13 +79,13 @@ class Server:
     """A server of `versions`, which are loaded. `ready` is called with what it listens to, once it does."""
 
     def __init__(
-        self, versions: Versions, limits: Limits, address: Address, *, token: str = "", look: Look | None = None
+        self, versions: Versions, limits: Limits, address: Address, *, token: str = "", looking: Looking | None = None
     ) -> None:
         self._versions = versions
         self._limits = limits
         self._address = address
         self._token = token
-        self._look = look
+        self._looking = looking
         self._stop = asyncio.Event()
 
     def run(self, ready: Callable[[str, str], None]) -> None:
@@ -107,7 +108,7 @@ class Server:
                 loop.add_signal_handler(number, self._stop.set)
         service = Service(self._versions, self._limits)
         metrics = Metrics(service)
-        handle = People(service, metrics, self._look)
+        handle = People(service, metrics, self._looking)
         door = Door(handle, service, metrics, token=self._token, local=self._address.is_local)
         listening = _bound(self._address.host, self._address.port)
         web = _Web(_config(door))
@@ -128,6 +129,8 @@ class Server:
             await asyncio.gather(stopping, serving)
         finally:
             service.close()
+            if self._looking is not None:
+                self._looking.close()
 
     async def _start_grpc(self, service: Service, metrics: Metrics) -> tuple[Any, Any, str]:
         if self._address.grpc_port is None:

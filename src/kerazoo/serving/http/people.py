@@ -14,7 +14,9 @@ from kerazoo.serving.http import dialect
 from kerazoo.serving.http.messages import Answer, Request, json_answer
 from kerazoo.serving.http.multipart import uploaded
 from kerazoo.serving.http.openapi import document
+from kerazoo.serving.looking import Looking
 from kerazoo.serving.metrics import Metrics
+from kerazoo.serving.pools import Pool, Slots
 from kerazoo.serving.service import Asked, Outputs, Service
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -30,16 +32,18 @@ POLICY = (
 MONITORING = "/monitoring/prometheus/metrics"
 TOP = 5
 
-Look = Callable[[bytes], bytes]
+PICTURES = 8  # Grad-CAM pictures that wait or are made at a time
 
 
 class People:
-    """Answers every path. `look` maps an encoded image to a PNG of where the network looked, if there is a run."""
+    """Answers every path. `looking` says where the network looked, if there is a run."""
 
-    def __init__(self, service: Service, metrics: Metrics, look: Look | None = None) -> None:
+    def __init__(self, service: Service, metrics: Metrics, looking: Looking | None = None) -> None:
         self._service = service
         self._metrics = metrics
-        self._look = look
+        self._looking = looking
+        self._pictures = Pool("grad-cam", 1)  # apart from the threads that decode, which it would hold up
+        self._slots = Slots(PICTURES)
         get: Mapping[str, Callable[[Request], Answer]] = {
             **dict.fromkeys(FILES, self._file),
             "/passport": self._passport,
@@ -83,7 +87,7 @@ class People:
             {
                 "name": model.name, "version": model.version, "task": model.task.name, "format": model.format,
                 "class_names": list(model.class_names), "metrics": model.passport.get("metrics", {}),
-                "grad_cam": self._look is not None, "passport": model.passport,
+                "grad_cam": self._can_look, "passport": model.passport,
             }
         )  # fmt: skip
 
@@ -125,17 +129,25 @@ class People:
         return await self._service.answer(read, write)
 
     async def _grad_cam(self, request: Request) -> Answer:
-        look = self._look
-        if look is None:
-            raise RequestError("the run of this model is not at hand; start the server with --run RUN", NOT_FOUND)
+        if self._looking is None or not self._can_look:
+            raise RequestError("the run of this version is not at hand; start the server with --run RUN", NOT_FOUND)
         image = await _image(request)
+        self._slots.take(1)
         try:
-            picture = await self._service.decoders.run(look, image)
+            picture = await self._pictures.run(self._looking.png, image)
         except DataError as error:
             raise RequestError(str(error)) from error
         except KerazooError as error:
             raise RequestError(str(error), "INTERNAL") from error
+        finally:
+            self._slots.give(1)
         return Answer(picture, content_type="image/png")
+
+    @property
+    def _can_look(self) -> bool:
+        """Whether there is a run, and it has the weights of the served version."""
+        weights = self._service.versions.current.passport.get("weights_sha256")
+        return self._looking is not None and self._looking.weights == weights
 
 
 async def _image(request: Request) -> bytes:
