@@ -14,7 +14,6 @@ import csv
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -96,40 +95,50 @@ def run_of(name, folder):
 
 
 def rows_of(name, formats):
-    """A row for the SavedModel and for each format of a network. Formats of fewer bits have an export of their own."""
+    """A row for the SavedModel and for each format of a network: one export, which goes on after a refusal."""
     start_tensorflow()
-    floats = [one for one in formats if FORMATS[one].tolerance is not None and one != "litert-float16"]
+    from kerazoo.exports import export as exports
+
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as folder:
         run, size = run_of(name, Path(folder))
-        for group in (floats, *([one] for one in formats if one not in floats)):
-            yield from rows_of_export(run, size, group, Path(folder), first=group is floats)
-
-
-def rows_of_export(run, size, formats, folder, *, first):
-    """A row for each of `formats`, and for the SavedModel where it is the `first` export: all that pass in one."""
-    left = list(formats)
-    while left or first:
+        rows = {one: row(name, size, one) for one in formats}
+        exports.write_format = noting(exports.write_format, rows, folder)
+        exports.check_format = noting(exports.check_format, rows, folder)
         start = time.perf_counter()
-        try:
-            export = run.export(formats=left, root=folder / "saved_models", new_version=True)
-            break
-        except KerazooError as error:
-            refused = next((one for one in left if re.search(rf"format '?{one}'?\b(?!-)", str(error))), None)
-            if refused is None:
-                raise
-            left.remove(refused)
-            yield row(run.name, size, refused, why_not=" ".join(str(error).replace(str(folder), "").split())[:300])
-    else:
-        return
-    common = {"passed": True, "seconds": round((time.perf_counter() - start) / (1 + len(left)))}
-    if first:
+        export = run.export(formats=formats, root=Path(folder) / "saved_models")
+        seconds = round((time.perf_counter() - start) / (1 + len(formats)))
         largest = f"{export.gate.largest_difference:.1g}"
-        yield row(run.name, size, "saved_model", agreement=1.0, largest_difference=largest, **common)
-    for found in export.formats[1:]:
-        yield row(
-            run.name, size, found.name, agreement=found.agreement, megabytes=round(found.bytes / 1e6, 2),
-            largest_difference=f"{found.largest_difference:.1g}", **common,
-        )  # fmt: skip
+        first = row(name, size, "saved_model", passed=True, agreement=1.0, largest_difference=largest)
+        yield from (one | {"seconds": seconds} for one in (first, *rows.values()))
+
+
+class Refused:
+    """In place of the result of a format that was refused, in the passport of an export that nobody keeps."""
+
+    def to_json(self):
+        return {}
+
+
+def noting(function, rows, folder):
+    """A step of an export for one format, whose result or first refusal goes into its row."""
+
+    def step(place, one, *arguments):
+        known = rows[one.name]
+        if known["why_not"]:
+            return Refused()
+        try:
+            found = function(place, one, *arguments)
+        except KerazooError as error:
+            known["why_not"] = " ".join(str(error).replace(folder, "").split())[:300]
+            return Refused()
+        if found is not None:
+            known |= {
+                "passed": True, "agreement": found.agreement, "megabytes": round(found.bytes / 1e6, 2),
+                "largest_difference": f"{found.largest_difference:.1g}",
+            }  # fmt: skip
+        return found
+
+    return step
 
 
 def row(name, size, one, **known):
