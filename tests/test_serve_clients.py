@@ -50,7 +50,7 @@ def test_the_client_of_kserve_works_unchanged(digits, tmp_path):
 
 @pytest.mark.slow  # a fine-tuning on real photos, and 2,208 requests
 def test_every_photo_is_answered_as_evaluation_recorded(shared, tmp_path):
-    """All 736 validation photos, over REST, gRPC and the plain way, from 32 clients at once, with bad images between."""
+    """All 736 validation photos by REST, gRPC and the plain way, from 32 clients at once, with bad images between."""
     with tarfile.open(shared / "flowers240.tar") as tar:
         tar.extractall(tmp_path / "photos", filter="data")
     weights = shared / "weights/mobilenet_2_5_224_tf_no_top.h5"

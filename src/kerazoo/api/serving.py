@@ -48,6 +48,9 @@ def serve(
         queue: The most images that wait or are answered at a time; more are refused, with HTTP's 503.
         ready: Called once with the addresses, such as "http://127.0.0.1:8501" and "127.0.0.1:8500", "" without gRPC.
 
+    Returns:
+        None, once every request that had come is answered.
+
     Raises:
         RunError: if there is no such export, or it is damaged.
         InputError: if a value is out of range, or a package of `pip install 'kerazoo[serve]'` is not installed.
@@ -55,7 +58,13 @@ def serve(
 
     Example:
     ```python
-    kerazoo.serve("saved_models/first", port=0, ready=lambda http, grpc: os.kill(os.getpid(), signal.SIGTERM))
+    import os, signal
+
+    def ready(http, grpc):
+        print(http)  # http://127.0.0.1:8501
+        os.kill(os.getpid(), signal.SIGTERM)  # how to stop it; without this, it serves until Ctrl-C
+
+    kerazoo.serve("saved_models/first", port=0, ready=ready)
     ```
     """
     _check_installed()
