@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from kerazoo.serving.codes import RequestError
 from kerazoo.serving.http.messages import Request
 
-FIELDS = 10  # files and other fields in a form
+FIELDS = 1_000  # files and other fields in a form
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what a client sent is not for our log
 
