@@ -16,7 +16,7 @@ import grpc
 import hostile_requests
 import pytest
 from hostile_requests import GET, KNOWN, PREDICT, Call, Raw, b64, hostile, post, right_call
-from servers import digits, serving
+from servers import serving
 
 from kerazoo.serving import pools
 from kerazoo.serving.codes import RequestError
@@ -40,8 +40,8 @@ ERRORS_WITHOUT_WORDS = {"a version of 9,000 digits"}  # TensorFlow Serving's ans
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    return digits(tmp_path_factory.mktemp("digits"))
+def export(digits):
+    return digits
 
 
 @pytest.fixture(scope="module")
