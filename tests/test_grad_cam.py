@@ -184,6 +184,7 @@ def test_what_cannot_be_is_one_line():
         grad_cam(two, images)
 
 
+@pytest.mark.slow  # a process with JAX
 def test_jax_gives_the_same():
     names = [
         "behind_global_average_pooling_it_is_cam", "subclassed_and_nested_networks_have_heat",
@@ -306,6 +307,7 @@ def test_the_child_ends_when_its_server_is_gone(looking):
     assert looking._child.wait(20) == 0
 
 
+@pytest.mark.slow  # several starts of a child
 def test_a_child_that_ends_or_is_late_is_one_line(run, looking, monkeypatch):
     looking.png(photo())
     child = looking._child.pid

@@ -369,6 +369,7 @@ def test_ctrl_c_exits_with_0_and_a_killed_server_starts_again(digits, images):
         assert found.end(signal.SIGINT) == 0
 
 
+@pytest.mark.slow  # an export and a server of its own
 def test_another_format_answers(digits, images, tmp_path):
     run = kerazoo.open_run(digits.parents[1] / "runs/digits")
     export = run.export(root=tmp_path / "saved_models", formats="onnx").folder
