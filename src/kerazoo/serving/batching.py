@@ -45,7 +45,9 @@ def batched(network: Network, images: tf.TensorSpec, limits: Limits) -> Callable
     call = alone.get_concrete_function()
 
     def answer(values: Any) -> Outputs:
-        parts = [values[start : start + limits.max_batch] for start in range(0, len(values), limits.max_batch)]
+        parts = [values]
+        if len(values) > limits.max_batch:  # a slice of a tensor is a copy
+            parts = [values[start : start + limits.max_batch] for start in range(0, len(values), limits.max_batch)]
         rows = [[output.numpy() for output in call(tf.convert_to_tensor(part, images.dtype))] for part in parts]
         columns = rows[0] if len(rows) == 1 else [np.concatenate(column) for column in zip(*rows, strict=True)]
         return dict(zip(names, columns, strict=True))

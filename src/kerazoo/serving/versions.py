@@ -5,6 +5,7 @@ the version that they began with. A version that is not whole or was changed is 
 files change.
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -158,6 +159,8 @@ class Versions:
                 goes_on = f"; version {self._current.version} goes on" if self._current is not None else ""
                 log.warning(f"version {version} is refused: {reason}{goes_on}")
             return reason
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not look at it again and again
         old, self._current = self._current, model
         self._states[version] = State(version, "AVAILABLE")
         if old is not None:
