@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import json
 import re
 import socket
@@ -35,6 +36,9 @@ GROWTH = 400_000_000  # bytes of memory beyond those after a warm-up, when all i
 PEAK = 1_500_000_000  # and at any time
 THREADS = 12  # more than after a warm-up: those that wait for the network begin one by one
 LEAKS = re.compile(r'Traceback|File "|/tmp/|/home/|/root/|/work|/src/|site-packages|\.py\b|<lambda>|0x[0-9a-f]{6}')
+IN_C = re.compile(
+    r"Corrupt JPEG|Premature end|Invalid |Warning|Unsupported|Inconsistent|Bogus|Unknown|Quantization|.*lib"
+)
 LOGGED = {"time", "client", "method", "path", "status", "received", "sent", "ms"}
 ERRORS_WITHOUT_WORDS = {"a version of 9,000 digits"}  # TensorFlow Serving's answer there has no body
 
@@ -51,20 +55,25 @@ def served(export):
         found.image = next((export.parents[1] / "images").rglob("*.png")).read_bytes()
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(lambda _: honest(found), range(20)))
-        found.right = honest(found)
+        # within 1e-5: in a batch with the images of others, the last bits differ
+        found.right = {
+            name: pytest.approx(value, abs=1e-5) if name.endswith("probabilities") else value
+            for name, value in honest(found).items()
+        }
         yield found
         assert found.process.poll() is None
 
 
 def honest(served, seconds=SECONDS):
-    """The answers to honest requests over HTTP and gRPC."""
+    """The answer to an honest request, over HTTP; gRPC and /healthz answer, too."""
     body = json.dumps({"instances": [b64(served.image)]}).encode()
     status, _, content = served.ask("POST", PREDICT, body, seconds=seconds)
     assert status == 200, content
     assert served.ask("GET", "/healthz", seconds=seconds)[0] == 200
     code, answer = called(served, Call("honest", hostile_requests.SERVICE + "Predict", right_call(served.image)))
     assert code == "OK", answer
-    return content
+    (row,) = json.loads(content)["predictions"]
+    return row
 
 
 def called(served, call):
@@ -193,7 +202,7 @@ def attack(served, requests):
     assert becomes(lambda: descriptors(served), before[0])[0], (before, descriptors(served))
     assert memory(served, "Threads") <= before[1] + THREADS
     for line in served.lines[lines:]:  # a decoder in C writes lines of its own, such as "Corrupt JPEG data: ..."
-        assert set(json.loads(line)) == LOGGED if line.startswith("{") else not LEAKS.search(line), line
+        assert set(json.loads(line)) == LOGGED if line.startswith("{") else IN_C.match(line), line
     return counts, longest, memory(served, "VmRSS") * 1024 - start, memory(served, "VmHWM") * 1024 - start
 
 
@@ -253,7 +262,7 @@ def test_a_large_body_takes_little_memory_and_delays_nobody(name, served):
         assert honest(served) == served.right
         longest = max(longest, time.perf_counter() - begin)
     ((status, _, content),) = found
-    assert status in (400, 413)
+    assert status == (413 if name == "lists" else 400), content
     assert len(content) < 20_000
     assert longest < SECONDS
     assert (memory(served, "VmHWM") - start) * 1024 < PEAK
@@ -490,8 +499,8 @@ def test_a_thread_that_cannot_begin_is_no_job_that_stalls(monkeypatch):
     assert pool.trouble() == ""
 
 
-def test_slots_are_given_back_whatever_happens(monkeypatch):
-    """After answers, errors, cancelled callers and those whose patience ended."""
+def test_slots_are_given_back_whatever_happens(monkeypatch, caplog):
+    """After errors, cancelled callers and those whose patience ended, of whom nothing is in the log."""
     monkeypatch.setattr("kerazoo.serving.service.PATIENCE", 0.2)
 
     async def use(found):
@@ -521,6 +530,8 @@ def test_slots_are_given_back_whatever_happens(monkeypatch):
 
     with service(queue=2) as found:
         asyncio.run(asyncio.wait_for(use(found), 10))
+    gc.collect()
+    assert not caplog.records
 
 
 def test_slots_are_not_taken_beyond_their_number():
