@@ -1,5 +1,8 @@
 """The command that serves an export: serve."""
 
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,13 +41,18 @@ def serve(
 
     def ready(http: str, grpc: str) -> None:
         if as_json:
-            print_json({"export": export, "http": http, "grpc": grpc or None})
+            with suppress(OSError):  # a server that nobody listens to still answers
+                print_json({"export": export, "http": http, "grpc": grpc or None})
+                sys.stdout.flush()
             return
         also = f"; gRPC on {grpc}" if grpc else ""
         say(f"{export} is served on {http} (a page, /classify, /v1/models, /metrics){also}; Ctrl-C ends it")
 
-    api.serve(
+    ended = api.serve(
         export, host=host, port=port, grpc_port=grpc_port, format=format, run=run, token_file=token_file,
         max_batch=max_batch, batch_timeout_ms=batch_timeout, max_pixels=max_pixels, max_body=max_body, queue=queue,
         ready=ready,
     )  # fmt: skip
+    if not ended:
+        say("kerazoo: a request had no end, and its thread hangs; the process ends without it")
+        os._exit(1)  # which waits for no thread

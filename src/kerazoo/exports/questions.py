@@ -70,6 +70,7 @@ def questions(
         _, answers = outputs_of(spec, model, prepared)
         asked.append(Question(list(encoded), written, answers, recorded=False))
         asked.append(Question(list(encoded), written, np.stack(prepared), PREPARE, recorded=False))
+        asked.append(Question(keys, files[few], np.stack(images), PREPARE, recorded=False))
         if find_task(spec.task).probabilities:
             asked.append(Question(keys, files[few], recorded[few], CLASSIFY))
     drawn = float_images(preprocessing.channels)

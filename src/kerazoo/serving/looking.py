@@ -5,6 +5,7 @@ bytes, and its bytes; the first byte of an answer is its kind.
 """
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from kerazoo.files import read_json
 from kerazoo.models.saved import DESCRIPTION
 from kerazoo.startup import fresh_python, start_tensorflow
 
+log = logging.getLogger("kerazoo")
+
 SECONDS = 60  # for one picture, and the start of the child before the first
 SMALLEST = 224  # pixels of a picture's shorter side: smaller images are shown with larger pixels
 PICTURE, REFUSED, FAILED = b"p", b"r", b"f"
@@ -33,21 +36,17 @@ class Looking:
     """Grad-CAM pictures from the run in `folder`, one at a time. The child process starts with the first question.
 
     A child that ended is replaced at the next question. `seconds` is the most that a question takes; then its child is
-    ended.
+    ended. `weights` is the hash of the run's weights. Raises RunError if the run cannot be read.
     """
 
     def __init__(self, folder: str | Path, *, seconds: float = SECONDS) -> None:
         self.folder = Path(folder).absolute()
+        self.weights = str(read_json(self.folder / DESCRIPTION).get("weights_sha256"))
         self.seconds = seconds
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._messages: IO[bytes] | None = None  # the child's standard error
         self._closed = False
-
-    @property
-    def weights(self) -> str:
-        """The hash of the run's weights. Raises RunError."""
-        return str(read_json(self.folder / DESCRIPTION).get("weights_sha256"))
 
     def png(self, image: bytes) -> bytes:
         """PNG of what the network sees of an encoded image, under a heat map for its most probable class.
@@ -138,7 +137,13 @@ def looking_of(passport: Mapping[str, Any], run: Path | None = None) -> Looking 
     folder = run or Path("runs") / str(passport.get("run"))
     if not (folder / DESCRIPTION).is_file():
         return None
-    looking = Looking(folder)
+    try:
+        looking = Looking(folder)
+    except RunError as error:
+        if run is not None:
+            raise
+        log.warning(f"there is no Grad-CAM: {error}")
+        return None
     if looking.weights == passport.get("weights_sha256"):
         return looking
     if run is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 
+from kerazoo.serving.log_thread import LogThread
 from kerazoo.serving.service import Service
 from kerazoo.version import __version__
 
@@ -21,7 +22,7 @@ LONGEST = 100  # characters of such a name: each is in some hundred lines of the
 class Metrics:
     """The counts of one server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, writer: LogThread | None = None) -> None:
         self._registry = CollectorRegistry()
         self._counts: dict[tuple[str, str], int] = {}
         labels = ["model_name", "API", "entrypoint"]
@@ -38,6 +39,8 @@ class Metrics:
         version.labels(name).set_function(lambda: service.versions.current.version)
         about = Gauge("kerazoo_info", "The release of kerazoo.", ["version"], registry=self._registry)
         about.labels(__version__).set(1)
+        dropped = Gauge("kerazoo_dropped_log_lines", "Lines that nobody took.", registry=self._registry)
+        dropped.set_function(lambda: 0 if writer is None else writer.dropped)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
         self._known = {name}

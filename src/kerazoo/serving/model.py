@@ -1,5 +1,6 @@
 """A version of an export that answers requests, in two steps: the images are decoded, then the network answers."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ from kerazoo.serving.limits import Limits
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
+log = logging.getLogger("kerazoo")
+
 KINDS = {DT_STRING: "string", DT_FLOAT: "float", DT_UINT8: "uint8"}  # of inputs, by TensorFlow's names
+BAD_INPUT = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError)
 NODE = re.compile(r"\{\{.*?\}\}")  # its name, in a message
 
 
@@ -67,9 +71,9 @@ class ServedModel:
     engine is not installed.
     """
 
-    def __init__(self, folder: Path, limits: Limits, format: str = SAVED_MODEL_FORMAT) -> None:
+    def __init__(self, folder: Path, limits: Limits, format: str = SAVED_MODEL_FORMAT, *, name: str = "") -> None:
         self.folder = folder
-        self.name = folder.parent.name
+        self.name = name or folder.parent.name
         self.version = int(folder.name)
         (other,) = find_formats([format], needed=False) or (None,)
         if not (folder / SAVED_MODEL).is_file() or not (folder / PASSPORT).is_file():
@@ -177,6 +181,9 @@ def request_error(error: Exception) -> RequestError:
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         words = "there is not enough memory for this request; send fewer or smaller images"
         return RequestError(words, "RESOURCE_EXHAUSTED")
+    if isinstance(error, tf.errors.OpError) and not isinstance(error, BAD_INPUT):
+        log.error(f"the network failed: {type(error).__name__}: {error}")
+        return RequestError("the server failed; its log says why", "INTERNAL")
     words = NODE.sub("", str(error).split("\n")[0])
     return RequestError(" ".join(words.split())[:200] or "the request cannot be answered")
 

@@ -42,6 +42,11 @@ class Pool:
         if not job.cancelled():
             job.exception()  # so that nobody warns of an error that nobody waits for
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job has not ended."""
+        return self._pending > 0
+
     def trouble(self) -> str:
         """What is wrong: a thread that ended, or jobs that do not end; "" if nothing is."""
         ended = sum(not thread.is_alive() for thread in self._alive)

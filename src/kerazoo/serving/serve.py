@@ -5,11 +5,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -20,17 +23,20 @@ from kerazoo.serving.http.door import LOCAL, Door
 from kerazoo.serving.http.people import People
 from kerazoo.serving.http.protocol import BoundedProtocol
 from kerazoo.serving.limits import Limits
+from kerazoo.serving.log_thread import LogThread, log_in_thread
 from kerazoo.serving.looking import Looking
 from kerazoo.serving.metrics import Metrics
 from kerazoo.serving.rpc.server import grpc_server, set_health
 from kerazoo.serving.service import Service
 from kerazoo.serving.versions import Versions
 
-log = logging.getLogger("kerazoo")
-
+T = TypeVar("T")
+EXPORTS = Path("saved_models")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NOTICE = 1.0  # seconds between "not ready" and the end of listening, so that balancers and clients go elsewhere
 GRACE = 60.0  # seconds for what has come before
 KEEP_ALIVE = 75  # seconds until an idle connection is closed
+POLL = 0.2  # seconds between two looks at what asks to stop
 UNREAD = 30  # seconds until a connection is closed whose client does not read its answers
 
 
@@ -45,13 +51,18 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host in LOCAL
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host in LOCAL
 
 
 def versions_of(export: str | Path, limits: Limits, format: str = SAVED_MODEL_FORMAT) -> Versions:
     """The versions of saved_models/NAME, or the one that saved_models/NAME/VERSION names. Raises RunError."""
     find_formats([format], needed=False)
     folder = Path(export)
+    if not folder.exists() and (EXPORTS / folder).is_dir():
+        folder = EXPORTS / folder
     if (folder / SAVED_MODEL).is_file():
         if not is_version(folder.name):
             raise RunError(f"{folder} must have a version number as its name, such as saved_models/NAME/1")
@@ -76,61 +87,76 @@ def read_token(file: str | Path) -> str:
 
 
 class Server:
-    """A server of `versions`, which are loaded. `ready` is called with what it listens to, once it does."""
+    """A server of `versions`, which are loaded, on a socket that `bound` gave."""
 
     def __init__(
-        self, versions: Versions, limits: Limits, address: Address, *, token: str = "", looking: Looking | None = None
+        self,
+        versions: Versions,
+        limits: Limits,
+        address: Address,
+        listening: socket.socket,
+        *,
+        token: str = "",
+        looking: Looking | None = None,
     ) -> None:
         self._versions = versions
         self._limits = limits
         self._address = address
+        self._listening = listening
         self._token = token
         self._looking = looking
-        self._stop = asyncio.Event()
 
-    def run(self, ready: Callable[[str, str], None]) -> None:
-        """Serve until SIGTERM, SIGINT or `stop`."""
-        with suppress(ImportError):
-            import uvloop
+    def run(self, ready: Callable[[str, str], None], stop: threading.Event | None = None) -> bool:
+        """Serve until SIGTERM, SIGINT or `stop`; a second signal ends it at once. `ready` is given the addresses.
 
-            uvloop.run(self._run(ready))
-            return
-        asyncio.run(self._run(ready))
-
-    def stop(self) -> None:
-        """Begin to stop; from the event loop's thread."""
-        self._stop.set()
-
-    async def _run(self, ready: Callable[[str, str], None]) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread
-                loop.add_signal_handler(number, self._stop.set)
-        service = Service(self._versions, self._limits)
-        metrics = Metrics(service)
-        handle = People(service, metrics, self._looking)
-        door = Door(handle, service, metrics, token=self._token, local=self._address.is_local)
-        listening = _bound(self._address.host, self._address.port)
-        web = _Web(_config(door))
-        rpc, probes, rpc_at = await self._start_grpc(service, metrics)
-        serving = asyncio.create_task(web.serve([listening]))
-        while not web.started and not serving.done():
-            await asyncio.sleep(0.01)
+        Returns whether every thread has ended. One that has not is in TensorFlow, and would keep the process alive.
+        """
+        before = [(number, signal.getsignal(number)) for number in SIGNALS]
         try:
+            with log_in_thread() as writer:
+                return _run_loop(self._run(ready, stop, writer))
+        finally:
+            for number, handler in before:
+                with suppress(ValueError):  # not the main thread, which alone has handlers
+                    signal.signal(number, handler)
+            self._versions.join()  # a process must not end while TensorFlow loads a version
+            if self._looking is not None:
+                self._looking.close()
+
+    async def _run(
+        self, ready: Callable[[str, str], None], stop: threading.Event | None, writer: LogThread
+    ) -> bool:  # fmt: skip
+        signaled = asyncio.Queue[int]()
+        _handle_signals(signaled)
+        service = Service(self._versions, self._limits)
+        metrics = Metrics(service, writer)
+        door = Door(
+            People(service, metrics, self._looking), service, metrics, token=self._token, local=self._address.is_local
+        )
+        web = _Web(_config(door))
+        rpc = probes = None
+        try:
+            rpc, probes, rpc_at = await self._start_grpc(service, metrics)
+            serving = asyncio.create_task(web.serve([self._listening]))
+            while not web.started and not serving.done():
+                await asyncio.sleep(0.01)
             self._versions.watch()
-            ready("http://{}:{}".format(*_shown(listening)), rpc_at)
-            await asyncio.wait({serving, asyncio.ensure_future(self._stop.wait())}, return_when="FIRST_COMPLETED")
+            ready("http://{}:{}".format(*_shown(self._listening)), rpc_at)
+            await _first(serving, signaled.get(), _is_set(stop))
             service.draining = True
             if probes is not None:
                 await set_health(probes, serving=False)
-            await asyncio.sleep(NOTICE)
-            stopping = rpc.stop(GRACE) if rpc is not None else asyncio.sleep(0)
+            await _first(asyncio.sleep(NOTICE), signaled.get())
             web.should_exit = True
-            await asyncio.gather(stopping, serving)
+            await _first(_ended(serving, service, rpc), signaled.get())
+            web.force_exit = True
+            await serving
         finally:
+            self._listening.close()
             service.close()
-            if self._looking is not None:
-                self._looking.close()
+            if rpc is not None:
+                await rpc.stop(0)
+        return not service.is_busy
 
     async def _start_grpc(self, service: Service, metrics: Metrics) -> tuple[Any, Any, str]:
         if self._address.grpc_port is None:
@@ -141,7 +167,9 @@ class Server:
         try:
             port = server.add_insecure_port(f"{place}:{self._address.grpc_port}")
         except RuntimeError as error:
-            raise _cannot_listen(host, self._address.grpc_port, "--grpc-port", "it is in use") from error
+            raise _cannot_listen(
+                host, self._address.grpc_port, "--grpc-port", "it is in use, or not allowed"
+            ) from error
         await server.start()
         await set_health(probes, serving=True)
         return server, probes, f"{place}:{port}"
@@ -160,19 +188,71 @@ def _config(door: Door) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(address: Address) -> socket.socket:
+    """A socket for HTTP. Raises InputError for an unknown host, KerazooError if the port cannot be used."""
+    host, port = address.host, address.port
     try:
         (family, _, _, _, place), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except OSError as error:
+        raise InputError(f"host={host!r} is no address of this machine: {error.strerror}; change --host") from error
+    listening = socket.socket(family)
+    try:
+        if os.name == "posix":  # elsewhere, it lets a second server take the port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD * 1000)
         listening.bind(place)
         listening.listen(2048)
     except OSError as error:
+        listening.close()
         raise _cannot_listen(host, port, "--port", error.strerror or str(error)) from error
     listening.setblocking(False)
     return listening
+
+
+def _run_loop(main: Coroutine[Any, Any, T]) -> T:
+    try:
+        from uvloop import run
+    except ImportError:
+        run = asyncio.run
+    result: T = run(main)
+    return result
+
+
+def _handle_signals(signaled: "asyncio.Queue[int]") -> None:
+    """Put SIGTERM and Ctrl-C into the queue, if this is the main thread, which alone gets them."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        try:
+            loop.add_signal_handler(number, signaled.put_nowait, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(signaled.put_nowait, number))
+        except (ValueError, RuntimeError):
+            return
+
+
+async def _first(*waits: Awaitable[Any]) -> None:
+    """Wait until one of them is done, and give up the others, but not a task that was made before."""
+    tasks = [asyncio.ensure_future(one) for one in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for given, task in zip(waits, tasks, strict=True):
+        if given is not task:
+            task.cancel()
+
+
+async def _is_set(stop: threading.Event | None) -> None:
+    while stop is None or not stop.is_set():
+        await asyncio.sleep(POLL)
+
+
+async def _ended(serving: "asyncio.Task[None]", service: Service, rpc: Any) -> None:
+    """Wait for all answers, at most GRACE. Streams of health have no end, and are closed then."""
+    end = time.monotonic() + GRACE
+    while service.slots.used and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    if rpc is not None:
+        await rpc.stop(1)
+    await asyncio.wait({serving}, timeout=max(1.0, end - time.monotonic()))
 
 
 def _cannot_listen(host: str, port: int, flag: str, reason: str) -> KerazooError:

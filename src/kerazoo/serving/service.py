@@ -87,6 +87,11 @@ class Service:
         """What is wrong with the threads; "" if nothing is."""
         return self.decoders.trouble() or self.waiters.trouble() or self.versions.trouble()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread has not ended its job."""
+        return self.decoders.is_busy or self.waiters.is_busy
+
     def close(self) -> None:
         """Stop the threads."""
         self.versions.close()

@@ -7,7 +7,10 @@ files change.
 
 import gc
 import logging
+import math
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +29,7 @@ from kerazoo.serving.model import ServedModel
 log = logging.getLogger("kerazoo")
 
 POLL = 1.0  # seconds between two looks at the folder
+AGAIN = 10.0  # seconds until a version is tried again that a lack of memory or a disk refused
 LARGEST = 2**63 - 1  # of a version
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -47,12 +51,13 @@ class Versions:
         self, folder: Path, limits: Limits, *, format: str = SAVED_MODEL_FORMAT, pinned: int | None = None
     ) -> None:
         self.folder = folder
-        self.name = folder.resolve().name
+        self.name = Path(os.path.abspath(folder)).name  # as it was named: a link has its own name
         self._limits = limits
         self._format = format
         self._pinned = pinned
         self._states: dict[int, State] = {}
         self._refused: dict[int, Stamp] = {}
+        self._again: dict[int, float] = {}
         self._seen: dict[int, Stamp] = {}
         self._current: ServedModel | None = None
         self._stop = threading.Event()
@@ -109,56 +114,67 @@ class Versions:
         """Stop looking."""
         self._stop.set()
 
+    def join(self) -> None:
+        """Wait for the thread that looks, which may be loading a version."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _watch(self) -> None:
+        before = ""
         while not self._stop.wait(POLL):
+            reason = ""
             try:
                 self._refresh(stable=True)
             except OSError as error:  # a folder that cannot be read now may be readable later
-                log.warning(f"{self.folder}: {error.strerror or error}; version {self.current.version} goes on")
+                reason = error.strerror or str(error)
+            if reason and reason != before:
+                log.warning(f"{self.folder}: {reason}; version {self.current.version} goes on")
+            before = reason
 
     def _refresh(self, *, stable: bool) -> list[str]:
         """Serve the highest version that can be; with `stable`, only one whose files did not change since last time."""
-        stamps = dict(self._found())
+        folders = dict(self._found())
+        stamps = {version: tuple(_stamps(folder)) for version, folder in folders.items()}
         errors = []
         for version in sorted(stamps, reverse=True):
             stamp, before = stamps[version], self._seen.get(version)
             if self._current is not None and version == self._current.version:
                 break
-            if self._refused.get(version) == stamp or (stable and stamp != before):
+            is_refused = self._refused.get(version) == stamp and time.monotonic() < self._again.get(version, math.inf)
+            if is_refused or (stable and stamp != before):
                 continue
-            reason = self._serve(version)
+            reason, passes = self._serve(version, folders[version])
             if not reason:
                 break
             self._refused[version] = stamp
+            self._again[version] = time.monotonic() + (AGAIN if passes else math.inf)
             errors.append(reason)
         self._seen = stamps
         return errors
 
-    def _found(self) -> Iterator[tuple[int, Stamp]]:
-        for folder in self.folder.iterdir():
-            if not is_version(folder.name) or not folder.is_dir() or int(folder.name) > LARGEST:
-                continue
-            if self._pinned in (None, int(folder.name)):
-                yield int(folder.name), tuple(_stamps(folder))
+    def _found(self) -> Iterator[tuple[int, Path]]:
+        for folder in sorted(self.folder.iterdir()):
+            if is_version(folder.name) and folder.is_dir() and self._pinned in (None, int(folder.name)):
+                yield int(folder.name), folder
 
-    def _serve(self, version: int) -> str:
-        """Load a version and serve it. Returns why not, or ""."""
+    def _serve(self, version: int, folder: Path) -> tuple[str, bool]:
+        """Load a version and serve it. Returns why not, or "", and whether that may pass without a change of files."""
         before = self._states.get(version)
         self._states[version] = State(version, "LOADING")
         try:
-            model = ServedModel(self.folder / str(version), self._limits, self._format)
+            model = ServedModel(folder, self._limits, self._format, name=self.name)
             warm_up(model)
         except Exception as error:
             if not isinstance(error, KerazooError | OSError | RequestError) and not is_out_of_memory(error):
                 log.warning(f"version {version} cannot be loaded: {type(error).__name__}: {error}")
             reason = f"{error}" or type(error).__name__
-            public = reason.replace(str(self.folder / str(version)), f"version {version}")
+            public = reason.replace(str(folder), f"version {version}")
             refused = State(version, "END", "FAILED_PRECONDITION", public)
             self._states[version] = refused
             if refused != before:
                 goes_on = f"; version {self._current.version} goes on" if self._current is not None else ""
                 log.warning(f"version {version} is refused: {reason}{goes_on}")
-            return reason
+            return reason, isinstance(error, OSError) or is_out_of_memory(error)
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it again and again
         old, self._current = self._current, model
@@ -166,7 +182,7 @@ class Versions:
         if old is not None:
             self._states[old.version] = replace(self._states[old.version], state="END")
             log.info(f"version {version} is served now, in place of version {old.version}")
-        return ""
+        return "", False
 
 
 def warm_up(model: ServedModel) -> None:

@@ -7,7 +7,7 @@ matched as it was sent, with its query; `tests/tensorflow_serving_cases.py` name
 import re
 import urllib.parse
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ _VERSION = r"(?:(?:/versions/(?P<version>[0-9]+))|(?:/labels/(?P<label>[^/:]+)))
 POST = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE)
 GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<method>metadata))?", re.IGNORECASE)
 PREFIX = "/v1/"
+Body = Callable[[], bytes]  # unpacked where it is read, in a thread
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,27 @@ async def answer(service: Service, request: Request) -> Answer:
         is_web = "http://" in origin or "https://" in origin
         return Answer(status=200 if is_web else 400, content_type=None, code="OK" if is_web else "INVALID_ARGUMENT")
     try:
-        body = _unpacked(request, service.limits.max_body)
         target = _target(request)
     except RequestError as error:
         return refusal(error)
     if target is None:  # a version beyond int64: there, the words get lost
         return Answer(status=400, code="INVALID_ARGUMENT")
     try:
-        found = await _answer(service, request.method, target, body)
+        found = await _answer(service, request, target)
     except RequestError as error:
         found = refusal(error)
     return replace(found, model=target.name, api=target.method or "status")
 
 
-async def _answer(service: Service, method: str, target: Target, body: bytes) -> Answer:
-    if method == "GET":
+async def _answer(service: Service, request: Request, target: Target) -> Answer:
+    if request.method == "GET":
         if not target.name:
             raise RequestError("Missing model name in request.")
         if target.method == "metadata":
             return _metadata(service, target)
         return _status(service, target)
     read = {"predict": _predict, "classify": _classify, "regress": _regress}[target.method]
-    return await read(service, target, body)
+    return await read(service, target, lambda: _unpacked(request, service.limits.max_body))
 
 
 def _unpacked(request: Request, most: int) -> bytes:
@@ -95,7 +95,7 @@ def _target(request: Request) -> Target | None:
     return Target(name, version, label, method)
 
 
-async def _predict(service: Service, target: Target, body: bytes) -> Answer:
+async def _predict(service: Service, target: Target, body: Body) -> Answer:
     in_rows = True
 
     def read() -> Asked:
@@ -106,7 +106,7 @@ async def _predict(service: Service, target: Target, body: bytes) -> Answer:
             found.append(service.versions.find(target.name, target.version, target.label))
             return found[0].kinds(signature)  # type: ignore[no-any-return]
 
-        request = read_predict(body, kinds, service.limits.queue)
+        request = read_predict(body(), kinds, service.limits.queue)
         in_rows = request.rows
         ((_, values),) = request.inputs.items()
         return Asked(found[0], request.signature, values, refuse=True)
@@ -117,9 +117,9 @@ async def _predict(service: Service, target: Target, body: bytes) -> Answer:
     return await service.answer(read, write)
 
 
-async def _classify(service: Service, target: Target, body: bytes) -> Answer:
+async def _classify(service: Service, target: Target, body: Body) -> Answer:
     def read() -> Asked:
-        signature, examples = read_classify(body, service.limits.queue)
+        signature, examples = read_classify(body(), service.limits.queue)
         model = service.versions.find(target.name, target.version, target.label)
         signatures.check_classify(model, signature)
         return Asked(model, signature, np.array([signatures.example_of(one) for one in examples], object), True)
@@ -131,9 +131,9 @@ async def _classify(service: Service, target: Target, body: bytes) -> Answer:
     return await service.answer(read, write)
 
 
-async def _regress(service: Service, target: Target, body: bytes) -> Answer:
+async def _regress(service: Service, target: Target, body: Body) -> Answer:
     def read() -> Asked:
-        signature, _ = read_classify(body, service.limits.queue)
+        signature, _ = read_classify(body(), service.limits.queue)
         model = service.versions.find(target.name, target.version, target.label)
         raise signatures.no_regression(model, signature)
 

@@ -23,7 +23,7 @@ access = logging.getLogger("kerazoo.access")
 
 SLOW = 30.0  # seconds for a whole body, and more for a large one
 SLOWEST = 50_000  # bytes per second
-SMALL = 1_000_000  # bytes of a body for which there is always room
+SMALL = 65_536  # bytes of a body for which there is always room
 DRAINED = 4  # largest bodies that are read, to be thrown away, before a 413
 BODIES = 8  # largest bodies that are in memory at a time
 SHOWN = 200  # characters of a path in the log
@@ -80,12 +80,14 @@ class Door:
         hosts = sum(name == b"host" for name, _ in request.headers)
         if hosts > 1 or (not hosts and version == "1.1"):
             raise RequestError(f"a request must have one Host header, got {hosts}")
-        host = request.header(b"host").rpartition(":")[0] or request.header(b"host")
-        if self._local and hosts and host.lower() not in LOCAL and request.header(b"host").lower() not in LOCAL:
-            raise RequestError(
-                "this server answers only to localhost: the Host header names another (a web page may have sent it); "
-                "start it with --host to answer to others", "PERMISSION_DENIED",
-            )  # fmt: skip
+        origin = request.header(b"origin").partition("://")[2] if request.method == "POST" else ""
+        names = {"Host": request.header(b"host"), "Origin": origin}
+        for header, name in names.items() if self._local else ():
+            if name and name.lower() not in LOCAL and name.rpartition(":")[0].lower() not in LOCAL:
+                raise RequestError(
+                    f"this server answers only to localhost: the {header} header names another (a web page may have "
+                    "sent it); start it with --host to answer to others", "PERMISSION_DENIED",
+                )  # fmt: skip
         if self._token and path not in OPEN and not allowed(request.header(b"authorization"), self._token):
             raise RequestError("the header 'Authorization: Bearer TOKEN' is missing or wrong", "UNAUTHENTICATED")
 

@@ -32,7 +32,7 @@ POLICY = (
 MONITORING = "/monitoring/prometheus/metrics"
 TOP = 5
 
-PICTURES = 8  # Grad-CAM pictures that wait or are made at a time
+PICTURES = 2  # Grad-CAM pictures that wait or are made at a time
 
 
 class People:
@@ -134,6 +134,9 @@ class People:
         image = await _image(request)
         self._slots.take(1)
         try:
+            reason = await self._service.decoders.run(self._service.versions.current.engine.refused, image)
+            if reason:
+                raise RequestError(reason)
             picture = await self._pictures.run(self._looking.png, image)
         except DataError as error:
             raise RequestError(str(error)) from error

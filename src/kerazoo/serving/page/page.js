@@ -71,7 +71,7 @@ async function show(file) {
 /** Show an answer of the server; the name in its first row. */
 function table({ top, values }) {
   const write = top ? percent : number;
-  const rows = top ?? Object.entries(values);
+  const rows = top ?? names.map((name) => [name, values[name]]);
   $("answers").tBodies[0].replaceChildren(...rows.map(([name, value]) => {
     const head = element("th", name);
     head.scope = "row";
