@@ -451,7 +451,7 @@ def test_where_the_network_looked_if_the_run_is_at_hand(digits, images, tmp_path
         assert Image.open(io.BytesIO(content)).size == (224, 224)
         status, answer = found.json("POST", "/grad-cam", b"no image")
         assert status == 400
-        assert answer["error"].startswith("it cannot be decoded: ")
+        assert answer["error"].startswith("not decoded: ")
         assert found.end() == 0
     other = tmp_path / "run"
     shutil.copytree(digits.parents[1] / "runs/digits", other)

@@ -99,7 +99,7 @@ def serve(
 
 
 def _serve(
-    export: str, limits: "Limits", format: str, place: tuple[str, int, int | None], token_file: PathLike | None,
+    export: PathLike, limits: "Limits", format: str, place: tuple[str, int, int | None], token_file: PathLike | None,
     run: "Path | None", ready: Callable[[str, str], None] | None, stop: threading.Event | None,
 ) -> bool:  # fmt: skip
     from kerazoo.serving.looking import looking_of
@@ -128,7 +128,7 @@ def _check_no_loop() -> None:
     except RuntimeError:
         return
     raise InputError(
-        "kerazoo.serve cannot run inside an event loop, as in a notebook; call it in a thread, with stop=..."
+        "kerazoo.serve cannot run inside an event loop, as a notebook has; call it in a thread, with stop="
     )
 
 

@@ -211,12 +211,13 @@ def bound(address: Address) -> socket.socket:
 
 
 def _run_loop(main: Coroutine[Any, Any, T]) -> T:
-    try:
-        from uvloop import run
-    except ImportError:
-        run = asyncio.run
-    result: T = run(main)
-    return result
+    make: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with suppress(ImportError):
+        import uvloop
+
+        make = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=make) as runner:
+        return runner.run(main)
 
 
 def _handle_signals(signaled: "asyncio.Queue[int]") -> None:
@@ -248,7 +249,7 @@ async def _is_set(stop: threading.Event | None) -> None:
 async def _ended(serving: "asyncio.Task[None]", service: Service, rpc: Any) -> None:
     """Wait for all answers, at most GRACE. Streams of health have no end, and are closed then."""
     end = time.monotonic() + GRACE
-    while service.slots.used and time.monotonic() < end:
+    while service.requests.used and time.monotonic() < end:
         await asyncio.sleep(0.05)
     if rpc is not None:
         await rpc.stop(1)

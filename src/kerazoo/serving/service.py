@@ -41,7 +41,8 @@ class Service:
         self.versions = versions
         self.limits = limits
         self.draining = False
-        self.slots = Slots(limits.queue)
+        self.requests = Slots(limits.queue)
+        self.slots = Slots(limits.queue)  # of images; how many a request has is known when it is read
         self.decoders = Pool("decode", os.cpu_count() or 1)
         self.waiters = Pool("answer", min(WAITING, limits.queue))
 
@@ -50,7 +51,7 @@ class Service:
 
         Raises RequestError, also if the server is busy or takes too long.
         """
-        self.slots.take(1)
+        self.requests.take(1)
         task = asyncio.ensure_future(self._in_two_steps(read, write))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits for it any more
         try:
@@ -59,16 +60,15 @@ class Service:
             raise RequestError(f"no answer within {PATIENCE:.0f} s", "DEADLINE_EXCEEDED") from error
 
     async def _in_two_steps(self, read: Callable[[], Asked], write: Callable[[Asked, Outputs], T]) -> T:
-        taken = 1
+        taken = 0
 
         def first() -> tuple[Asked, Work]:
             nonlocal taken
             asked = read()
             count = len(asked.values) if asked.values.ndim else 1
             check_count(count, self.limits.queue)
-            more = max(0, count - 1)
-            self.slots.take(more)
-            taken += more
+            self.slots.take(count)
+            taken = count
             work = asked.model.prepare(asked.signature, asked.values)
             if asked.refuse and work.problem:
                 raise RequestError(work.problem)
@@ -82,6 +82,7 @@ class Service:
             return await self.waiters.run(_true_cause, lambda: second(asked, work))
         finally:
             self.slots.give(taken)
+            self.requests.give(1)
 
     def trouble(self) -> str:
         """What is wrong with the threads; "" if nothing is."""

@@ -51,7 +51,7 @@ class Versions:
         self, folder: Path, limits: Limits, *, format: str = SAVED_MODEL_FORMAT, pinned: int | None = None
     ) -> None:
         self.folder = folder
-        self.name = Path(os.path.abspath(folder)).name  # as it was named: a link has its own name
+        self.name = Path(os.path.abspath(folder)).name  # noqa: PTH100 - as it was named: a link has its own name
         self._limits = limits
         self._format = format
         self._pinned = pinned

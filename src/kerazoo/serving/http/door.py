@@ -83,7 +83,11 @@ class Door:
         origin = request.header(b"origin").partition("://")[2] if request.method == "POST" else ""
         names = {"Host": request.header(b"host"), "Origin": origin}
         for header, name in names.items() if self._local else ():
-            if name and name.lower() not in LOCAL and name.rpartition(":")[0].lower() not in LOCAL:
+            if (
+                (name or (header == "Host" and hosts))
+                and name.lower() not in LOCAL
+                and name.rpartition(":")[0].lower() not in LOCAL
+            ):
                 raise RequestError(
                     f"this server answers only to localhost: the {header} header names another (a web page may have "
                     "sent it); start it with --host to answer to others", "PERMISSION_DENIED",

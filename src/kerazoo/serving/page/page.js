@@ -53,7 +53,7 @@ async function show(file) {
   try {
     const answer = await (await ask(`classify?top=${TOP}`, sent)).json();
     if (signal.aborted) return;
-    const name = table(answer);
+    const name = table(answer, (await passport)?.class_names);
     const model = await passport;
     if (!model?.grad_cam || signal.aborted) return;
     $("about-heat").textContent = "The map is being made …";
@@ -68,8 +68,8 @@ async function show(file) {
   }
 }
 
-/** Show an answer of the server; the name in its first row. */
-function table({ top, values }) {
+/** Show an answer of the server, numbers in the order of `names`; the name in its first row. */
+function table({ top, values }, names = Object.keys(values ?? {})) {
   const write = top ? percent : number;
   const rows = top ?? names.map((name) => [name, values[name]]);
   $("answers").tBodies[0].replaceChildren(...rows.map(([name, value]) => {
