@@ -518,13 +518,13 @@ def test_slots_are_given_back_whatever_happens(monkeypatch, caplog):
         cancelled = asyncio.ensure_future(found.answer(waits, print))
         await asyncio.sleep(0.05)
         cancelled.cancel()
-        with pytest.raises(RequestError, match="busy with 2 images"):
+        with pytest.raises(RequestError, match="busy with 2 requests"):
             await found.answer(fails, print)
         with pytest.raises(RequestError, match="no answer within"):
             await late
-        assert found.slots.used == 2
+        assert found.requests.used == 2
         go_on.set()
-        while found.slots.used:
+        while found.requests.used:
             await asyncio.sleep(0.01)
 
     with service(queue=2) as found:
@@ -564,7 +564,7 @@ def test_bodies_that_are_thrown_away_take_no_room(keep):
             assert await body.finish()
 
     asyncio.run(use())
-    assert seen == ([0, 0, 1_000_000, 2_000_000, 3_000_000, 0] if keep else [0, 0, 0])
+    assert seen == ([0, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 0] if keep else [0, 0, 0])
 
 
 def test_a_fault_in_a_call_says_nothing_of_itself():

@@ -1,26 +1,34 @@
 """The server: its answers are those that the gate compared; limits, token, versions, signals. Real processes."""
 
+import asyncio
 import base64
+import gzip
+import http.client
 import io
 import json
+import queue
 import shutil
 import signal
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
-from servers import DIGITS, Served, serving, start
+from servers import DIGITS, Served, close, serving, start
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_pb2_grpc
 
 import kerazoo
 from kerazoo.errors import InputError, RunError
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.serving.limits import Limits
+from kerazoo.serving.model import request_error
+from kerazoo.serving.pools import Pool
 from kerazoo.serving.serve import read_token, versions_of
 
 PREDICT = "/v1/models/digits:predict"
@@ -459,3 +467,110 @@ def test_where_the_network_looked_if_the_run_is_at_hand(digits, images, tmp_path
     (other / "model.json").write_text(json.dumps({**description, "weights_sha256": "0" * 64}))
     with pytest.raises(RuntimeError, match="is not the run of this export: it has other weights"):
         Served(start(digits, "--run", str(other)))
+
+
+@pytest.mark.slow  # a server of its own
+def test_sigterm_ends_a_server_that_loads_a_version_and_has_an_open_stream(digits, tmp_path):
+    export = copy_of(digits, tmp_path, 3)
+    with serving(export, "--grpc-port", "0") as found, grpc.insecure_channel(found.grpc) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+        assert next(watch).status == 1
+        add(digits, export, 4)
+        until(lambda: found.json("GET", "/v1/models/digits/versions/4")[0] == 200)  # it is being loaded
+        start_of_end = time.monotonic()
+        assert found.end() == 0
+        assert time.monotonic() - start_of_end < 45  # not the minute that answers may take
+        assert next(watch).status == 2  # NOT_SERVING
+
+
+@pytest.mark.slow  # a server of its own
+def test_a_log_that_nobody_reads_holds_up_nobody(digits):
+    process = start(digits)
+    place = json.loads(process.stdout.readline())["http"].removeprefix("http://")
+    connection = http.client.HTTPConnection(place, timeout=UNTIL)
+    for _ in range(1500):  # a pipe has room for some 450 lines
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b'{"status": "ok"}'
+    connection.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(UNTIL) == 0
+    close(process)
+
+
+def test_packed_bodies_are_unpacked_in_threads(served, images):
+    """Or each of them would stop everything else."""
+    packed = gzip.compress(b'{"instances": [' + b" " * 30_000_000 + b"1]}")
+    headers = [("Content-Encoding", "gzip")]
+    with ThreadPoolExecutor(12) as pool:
+        work = [pool.submit(served.ask, "POST", PREDICT, packed, headers) for _ in range(12)]
+        longest = 0.0
+        while not all(one.done() for one in work):
+            begin = time.monotonic()
+            assert served.ask("GET", "/healthz")[0] == 200
+            longest = max(longest, time.monotonic() - begin)
+    assert {one.result()[0] for one in work} == {400}
+    assert longest < 2
+
+
+def test_a_web_page_of_others_cannot_ask(served, images):
+    image = one_of(images)
+    own = f"http://{served.place}"
+    for origin, status in (("http://evil.example", 403), ("null", 403), (own, 200), ("http://localhost:3000", 200)):
+        assert served.ask("POST", "/classify", image, [("Origin", origin)])[0] == status
+
+
+def test_a_server_in_a_thread_ends_by_an_event_and_leaves_signals_alone(digits, tmp_path):
+    (tmp_path / "alias").symlink_to(digits)
+    before = signal.getsignal(signal.SIGTERM)
+    stop, addresses, results = threading.Event(), queue.Queue(), []
+
+    def run():
+        results.append(kerazoo.serve(tmp_path / "alias", port=0, stop=stop, ready=lambda http, _: addresses.put(http)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    address = addresses.get(timeout=UNTIL)
+    with urllib.request.urlopen(f"{address}/v1/models/alias") as answer:  # the name that was given
+        assert json.load(answer)["model_version_status"][0]["version"] == "3"
+    stop.set()
+    thread.join(UNTIL)
+    assert results == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+    async def inside():
+        kerazoo.serve(digits, port=0)
+
+    with pytest.raises(InputError, match="cannot run inside an event loop"):
+        asyncio.run(inside())
+
+
+def test_a_job_without_an_end_does_not_keep_the_process():
+    """`kerazoo serve` ends it with 1; here is what it asks for."""
+    pool = Pool("x", 1)
+    end = threading.Event()
+
+    async def use():
+        job = asyncio.ensure_future(pool.run(end.wait))
+        await asyncio.sleep(0.05)
+        assert pool.is_busy
+        end.set()
+        await job
+        await asyncio.sleep(0)
+        assert not pool.is_busy
+
+    asyncio.run(use())
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (tf.errors.InvalidArgumentError(None, None, "no {{node x}} image\nmore"), "INVALID_ARGUMENT", "no image"),
+        (tf.errors.InternalError(None, None, "CUDA"), "INTERNAL", "the server failed; its log says why"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), "RESOURCE_EXHAUSTED", "there is not enough memory"),
+        (tf.errors.UnavailableError(None, None, "queue"), "UNAVAILABLE", "the server has too many requests"),
+    ],
+)
+def test_a_fault_of_the_server_is_not_the_clients(error, code, words):
+    found = request_error(error)
+    assert (found.code, found.message[: len(words)]) == (code, words)

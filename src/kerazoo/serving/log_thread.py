@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from logging.handlers import QueueHandler
 
 LINES = 10_000  # that wait to be written; more are dropped, and counted
+NAME = "kerazoo-log"
 SECONDS = 2.0  # for the last ones, at the end
 
 
@@ -19,7 +20,7 @@ class LogThread(QueueHandler):
         super().__init__(self._waiting)
         self._handlers = handlers
         self.dropped = 0
-        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread = threading.Thread(target=self._write, name=NAME, daemon=True)
         self._thread.start()
 
     def enqueue(self, record: logging.LogRecord) -> None:

@@ -63,19 +63,20 @@ class Pool:
 
 
 class Slots:
-    """At most `most` images at a time. May be used from any thread."""
+    """At most `most` images, or what `unit` says, at a time. May be used from any thread."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, unit: str = "images") -> None:
         self.most = most
+        self.unit = unit
         self.used = 0
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
-        """Take slots for `count` images. Raises RequestError if there are not so many."""
+        """Take `count` slots. Raises RequestError if there are not so many."""
         with self._lock:
             if self.used + count > self.most:
                 raise RequestError(
-                    f"the server is busy with {self.used} images and takes {self.most} at a time; try again", BUSY
+                    f"the server is busy with {self.used} {self.unit} and takes {self.most} at a time; try again", BUSY
                 )
             self.used += count
 

@@ -41,7 +41,7 @@ class Service:
         self.versions = versions
         self.limits = limits
         self.draining = False
-        self.requests = Slots(limits.queue)
+        self.requests = Slots(limits.queue, "requests")
         self.slots = Slots(limits.queue)  # of images; how many a request has is known when it is read
         self.decoders = Pool("decode", os.cpu_count() or 1)
         self.waiters = Pool("answer", min(WAITING, limits.queue))

@@ -80,7 +80,8 @@ class Door:
         hosts = sum(name == b"host" for name, _ in request.headers)
         if hosts > 1 or (not hosts and version == "1.1"):
             raise RequestError(f"a request must have one Host header, got {hosts}")
-        origin = request.header(b"origin").partition("://")[2] if request.method == "POST" else ""
+        sent_by = request.header(b"origin") if request.method == "POST" else ""
+        origin = sent_by.partition("://")[2] or sent_by  # a page from a file sends "null"
         names = {"Host": request.header(b"host"), "Origin": origin}
         for header, name in names.items() if self._local else ():
             if (

@@ -43,7 +43,7 @@ class People:
         self._metrics = metrics
         self._looking = looking
         self._pictures = Pool("grad-cam", 1)  # apart from the threads that decode, which it would hold up
-        self._slots = Slots(PICTURES)
+        self._slots = Slots(PICTURES, "pictures")
         get: Mapping[str, Callable[[Request], Answer]] = {
             **dict.fromkeys(FILES, self._file),
             "/passport": self._passport,
