@@ -5,7 +5,7 @@ for the signatures that evaluation did not need, they are those of the run's own
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kerazoo.models.description import ModelSpec
     from kerazoo.pipelines.data.examples import Examples
 
+Network = Callable[[np.ndarray], Mapping[str, Any]]
 FEW = 8  # number of validation images that all signatures are asked for
 
 
@@ -41,6 +42,7 @@ def questions(
 ) -> list[Question]:
     """The questions of the gate: all of `val` first, whose (N, K) answers are `recorded`; files go into `scratch`."""
     preprocessing = spec.preprocessing
+    network = as_graph(model)
     takes_bytes = preprocessing.channels in (1, 3)
     few = slice(FEW)
     keys = val.keys[few]
@@ -54,7 +56,7 @@ def questions(
         files = _saved(val.pixels, scratch, "val")
         pixels = list(val.pixels[few])
         images = [preprocessing.prepare(one).numpy() for one in pixels]
-    features, answers = outputs_of(spec, model, images)
+    features, answers = outputs_of(spec, network, images)
     asked = [
         Question(val.keys, files, recorded),
         Question(keys, _saved(pixels, scratch, "images"), recorded[few], "serve_images"),
@@ -67,27 +69,38 @@ def questions(
         encoded = encoded_images()
         written = _written(encoded, scratch)
         prepared = [preprocessing(one).numpy() for one in encoded.values()]
-        _, answers = outputs_of(spec, model, prepared)
+        _, answers = outputs_of(spec, network, prepared)
         asked.append(Question(list(encoded), written, answers, recorded=False))
         asked.append(Question(list(encoded), written, np.stack(prepared), PREPARE, recorded=False))
         asked.append(Question(keys, files[few], np.stack(images), PREPARE, recorded=False))
         if find_task(spec.task).probabilities:
             asked.append(Question(keys, files[few], recorded[few], CLASSIFY))
     drawn = float_images(preprocessing.channels)
-    _, answers = outputs_of(spec, model, [preprocessing.prepare(image).numpy() for image in drawn.values()])
+    _, answers = outputs_of(spec, network, [preprocessing.prepare(image).numpy() for image in drawn.values()])
     asked.append(Question(list(drawn), _saved(list(drawn.values()), scratch, "drawn"), answers, "serve_images", False))
     return asked
 
 
+def as_graph(model: "keras.Model") -> Network:
+    """The network as evaluation runs it, (N, H, W, C) prepared images -> its logits and features by name.
+
+    One operation at a time, TensorFlow rounds otherwise than in a graph, and 101 layers with random weights make that
+    visible.
+    """
+    import tensorflow as tf
+
+    from kerazoo.models.heads.classifier import logits_and_features
+
+    return tf.function(lambda images: logits_and_features(model, images), autograph=False)  # type: ignore[no-any-return]
+
+
 def outputs_of(
-    spec: "ModelSpec", model: "keras.Model", prepared: Sequence[np.ndarray]
+    spec: "ModelSpec", network: Network, prepared: Sequence[np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """(N, F) features, or None if the network has no such layer, and (N, K) answers of the run's own network."""
     import keras
 
-    from kerazoo.models.heads.classifier import logits_and_features
-
-    outputs = logits_and_features(model, np.stack(prepared))
+    outputs = network(np.stack(prepared))
     answers: np.ndarray = keras.ops.convert_to_numpy(spec.answers(outputs["logits"]))
     features = outputs.get(FEATURES)
     return (None if features is None else keras.ops.convert_to_numpy(features)), answers

@@ -14,7 +14,7 @@ from kerazoo.errors import GateError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.portable import fitted, settings_of
 from kerazoo.exports.layout import DEFAULT
-from kerazoo.exports.questions import Question, outputs_of
+from kerazoo.exports.questions import Question, as_graph, outputs_of
 from kerazoo.tasks.measures import differences
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ def effect_of_rounding(spec: "ModelSpec", model: "keras.Model", asked: Sequence[
         for number in range(len(question.keys))
     ]
     settings = settings_of(spec.preprocessing)
+    network = as_graph(model)
     largest = 0.0
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
         expected = np.stack([row for _, _, row in some])
         both = [_resized(spec, settings, key, file) for key, file, _ in some]
         for pixels in zip(*both, strict=True):
-            _, answers = outputs_of(spec, model, [spec.preprocessing.scale(image).numpy() for image in pixels])
+            _, answers = outputs_of(spec, network, [spec.preprocessing.scale(image).numpy() for image in pixels])
             largest = max(largest, float(differences(answers, expected).max()))
     return min(largest, MOST)
 
