@@ -15,7 +15,7 @@ from kerazoo import keras_private as private
 from kerazoo.errors import KerazooError
 
 ROWS = np.ones((4, 2), np.float32)
-OURS = {"_exit"}  # of the standard library
+OURS = {"_exit", "_replace"}  # of the standard library, and documented
 
 
 def network(units: int = 1) -> keras.Model:
@@ -24,7 +24,9 @@ def network(units: int = 1) -> keras.Model:
 
 def names_of_others(tree: ast.Module) -> set[str]:
     """The private attributes that `tree` asks for and does not make itself, and the private modules that it imports."""
-    made = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    made = {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
     asked: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
