@@ -73,9 +73,11 @@ def serve(
     ```python
     import os, signal
 
+
     def ready(http, grpc):
         print(http)  # http://127.0.0.1:8501
         os.kill(os.getpid(), signal.SIGTERM)  # how to stop it; without this, it serves until Ctrl-C
+
 
     kerazoo.serve("saved_models/first", port=0, ready=ready)
     ```
