@@ -130,7 +130,8 @@ def _check_no_loop() -> None:
     except RuntimeError:
         return
     raise InputError(
-        "kerazoo.serve cannot run inside an event loop, as a notebook has; call it in a thread, with stop="
+        "kerazoo.serve cannot run inside an event loop, which a notebook has; call it in a thread, and end it with "
+        "stop=threading.Event()"
     )
 
 

@@ -29,13 +29,13 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="A file with a token that requests must have.")
     ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="Images that the network gets at once.")] = 32,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="The most images that the network gets at once.")] = 32,
     batch_timeout: Annotated[
-        float, typer.Option("--batch-timeout-ms", help="How long an image waits for others.")
+        float, typer.Option("--batch-timeout-ms", help="The longest wait of an image for others.")
     ] = 0.0,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of an image.")] = 35_000_000,
-    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a request.")] = 32_000_000,
-    queue: Annotated[int, typer.Option("--queue", help="Images that wait or are answered at a time.")] = 256,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="The most pixels of an image.")] = 35_000_000,
+    max_body: Annotated[int, typer.Option("--max-body", help="The most bytes of a request.")] = 32_000_000,
+    queue: Annotated[int, typer.Option("--queue", help="The most images that wait or are answered.")] = 256,
     as_json: Json = False,
 ) -> None:
     """Serve an export by HTTP and gRPC as TensorFlow Serving does, with a page, until SIGTERM or Ctrl-C."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import GateError
-from kerazoo.exports.layout import CLASS_NAMES, CLASSIFY, DEFAULT, IMAGE_BYTES, OK, STATUS
+from kerazoo.exports.layout import CLASS_NAMES, CLASSIFY, DEFAULT, OK, STATUS
 from kerazoo.exports.questions import FEW, Question
 from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.startup import fresh_python, start_tensorflow
@@ -46,6 +46,7 @@ def ask(export: Path, questions: Sequence[Question], scratch: Path) -> list[Outp
 def answer(export: str, questions: str, scratch: str) -> None:
     """Answer every question. The fresh process runs this; an import of keras would fail in it."""
     start_tensorflow(keras=False)
+    from kerazoo.exports.examples import example_of
     from kerazoo.exports.saved_model import BATCH, ExportedModel
 
     model = ExportedModel(Path(export))
@@ -55,8 +56,8 @@ def answer(export: str, questions: str, scratch: str) -> None:
         size = 1 if files[0].endswith(".npy") else BATCH  # the sizes of pixels differ
         starts = range(0, len(files), size)
         signature = question["signature"]
-        packed = _examples if signature == CLASSIFY else list
-        batches = [model.ask(signature, packed(_read(files[start : start + size]))) for start in starts]
+        wrap = example_of if signature == CLASSIFY else None
+        batches = [model.ask(signature, _read(files[start : start + size], wrap)) for start in starts]
         outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         texts = {name: _decoded(values) for name, values in outputs.items() if values.dtype == object}
         if CLASS_NAMES in texts:  # these are the same for every image, unless something is wrong
@@ -122,18 +123,11 @@ def _broken(image: Any, number: int) -> Any:
     return pixels
 
 
-def _read(files: Sequence[str]) -> Any:
+def _read(files: Sequence[str], wrap: Callable[[bytes], bytes] | None = None) -> Any:
     if files[0].endswith(".npy"):
         return np.stack([np.load(file) for file in files])
-    return [read_encoded(Path(file)) for file in files]
-
-
-def _examples(contents: Sequence[bytes]) -> list[bytes]:
-    import tensorflow as tf
-
-    kinds = (tf.train.Feature(bytes_list=tf.train.BytesList(value=[one])) for one in contents)
-    examples = (tf.train.Example(features=tf.train.Features(feature={IMAGE_BYTES: one})) for one in kinds)
-    return [one.SerializeToString() for one in examples]
+    contents = [read_encoded(Path(file)) for file in files]
+    return contents if wrap is None else [wrap(content) for content in contents]
 
 
 def _decoded(values: np.ndarray) -> list[Any]:

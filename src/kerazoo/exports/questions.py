@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerazoo.exports.layout import CLASSIFY, DEFAULT, FEATURES, PREPARE
+from kerazoo.exports.layout import CLASSIFY, DEFAULT, FEATURES, PREPARE, SERVE_PREPARED
 from kerazoo.exports.synthetic import encoded_images, float_images
 from kerazoo.tasks.task import find_task
 
@@ -61,7 +61,7 @@ def questions(
         Question(val.keys, files, recorded),
         Question(keys, _saved(pixels, scratch, "images"), recorded[few], "serve_images"),
         Question(keys, _saved(pixels, scratch, "pixels", np.uint8), recorded[few], "serve_pixels"),
-        Question(keys, _saved(images, scratch, "prepared"), recorded[few], "serve_prepared"),
+        Question(keys, _saved(images, scratch, "prepared"), recorded[few], SERVE_PREPARED),
     ]
     if features is not None:
         asked.append(Question(keys, files[few], features, FEATURES, recorded=False))

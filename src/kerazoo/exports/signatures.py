@@ -23,6 +23,7 @@ from kerazoo.exports.layout import (
     PREPARE,
     PREPARED,
     SCORES,
+    SERVE_PREPARED,
     STATUS,
     TOP_K,
 )
@@ -117,7 +118,7 @@ def _signatures(spec: ModelSpec, model: keras.Model) -> dict[str, Any]:
         DEFAULT: signature(usual, read, answer),
         "serve_images": signature(images, from_pixels, answer),
         "serve_pixels": signature(pixels, from_pixels, answer),
-        "serve_prepared": signature(prepared, finite, answer),
+        SERVE_PREPARED: signature(prepared, finite, answer),
     }
     if has_features(model):
         found[FEATURES] = signature(usual, read, features)

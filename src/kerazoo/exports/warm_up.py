@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from kerazoo.exports.examples import example_of
 from kerazoo.exports.layout import IMAGE_BYTES, WARM_UP
 from kerazoo.exports.synthetic import encoded_images, float_images
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -35,11 +36,9 @@ def write_warm_up(folder: Path, preprocessing: Preprocessing, signatures: dict[s
 def _images(preprocessing: Preprocessing) -> dict[str, np.ndarray]:
     pixels = next(iter(float_images(preprocessing.channels).values()))
     encoded = next(iter(encoded_images().values()))
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
-    example = tf.train.Example(features=tf.train.Features(feature={IMAGE_BYTES: feature}))
     return {
         IMAGE_BYTES: np.array(encoded, object),
-        "inputs": np.array(example.SerializeToString(), object),
+        "inputs": np.array(example_of(encoded), object),
         "images": pixels,
         "pixels": pixels.astype(np.uint8),
         "prepared": preprocessing.prepare(pixels).numpy(),

@@ -14,7 +14,17 @@ from kerazoo.errors import DataError
 from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.reference import FORMATS, fit
 from kerazoo.exports.formats.table import Format
-from kerazoo.exports.layout import DAMAGED, IMAGE_BYTES, OK, PREPARE, PREPARED, REFUSED, STATUS, TOP_K
+from kerazoo.exports.layout import (
+    DAMAGED,
+    IMAGE_BYTES,
+    OK,
+    PREPARE,
+    PREPARED,
+    REFUSED,
+    SERVE_PREPARED,
+    STATUS,
+    TOP_K,
+)
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.preprocessing.headers import ALWAYS_DECODED, PER_BYTE, announced
 from kerazoo.serving.batching import Outputs, batched
@@ -24,7 +34,6 @@ from kerazoo.tasks.task import find_task
 BYTES_A_PIXEL = 3
 ANSWERS = "answers"
 FLAG = "(--max-pixels)"  # the end of what a server alone refuses
-SERVE_PREPARED = "serve_prepared"
 
 
 class Engine(Protocol):

@@ -26,12 +26,13 @@ from kerazoo.exports.layout import (
     PREPARE,
     SAVED_MODEL,
     SCORES,
+    SERVE_PREPARED,
     STATUS,
 )
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json
 from kerazoo.serving.codes import RequestError
-from kerazoo.serving.engines import FLAG, SERVE_PREPARED, Engine, FormatEngine, TensorFlowEngine
+from kerazoo.serving.engines import FLAG, Engine, FormatEngine, TensorFlowEngine
 from kerazoo.serving.limits import Limits
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task

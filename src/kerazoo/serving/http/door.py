@@ -80,19 +80,11 @@ class Door:
         hosts = sum(name == b"host" for name, _ in request.headers)
         if hosts > 1 or (not hosts and version == "1.1"):
             raise RequestError(f"a request must have one Host header, got {hosts}")
-        sent_by = request.header(b"origin") if request.method == "POST" else ""
-        origin = sent_by.partition("://")[2] or sent_by  # a page from a file sends "null"
-        names = {"Host": request.header(b"host"), "Origin": origin}
-        for header, name in names.items() if self._local else ():
-            if (
-                (name or (header == "Host" and hosts))
-                and name.lower() not in LOCAL
-                and name.rpartition(":")[0].lower() not in LOCAL
-            ):
-                raise RequestError(
-                    f"this server answers only to localhost: the {header} header names another (a web page may have "
-                    "sent it); start it with --host to answer to others", "PERMISSION_DENIED",
-                )  # fmt: skip
+        if self._local and hosts:
+            _check_local("Host", request.header(b"host"))
+        origin = request.header(b"origin")
+        if self._local and origin and request.method == "POST":
+            _check_local("Origin", origin.partition("://")[2] or origin)  # a page from a file sends "null"
         if self._token and path not in OPEN and not allowed(request.header(b"authorization"), self._token):
             raise RequestError("the header 'Authorization: Bearer TOKEN' is missing or wrong", "UNAUTHENTICATED")
 
@@ -181,6 +173,15 @@ class Room:
         async with self._changed:
             self._used -= count
             self._changed.notify_all()
+
+
+def _check_local(header: str, name: str) -> None:
+    """Raise RequestError unless a header names this machine, with or without a port."""
+    if not {name.lower(), name.rpartition(":")[0].lower()} & set(LOCAL):
+        raise RequestError(
+            f"this server answers only to localhost: the {header} header names another (a web page may have sent it); "
+            "start it with --host to answer to others", "PERMISSION_DENIED",
+        )  # fmt: skip
 
 
 def allowed(authorization: str, token: str) -> bool:
