@@ -83,6 +83,7 @@ def build_backbone(
     """
     import keras
 
+    from kerazoo.models.depthwise import compute_depthwise
     from kerazoo.models.heads import classifier as heads
 
     shape = check_input_shape(input_shape, smallest=backbone.smallest, model=backbone.name)
@@ -103,6 +104,7 @@ def build_backbone(
         warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
         # do not use weights="imagenet": EfficientNet then builds another network, which a run could not rebuild
         base = make(weights=None, input_tensor=inputs, **arguments)
+    compute_depthwise(base)
     pooled = base.output
     if taps:
         maps = [base.get_layer(tap).output for tap in taps]
