@@ -113,6 +113,15 @@ class Preprocessing:
 
         return resizing.read(contents, self.shape, self.resize, self.interpolation)
 
+    def resize_decoded(self, pixels: "tf.Tensor") -> "tf.Tensor":
+        """(H, W, channels) uint8 from `decode` -> (height, width, channels) uint8, with the same bits as `read`.
+
+        Images of all sizes use one graph; for `resize_pixels` outside of a graph, those of each size have their own.
+        """
+        from kerazoo.preprocessing import resizing
+
+        return resizing.resize_decoded(pixels, self.shape, self.resize, self.interpolation)
+
     def _check_encoded(self) -> None:
         if self.channels not in (1, 3):
             raise ModelError(

@@ -18,9 +18,18 @@ def read(contents: tf.Tensor, shape: tuple[int, int, int], how: str, interpolati
 @functools.cache
 def _compiled_reading(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """The graph, built once for each process. Large images are already resized when they are decoded."""
-    resized = _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
+    resized = _of_any_size(shape, how, interpolation)
     read = tf.function(lambda contents: resized(decoded(contents, shape[-1], resize_large=resized)), autograph=False)
     return read.get_concrete_function(tf.TensorSpec((), tf.string))  # type: ignore[no-any-return]
+
+
+def resize_decoded(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:
+    """(H, W, channels) uint8, decoded -> `shape`, uint8: the second half of `read`."""
+    return _of_any_size(shape, how, interpolation)(tf.convert_to_tensor(image, tf.uint8))
+
+
+def _of_any_size(shape: tuple[int, int, int], how: str, interpolation: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return _compiled(tf.TensorSpec((None, None, shape[-1]), tf.uint8), shape, how, interpolation)
 
 
 def resize(image: tf.Tensor, shape: tuple[int, int, int], how: str, interpolation: str) -> tf.Tensor:

@@ -18,6 +18,7 @@ from kerazoo.models.description import ModelSpec, check_description
 from kerazoo.models.registry import Network, describe, find
 from kerazoo.models.saved import load_spec
 from kerazoo.models.weights.sources import check_weights, weights_of
+from kerazoo.pipelines.checks.once import check_and_prepare
 from kerazoo.pipelines.data.examples import Examples, split_like_classes
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.pipelines.data.load import load_examples
@@ -57,16 +58,25 @@ class Plan:
     opened: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False, compare=False)
 
     def stored(self, split: str) -> np.ndarray | None:
-        """(N, h, w, C) uint8: the resized images of `split`; None if they are neither in memory nor in a cache.
-
-        They are read as often as there are epochs, for features, and validation images for the metrics of the result.
-        """
+        """(N, h, w, C) uint8: the resized images of `split`; None if they are neither in memory nor in a cache."""
         if split not in self.opened:
             part = self.examples.split(split)
-            own = {"train": self.recipe.training.epochs, "val": self.recipe.training.epochs + 1}.get(split, 1)
-            passes = own + (self.recipe.transfer is not None)
-            self.opened[split] = prepared(part, self.preprocessing, cache=self.recipe.data.cache, passes=passes)
+            self.opened[split] = prepared(
+                part, self.preprocessing, cache=self.recipe.data.cache, passes=self.passes(split)
+            )
         return self.opened[split]
+
+    def passes(self, split: str) -> int:
+        """How often the images of `split` are read: by the check, in each epoch, for features, and for the result."""
+        epochs: int = self.recipe.training.epochs
+        return 1 + {"train": epochs, "val": epochs + 1}.get(split, 1) + (self.recipe.transfer is not None)
+
+    def check_images(self) -> None:
+        """Decode each image once, and keep it resized if it is read again. Raises DataError for those that are bad."""
+        passes = {split: self.passes(split) for split in self.examples.split_names}
+        self.opened.update(
+            check_and_prepare(self.examples, self.preprocessing, cache=self.recipe.data.cache, passes=passes)
+        )
 
     @property
     def transfer(self) -> TransferPart:

@@ -12,7 +12,6 @@ from kerazoo.callbacks.checkpoints import prune
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.evaluation.evaluate import evaluate_model
 from kerazoo.models.saved import load_model, save_model
-from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
@@ -55,7 +54,7 @@ def train(
         return Run(folder)
     with true_causes(recipe.training.batch_size):
         run_plan = plan(recipe, devices)
-        check_images(run_plan.examples)
+        run_plan.check_images()
         set_seed(run_plan.recipe.seed)
         batches, validation = make_batches(run_plan, devices)
         model = build_network(run_plan, devices)

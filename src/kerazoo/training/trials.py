@@ -7,7 +7,6 @@ import keras
 
 from kerazoo.errors import RecipeError
 from kerazoo.insight.curves import draw_curves
-from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.batches import TrainingBatches
 from kerazoo.recipes.parts import TransferPart
@@ -54,7 +53,7 @@ def check_trial(transfer: TransferPart | None, devices: Devices) -> None:
 
 def compiled(plan: Plan, devices: Devices, *, steps: int | None = None) -> tuple[keras.Model, TrainingBatches]:
     """The network of `plan`, compiled as for training (of `steps`), and its batches."""
-    check_images(plan.examples)
+    plan.check_images()
     set_seed(plan.recipe.seed)
     batches, _ = make_batches(plan, devices)
     model = build_network(plan, devices)

@@ -20,7 +20,6 @@ from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.errors import RecipeError
 from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.models.weights.loading import copy_weights, weights_digest
-from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
@@ -66,7 +65,7 @@ def finetune(
     if finished(folder) and not overwrite:
         return Run(folder)
     run_plan = plan(recipe, devices, examples=examples)
-    check_images(run_plan.examples)
+    run_plan.check_images()
     check_probe(run_plan)
     set_seed(run_plan.recipe.seed)
     single, model = build_both(run_plan, devices)

@@ -135,14 +135,18 @@ def check_images(examples: Examples) -> None:
     """
     if examples.paths is None:
         return
-    rows = inspect_all(examples)
-    bad = [f"{one_line(examples.paths[i])} ({row.bad[0]}: {row.bad[1]})" for i, row in enumerate(rows) if row.bad]
+    refuse_bad(examples.source, examples.paths, inspect_all(examples))
+
+
+def refuse_bad(source: str, paths: Sequence[str], rows: Sequence[Inspection]) -> None:
+    """Raise DataError if a file of `paths`, whose inspections are `rows`, cannot be read or decoded."""
+    bad = [f"{one_line(path)} ({row.bad[0]}: {row.bad[1]})" for path, row in zip(paths, rows, strict=True) if row.bad]
     if bad:
         more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
         count = "1 image" if len(bad) == 1 else f"{len(bad)} images"
         raise DataError(
             f"{count} cannot be decoded: {'; '.join(bad[:10])}{more}; repair or remove them, "
-            f"or exclude them with `kerazoo check {examples.source} --write`"
+            f"or exclude them with `kerazoo check {source} --write`"
         )
 
 

@@ -11,7 +11,7 @@ import json
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ class Inspection:
     thumb: bytes = b""
 
 
-def inspect_file(path: str) -> Inspection:
-    """Read, decode and describe one file. Its problems are reported in the result; nothing is raised."""
+def inspect_file(path: str, then: Callable[[np.ndarray], None] | None = None) -> Inspection:
+    """Read, decode and describe one file. Its problems are reported in the result; nothing is raised.
+
+    `then` is called with the decoded pixels, (H, W, 3) uint8; what it raises is not about the file.
+    """
     seen: dict[str, Any] = {}
     try:
         status = Path(path).stat()
@@ -63,31 +66,42 @@ def inspect_file(path: str) -> Inspection:
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         kind = "dangling link" if isinstance(error, FileNotFoundError) and Path(path).is_symlink() else "unreadable"
         return Inspection(**seen, bad=(kind, getattr(error, "strerror", None) or str(error)))
-    return inspect_contents(contents, Path(path).suffix, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    return inspect_contents(contents, Path(path).suffix, then, size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-def inspect_contents(contents: bytes, suffix: str, **seen: int) -> Inspection:
-    """Decode and describe the contents of a file whose name ends in `suffix`."""
+def inspect_contents(
+    contents: bytes, suffix: str, then: Callable[[np.ndarray], None] | None = None, **seen: int
+) -> Inspection:
+    """Decode and describe the contents of a file whose name ends in `suffix`; `then` as in `inspect_file`."""
     values: dict[str, Any] = {"sha256": hashlib.sha256(contents).hexdigest(), **seen}
     if not contents:
         return Inspection(**values, bad=("empty", "it has no bytes"))
     try:
         size = announced_bytes(contents)
         _, odd = _header(contents, suffix)
-        with _ONE_LARGE if size > LARGE else contextlib.nullcontext():
-            pixels = _decode(contents)
-            looks = _looks(pixels)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
-        reason = reason_of(error)
-        kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
-        known_format = _by_signature(contents)
-        if kind == "not an image" and known_format:
-            kind = "unsupported"
-            reason = f"{known_format} is not supported; save it as JPEG or PNG"
-        return Inspection(**values, bad=(kind, reason))
+        return Inspection(**values, bad=_failure(error, contents))
+    with _ONE_LARGE if size > LARGE else contextlib.nullcontext():
+        try:
+            pixels = _decode(contents)
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            return Inspection(**values, bad=_failure(error, contents))
+        looks = _looks(pixels)
+        if then is not None:
+            then(pixels)
     if min(pixels.shape[:2]) < TINY:
         odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
     return Inspection(**values, odd=odd, **looks)
+
+
+def _failure(error: Exception, contents: bytes) -> tuple[str, str]:
+    """(kind, reason) of what cannot be decoded."""
+    reason = reason_of(error)
+    kind = next((kind for word, kind in KINDS_OF_FAILURE if word in reason), "undecodable")
+    known_format = _by_signature(contents)
+    if kind == "not an image" and known_format:
+        return "unsupported", f"{known_format} is not supported; save it as JPEG or PNG"
+    return kind, reason
 
 
 KINDS_OF_FAILURE = (

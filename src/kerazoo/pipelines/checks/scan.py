@@ -4,16 +4,20 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from kerazoo.caches import cache_folder
 from kerazoo.pipelines.checks.inspection import DECODER, Inspection, inspect_array, inspect_file, read_known
 from kerazoo.pipelines.data.examples import Examples
+from kerazoo.preprocessing.preprocessing import Preprocessing
 
 AT_ONCE = 256  # files between two writes of the cache
+A_BLOCK = 64  # resized images in memory
 
 
 def inspect_all(
@@ -42,6 +46,33 @@ def inspect_all(
                 inspections += rows
                 progress(len(inspections), len(examples))
     return inspections
+
+
+def inspect_and_resize(
+    paths: Sequence[str], preprocessing: Preprocessing, found: list[Inspection]
+) -> Iterator[np.ndarray]:
+    """Blocks (n, h, w, 3) uint8 of all images, resized; `found` gets their inspections, which are kept for later.
+
+    After an image that cannot be decoded, the others are inspected, and nothing more is given.
+    """
+
+    def one(path: str, row: np.ndarray) -> Inspection:
+        def resize(pixels: np.ndarray) -> None:
+            row[:] = preprocessing.resize_decoded(pixels).numpy()
+
+        return inspect_file(path, resize)
+
+    sound = True
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Inspections() as known:
+        for start in range(0, len(paths), A_BLOCK):
+            some = paths[start : start + A_BLOCK]
+            block = np.empty((len(some), *preprocessing.shape), np.uint8)
+            rows = list(pool.map(one, some, block))
+            known.keep(list(zip(some, rows, strict=True)))
+            found += rows
+            sound &= not any(row.bad for row in rows)
+            if sound:
+                yield block
 
 
 class Inspections:

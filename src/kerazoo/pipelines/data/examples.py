@@ -124,8 +124,13 @@ def check_contents(examples: Examples, hashes: Sequence[str]) -> None:
     Results computed from images are cached by the hash of their contents. A manifest has hashes from an earlier time,
     and assumes that a file with the same size and time is unchanged.
     """
-    for key, actual, known in zip(examples.keys, replace(examples, known_hashes=None).hashes, hashes, strict=True):
-        if actual != known:
+    check_hashes(examples, replace(examples, known_hashes=None).hashes, hashes)
+
+
+def check_hashes(examples: Examples, actual: Sequence[str], hashes: Sequence[str]) -> None:
+    """Raise DataError, which names the image, unless the `actual` hashes of the contents of `examples` are `hashes`."""
+    for key, found, known in zip(examples.keys, actual, hashes, strict=True):
+        if found != known:
             raise DataError(
                 f"{key} in {examples.source} has changed since its hash was computed; check the data again: "
                 f"kerazoo check {examples.source} --write"

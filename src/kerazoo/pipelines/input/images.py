@@ -82,11 +82,17 @@ def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     return rows
 
 
-def prepared(examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int) -> np.ndarray | None:
+Blocks = Callable[[Examples, Preprocessing], Iterator[np.ndarray]]
+
+
+def prepared(
+    examples: Examples, preprocessing: Preprocessing, *, cache: str, passes: int, fitted: Blocks | None = None
+) -> np.ndarray | None:
     """(N, h, w, C) uint8 resized images, in memory or in a cache on disk; None if they are not cached.
 
     `cache` is "always", "never", or "auto": use a cache if there are at least two `passes` over image files, and if it
-    needs at most a tenth of the free disk. The log says what is written and its size.
+    needs at most a tenth of the free disk. The log says what is written and its size. `fitted` gives blocks (n, h, w,
+    C) uint8 of the images if they are to be written, which by default are decoded here.
     """
     if examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
         return examples.pixels
@@ -106,7 +112,7 @@ def prepared(examples: Examples, preprocessing: Preprocessing, *, cache: str, pa
             return None
         raise
     log.info(f"writing {len(examples):,} prepared images to {path} ({format_bytes(size)})")
-    return _write(path, examples, preprocessing)
+    return _write(path, examples, preprocessing, fitted or _fitted)
 
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
@@ -138,7 +144,7 @@ def _checksums(images: np.ndarray) -> np.ndarray:
         return np.array([one for part in sums for one in part], "<u4")
 
 
-def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.ndarray:
+def _write(path: Path, examples: Examples, preprocessing: Preprocessing, fitted: Blocks) -> np.ndarray:
     """Write the cache under a temporary name, rename it, and return it. Two processes may do so at the same time."""
     sweep(path.parent)
     header = io.BytesIO()
@@ -147,7 +153,7 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
     try:
         # do not write through a memory map: a full disk would kill the process
         with true_causes(None, examples, preprocessing):
-            write_whole(path, chain([header.getvalue()], _blocks(examples, preprocessing)))
+            write_whole(path, chain([header.getvalue()], _blocks(fitted(examples, preprocessing))))
     except OSError as error:
         raise KerazooError(
             f"{path} cannot be written: {error.strerror}; free some disk space, set KERAZOO_CACHE to another folder, "
@@ -157,18 +163,19 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing) -> np.n
     return written
 
 
-def _blocks(examples: Examples, preprocessing: Preprocessing) -> Iterator[bytes]:
-    """The bytes of the images, then of their checksums. Raises DataError if an image does not have its known hash."""
+def _blocks(fitted: Iterator[np.ndarray]) -> Iterator[bytes]:
+    """The bytes of the images, then of their checksums."""
     sums = []
-    for images in _fitted(examples, preprocessing):
+    for images in fitted:
         sums += [zlib.crc32(image) for image in images]
         yield images.tobytes()
-    check_contents(examples, examples.hashes)
     yield np.array(sums, "<u4").tobytes()
 
 
 def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    """Blocks of resized images. Raises DataError at the end if one does not have its known hash."""
     pixels = tf.data.Dataset.range(len(examples)).map(
         graph_code(decoded_from(examples, preprocessing)), num_parallel_calls=DECODERS, deterministic=True
     )
     yield from pixels.batch(AT_ONCE).prefetch(2).as_numpy_iterator()
+    check_contents(examples, examples.hashes)
