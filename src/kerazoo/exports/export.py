@@ -26,7 +26,7 @@ from kerazoo.exports.signatures import write_saved_model
 from kerazoo.exports.warm_up import write_warm_up
 from kerazoo.exports.workplace import workplace
 from kerazoo.files import read_json
-from kerazoo.models.description import ModelSpec
+from kerazoo.models.description import OPTIONAL, ModelSpec
 from kerazoo.models.saved import load_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
@@ -98,8 +98,8 @@ def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateR
     spec, model, examples, evaluations = _evaluated(run)
     stored_passport = read_json(folder / PASSPORT)
     passport = passport_of(run, spec, evaluations)
-    for key in (*spec.to_json(), "weights_sha256", "data_digest"):
-        if stored_passport.get(key) != json.loads(json.dumps(passport[key])):
+    for key in dict.fromkeys([*spec.to_json(), *OPTIONAL, "weights_sha256", "data_digest"]):
+        if stored_passport.get(key) != json.loads(json.dumps(passport.get(key))):
             raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
     changed = changed_file(folder, stored_passport)
     if changed:

@@ -27,6 +27,7 @@ LARGEST_NUMBER = 1e6  # limit on other numbers, such as a penalty
 LONGEST = 1_000  # limit on the characters of a name
 TEMPERATURES = (1e-3, 1e3)
 BYTES = 4  # bytes of a stored float32
+OPTIONAL = ("flip",)  # the keys that `to_json` leaves out if they have no effect
 
 
 def check_description(spec: "ModelSpec") -> None:
@@ -38,6 +39,8 @@ def check_description(spec: "ModelSpec") -> None:
         raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(spec.temperature)}")
     if not task.probabilities and spec.temperature != 1:
         raise ModelError(f"temperature must be 1 for a {task.name}, got {short(spec.temperature)}")
+    if not isinstance(spec.flip, bool):
+        raise ModelError(f"flip must be true or false, got {short(spec.flip)}")
     check_names(spec.class_names)
     all_arguments = {**describe(spec.name), **spec.arguments}
     for key, expected, what in (
@@ -151,6 +154,7 @@ class ModelSpec:
     """A network without its weights: the arguments of `construct(name, **arguments)`, its input and its outputs.
 
     `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 has no effect.
+    With `flip`, the logits are the means of those of an image and of its mirror image (`answering.py`).
     """
 
     name: str
@@ -159,9 +163,10 @@ class ModelSpec:
     class_names: tuple[str, ...]
     task: str = "multiclass"
     temperature: float = 1.0
+    flip: bool = False
 
     def build(self) -> "keras.Model":
-        """The network, with random weights."""
+        """The network as it is trained, with random weights. `answering_network` makes the one that answers of it."""
         return construct(self.name, **self.arguments)
 
     def answers(self, logits: Any) -> Any:
@@ -177,4 +182,5 @@ class ModelSpec:
             "preprocessing": self.preprocessing.to_json(),
             "class_names": list(self.class_names),
             "temperature": self.temperature,
+            **({"flip": True} if self.flip else {}),
         }

@@ -50,6 +50,7 @@ def load_spec(folder: str | Path) -> ModelSpec:
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
             tuple(values["class_names"]), values["task"], values.get("temperature", 1.0),
+            values.get("flip", False),
         )  # fmt: skip
         check_description(spec)
     except ModelError as error:
@@ -58,7 +59,15 @@ def load_spec(folder: str | Path) -> ModelSpec:
 
 
 def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
-    """The spec and the network stored in `folder`. Raises RunError, or WeightsError if the sha256 differs."""
+    """The spec and the network that answers (`answering.py`), as `load_network` loads it."""
+    from kerazoo.models.answering import answering_network  # it imports keras
+
+    spec, network = load_network(folder)
+    return spec, answering_network(spec, network)
+
+
+def load_network(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
+    """The spec and the trained network stored in `folder`. Raises RunError, or WeightsError if the sha256 differs."""
     folder = Path(folder)
     spec = load_spec(folder)
     weights = folder / WEIGHTS

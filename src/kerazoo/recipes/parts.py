@@ -275,6 +275,17 @@ class TrainingPart(Part):
         return self
 
 
+class EvaluationPart(Part):
+    """How the trained network answers: in evaluation, in predictions and in exports."""
+
+    flip: Literal["never", "auto", "always"] = Field(
+        "never",
+        description="Whether an answer is the mean over the image and its mirror image, which doubles the time of each "
+        "answer; auto: if it helps on validation. It needs augmentation.flip: where training does not mirror images, "
+        "as for digits, auto does not try it",
+    )
+
+
 class CheckpointPart(Part):
     """How often to write a checkpoint, from which a run can be resumed. The end of training always writes one."""
 
