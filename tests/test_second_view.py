@@ -30,7 +30,6 @@ from kerazoo.training.train import train
 from kerazoo.transfer.finetune import finetune
 from kerazoo.transfer.phases import Phases
 
-
 BLACK = np.zeros((4, 4, 3), np.uint8)
 
 

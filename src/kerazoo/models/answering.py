@@ -1,14 +1,16 @@
-"""The network that answers: the trained network, alone or on each image and its mirror image.
+"""The network that answers: a trained network, on each image alone or with its mirror image, or several of them.
 
 Shape letters, NHWC: B images, H W pixels, C channels, F features, K outputs.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from kerazoo.models.heads.classifier import feature_extractor, has_features
+from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
     from kerazoo.models.description import ModelSpec
@@ -18,9 +20,31 @@ def answering_network(spec: "ModelSpec", network: keras.Model) -> keras.Model:
     """(B, H, W, C) prepared images -> (B, K) logits, which `spec.answers` turns into answers.
 
     Evaluation, predictions, exports and serving all use this network. It has the weights of `network`, which `spec`
-    builds, and is `network` itself unless `spec.flip`.
+    builds, and is `network` itself unless `spec` has mirror images or members. The answers of an ensemble are the means
+    of its members' calibrated probabilities, or of their numbers.
     """
-    return with_mirror_image(network) if spec.flip else network
+    if not spec.members:
+        return with_mirror_image(network) if spec.flip else network
+    x = keras.Input(network.input_shape[1:], name="images")
+    logits = []
+    for member, (one, flip) in zip(spec.members, trained_networks(spec, network), strict=True):
+        answering = with_mirror_image(one) if flip else one
+        logits.append(answering(x) / member.temperature)
+    return keras.Model(x, find_task(spec.task).pooled(logits), name=network.name)
+
+
+def trained_networks(spec: "ModelSpec", network: keras.Model) -> list[tuple[keras.Model, bool]]:
+    """The flat network in `network`, or those of an ensemble, each with whether it answers mirror images, too."""
+    if not spec.members:
+        return [(network, spec.flip)]
+    return [(network.get_layer(f"member_{n}"), one.flip) for n, one in enumerate(spec.members, 1)]
+
+
+def side_by_side(networks: Sequence[keras.Model]) -> keras.Model:
+    """(B, H, W, C) -> a list with the (B, K) logits of each of `networks`, which are its layers `member_1` and on."""
+    x = keras.Input(networks[0].input_shape[1:], name="images")
+    named = [keras.Model(one.input, one.output, name=f"member_{n}") for n, one in enumerate(networks, 1)]
+    return keras.Model(x, [one(x) for one in named], name=networks[0].name)
 
 
 def with_mirror_image(network: keras.Model) -> keras.Model:

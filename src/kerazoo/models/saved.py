@@ -5,12 +5,20 @@ Loading runs only builders of the registry, never code from the file; the weight
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError, RunError, WeightsError
 from kerazoo.files import read_json, sha256, write_json, write_whole
 from kerazoo.keras_private import weights_file
-from kerazoo.models.description import ModelSpec, check_arguments, check_description, check_names, check_size
+from kerazoo.models.description import (
+    Member,
+    ModelSpec,
+    check_arguments,
+    check_description,
+    check_names,
+    check_size,
+    short,
+)
 from kerazoo.models.weights.weights_file import load_whole
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
@@ -50,12 +58,18 @@ def load_spec(folder: str | Path) -> ModelSpec:
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
             tuple(values["class_names"]), values["task"], values.get("temperature", 1.0),
-            values.get("flip", False),
+            values.get("flip", False), _members(values.get("members", [])),
         )  # fmt: skip
         check_description(spec)
     except ModelError as error:
         raise RunError(f"{path} is not a model description of kerazoo: {error}") from error
     return spec
+
+
+def _members(values: Any) -> tuple[Member, ...]:
+    if not isinstance(values, list):
+        raise ModelError(f"members must be a list, got {short(values)}")
+    return tuple(map(Member.from_json, values))
 
 
 def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:

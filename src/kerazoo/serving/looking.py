@@ -177,7 +177,7 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
     from PIL import Image
 
     from kerazoo.insight.grad_cam import grad_cam, overlay
-    from kerazoo.models.answering import answering_network
+    from kerazoo.models.answering import answering_network, trained_networks
     from kerazoo.models.saved import load_network
     from kerazoo.preprocessing.decoding import reason_of
     from kerazoo.preprocessing.image_files import EMPTY
@@ -201,10 +201,12 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
             raise DataError(f"it cannot be decoded: {reason_of(error)}") from error
         prepared = spec.preprocessing.scale(pixels[np.newaxis]).numpy()
         number = int(answering.predict_on_batch(prepared).argmax()) if probabilities else 0
-        heat = grad_cam(network, prepared, classes=number)[0]
-        if spec.flip:  # the answer is from both, and so is the map
-            mirrored = grad_cam(network, prepared[:, :, ::-1], classes=number)[0]
-            heat = (heat + mirrored[:, ::-1]) / 2
+        maps = []
+        for one, flip in trained_networks(spec, network):  # the answer is from all of these, and so is the map
+            maps.append(grad_cam(one, prepared, classes=number)[0])
+            if flip:
+                maps.append(grad_cam(one, prepared[:, :, ::-1], classes=number)[0][:, ::-1])
+        heat = np.mean(maps, axis=0)
         png = io.BytesIO()
         Image.fromarray(overlay(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1), heat)).save(png, "PNG")
         return png.getvalue()

@@ -105,7 +105,7 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
 
     converted = to_onnx(spec, model, "fitted")
     (taken,) = converted.graph.input
-    views = 2 if spec.flip else 1
+    views = 2 if any(one.flip for one in spec.networks) else 1
     each = 4 * views * sum(map(_size, _flat_layers(model)))
     some = images[:: -(-len(images) * each // MEMORY)]
 
