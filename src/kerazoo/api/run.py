@@ -50,7 +50,10 @@ class Run(runs.Run):
             raise RunError(f"{path} cannot be read: {error}; remove it, or train again") from error
 
     def model(self) -> "keras.Model":
-        """The trained network, after a check of its weights: scaled pixels -> logits."""
+        """The network that answers, after a check of its weights: scaled pixels -> logits.
+
+        It is the trained network. If the run answers from mirror images, too, the trained layers are nested in it.
+        """
         start_tensorflow()
         from kerazoo.models.saved import load_model
 

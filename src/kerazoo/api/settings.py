@@ -19,6 +19,7 @@ KEYS = {  # of the recipe, by the arguments that set them
     "data": "data.path",
     "manifest": "data.manifest",
     "group": "data.group",
+    "folds": "data.folds",
     "validation": "data.validation",
     "size": "data.size",
     "epochs": "training.epochs",

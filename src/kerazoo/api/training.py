@@ -70,9 +70,10 @@ def train(
 
 def finetune(
     data: PathLike, backbone: str = "mobilenet_v2_100", *, weights: PathLike = "imagenet", preset: str = "light",
-    epochs: int | None = None, learning_rate: float | None = None, batch_size: int | str | None = None,
-    size: int | None = None, seed: int | None = None, devices: str | None = None, log: Sequence[str] | None = None,
-    log_every: int | str | None = None, to: Sequence[str] | None = None, settings: Settings = (),
+    folds: int | None = None, epochs: int | None = None, learning_rate: float | None = None,
+    batch_size: int | str | None = None, size: int | None = None, seed: int | None = None, devices: str | None = None,
+    log: Sequence[str] | None = None, log_every: int | str | None = None, to: Sequence[str] | None = None,
+    settings: Settings = (),
     callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None, overwrite: bool = False,
     root: PathLike = "runs", reported: bool = True,
 ) -> "Run":  # fmt: skip
@@ -86,6 +87,8 @@ def finetune(
         backbone: A name of `list_models()`.
         weights: "imagenet" (downloaded once), the name of shipped weights, a weights file, a run, or "none".
         preset: "linear" (the probe alone), "light", "full" or "bit": how much learns, and how.
+        folds: Train a network for each of this many folds of the training and validation images. The run is the
+            ensemble of them, whose answers are their mean; `run.folds` has the result of each.
         epochs: Passes with the network unfrozen. The default is the preset's.
         learning_rate: The peak learning rate of the head; earlier stages have lower ones. The default is the preset's.
         batch_size: Images in a step, or "all". The default is the preset's.
@@ -117,8 +120,8 @@ def finetune(
     from kerazoo.recipes.recipe import Recipe
 
     values = merged(
-        settings, data=os.fspath(data), epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size,
-        seed=seed, devices=devices, log=log, log_every=log_every, to=to,
+        settings, data=os.fspath(data), folds=folds, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
+        size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to,
     )  # fmt: skip
     recipe = Recipe.for_finetuning(backbone, data, weights=weights, preset=preset, **values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)
@@ -162,7 +165,12 @@ def _train(recipe: "Recipe", *, name: str | None = None, **arguments: Any) -> "R
         from kerazoo.transfer.finetune import finetune as make
     else:
         from kerazoo.training.train import train as make
-    made = make(recipe, devices=devices, name=name, **arguments)
+    if recipe.data.folds is not None and recipe.data.fold is None:
+        from kerazoo.training.folds import train_folds
+
+        made = train_folds(recipe, make, devices=devices, name=name, **arguments)
+    else:
+        made = make(recipe, devices=devices, name=name, **arguments)
     from kerazoo.api.run import Run
 
     return Run(made.folder, is_chief=devices.is_chief)

@@ -85,6 +85,10 @@ def finetune(
     preset: Annotated[
         str, typer.Option("--preset", help="linear, light, full or bit: which stages to fine-tune, and how.")
     ] = "light",
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", metavar="K", help="Train a network for each of K folds; the run is their ensemble."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=0, help="Epochs of fine-tuning. [default: the preset's]")
     ] = None,
@@ -107,9 +111,9 @@ def finetune(
     """
     exit_on([], fail_on)  # an unknown severity is refused before any work
     run = api.finetune(
-        data, backbone, weights=weights, preset=preset, epochs=epochs, learning_rate=rate, batch_size=batch, size=size,
-        seed=seed, devices=devices, log=log, log_every=log_every, to=to, settings=settings or (), name=name,
-        overwrite=overwrite, reported=False,
+        data, backbone, weights=weights, preset=preset, folds=folds, epochs=epochs, learning_rate=rate,
+        batch_size=batch, size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to,
+        settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
     report(run, as_json, fail_on)
 
@@ -125,6 +129,7 @@ def report(run: "Run", as_json: bool, fail_on: str | None = None) -> None:
         return
     if as_json:
         phases = {"phases": run.phases} if run.phases else {}
+        phases |= {"folds": run.folds} if run.folds else {}
         findings = {"findings": [finding.to_json() for finding in run.findings]}
         print_json({"run": str(run.folder), "seconds": run.seconds, **run.results, **phases, **findings})
     else:

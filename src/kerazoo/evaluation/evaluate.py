@@ -20,6 +20,8 @@ from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
 
+FOLDS = "folds"  # the name of out-of-fold answers among splits
+
 
 def evaluate_model(
     model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str, stored: np.ndarray | None = None
@@ -50,6 +52,8 @@ def answers_of(
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
     """The evaluations of a finished run on its own val and test splits, or on every split of other `data`.
 
+    For an ensemble, whose members have seen the images of val, the first one is of the recorded out-of-fold answers.
+
     Other data without splits is evaluated as one split, `test`, and its results go into `evaluation/NAME-DIGEST/`.
     Answers on the run's own data must equal the recorded ones. Raises RunError if a file of the run was changed (see
     `digests.py`), DataError if its data has changed or the classes differ, and GateError if the answers differ.
@@ -75,7 +79,31 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
                 f"{run.folder} does not give the same answers for its {split} images as when it was trained"
             )
         results.append(result)
+    if spec.members:  # they have seen the images of val, each other's folds
+        return [out_of_fold(run, spec, examples), *(result for result in results if result.split != "val")]
     return results
+
+
+def reported_evaluations(run: Run, spec: ModelSpec, examples: Examples) -> list[Evaluation]:
+    """The recorded evaluations of `run` that say how good it is: on val and test, for an ensemble on folds and test."""
+    splits = examples.split_names[1:]
+    if not spec.members:
+        return [recorded_evaluation(run, spec, examples, split) for split in splits]
+    tested = [recorded_evaluation(run, spec, examples, split) for split in splits if split != "val"]
+    return [out_of_fold(run, spec, examples), *tested]
+
+
+def out_of_fold(run: Run, spec: ModelSpec, examples: Examples) -> Evaluation:
+    """The recorded answers for train and val of the ensemble `run`, each of the member that did not see the image."""
+    part = examples.take(np.flatnonzero(examples.splits != "test"))
+    answers = recorded_answers(run, FOLDS, (len(part), len(examples.class_names)))
+    return evaluation_of_answers(FOLDS, part, answers, spec.task)
+
+
+def evaluation_of_answers(split: str, examples: Examples, answers: np.ndarray, task: str) -> Evaluation:
+    """The evaluation of (N, K) `answers` for `examples`."""
+    loss = float(find_task(task).losses_of_answers(answers, examples.labels).mean())
+    return Evaluation(split, examples.keys, examples.labels, answers, examples.class_names, loss, task)
 
 
 def recorded_answers(run: Run, split: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -87,8 +115,7 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
     """The evaluation of `split` from the recorded answers of `run` and the labels of `examples`, without the model."""
     part = examples.split(split)
     answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
-    loss = float(find_task(spec.task).losses_of_answers(answers, part.labels).mean())
-    return Evaluation(split, part.keys, part.labels, answers, examples.class_names, loss, spec.task)
+    return evaluation_of_answers(split, part, answers, spec.task)
 
 
 def check_unchanged(run: Run, examples: Examples) -> None:

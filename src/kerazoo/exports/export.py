@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kerazoo.errors import GateError, KerazooError, RunError
 from kerazoo.evaluation.answers import Evaluation
-from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation
+from kerazoo.evaluation.evaluate import check_unchanged, recorded_evaluation, reported_evaluations
 from kerazoo.exports.formats.format_gate import FormatResult, check_format, measure_saved_model
 from kerazoo.exports.formats.rounding import effect_of_rounding
 from kerazoo.exports.formats.table import Format, find_formats
@@ -26,7 +26,7 @@ from kerazoo.exports.signatures import write_saved_model
 from kerazoo.exports.warm_up import write_warm_up
 from kerazoo.exports.workplace import workplace
 from kerazoo.files import read_json
-from kerazoo.models.description import ModelSpec
+from kerazoo.models.description import OPTIONAL, ModelSpec
 from kerazoo.models.saved import load_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import check_class_names, load_examples
@@ -60,7 +60,7 @@ def export_run(
             f"a SavedModel needs the TensorFlow backend, got {keras.config.backend()!r}; run the export with "
             "KERAS_BACKEND=tensorflow (the run works with both backends)"
         )
-    spec, model, examples, evaluations = _evaluated(run)
+    spec, model, examples, recorded, evaluations = _evaluated(run)
     with workplace(root) as temporary:
         folder = temporary / "model"
         scratch = temporary / "scratch"
@@ -75,9 +75,7 @@ def export_run(
                     write_format(folder, one, spec, model, examples.split("train"))
                 passport = {**passport_of(run, spec, evaluations), "files": file_hashes(folder)}
                 write_passport(folder, passport)
-                gate, rows = _gates(
-                    folder, chosen, spec, model, examples, evaluations[0].probabilities, scratch, images
-                )
+                gate, rows = _gates(folder, chosen, spec, model, examples, recorded, scratch, images)
             except GateError as error:
                 raise GateError(f"{error}; it was not kept") from error
             others = {"formats": [row.to_json() for row in rows]} if rows else {}
@@ -95,11 +93,11 @@ def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateR
     Raises GateError if its passport describes another model, if a file was changed, or if it does not give the same
     answers as the evaluated model.
     """
-    spec, model, examples, evaluations = _evaluated(run)
+    spec, model, examples, recorded, evaluations = _evaluated(run)
     stored_passport = read_json(folder / PASSPORT)
     passport = passport_of(run, spec, evaluations)
-    for key in (*spec.to_json(), "weights_sha256", "data_digest"):
-        if stored_passport.get(key) != json.loads(json.dumps(passport[key])):
+    for key in dict.fromkeys([*spec.to_json(), *OPTIONAL, "weights_sha256", "data_digest"]):
+        if stored_passport.get(key) != json.loads(json.dumps(passport.get(key))):
             raise GateError(f"{folder} is not an export of {run.folder}: {key} in its {PASSPORT} differs")
     changed = changed_file(folder, stored_passport)
     if changed:
@@ -107,7 +105,6 @@ def verify_export(folder: Path, run: Run, *, images: int | None = None) -> GateR
     formats = find_formats(row["name"] for row in stored_passport.get("formats", []))
     with tempfile.TemporaryDirectory(prefix="kerazoo-") as temporary:
         scratch = Path(temporary)
-        recorded = evaluations[0].probabilities
         try:
             return _gates(folder, formats, spec, model, examples, recorded, scratch, images)[0]
         except GateError as error:
@@ -131,14 +128,18 @@ def _gates(
     return gate, [own, *(check_format(folder, one, asked, val, rounding, scratch) for one in formats)]
 
 
-def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, list[Evaluation]]:
-    """The model of `run`, its data, and its recorded answers. Raises InputError if any of these was changed."""
+def _evaluated(run: Run) -> tuple[ModelSpec, keras.Model, Examples, np.ndarray, list[Evaluation]]:
+    """The model of `run`, its data, its recorded answers for val, and the evaluations that say how good it is.
+
+    Raises InputError if any of these was changed.
+    """
     check_digests(run.folder)
     spec, model = load_model(run.folder)
     examples = load_examples(run.recipe.data)
     check_unchanged(run, examples)
     check_class_names(examples.class_names, spec.class_names, examples.source)
-    return spec, model, examples, [recorded_evaluation(run, spec, examples, name) for name in examples.split_names[1:]]
+    recorded = recorded_evaluation(run, spec, examples, "val").probabilities
+    return spec, model, examples, recorded, reported_evaluations(run, spec, examples)
 
 
 def _put(folder: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ type of its default and within limits that no normal model reaches.
 import reprlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from kerazoo.errors import ModelError
 from kerazoo.keras_private import without_variables
 from kerazoo.models.registry import Network, construct, describe, find
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
@@ -27,17 +28,20 @@ LARGEST_NUMBER = 1e6  # limit on other numbers, such as a penalty
 LONGEST = 1_000  # limit on the characters of a name
 TEMPERATURES = (1e-3, 1e3)
 BYTES = 4  # bytes of a stored float32
+MEMBERS = 100  # limit on the members of an ensemble
+OPTIONAL = ("flip", "members")  # the keys that `to_json` leaves out if they have no effect
 
 
 def check_description(spec: "ModelSpec") -> None:
     """Raise ModelError, which names the key and the value, if kerazoo would not make such a `spec`."""
     check_arguments(spec.name, spec.arguments)
     task = find_task(spec.task)
-    low, high = TEMPERATURES
-    if not _is_number(spec.temperature) or not low <= spec.temperature <= high:
-        raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(spec.temperature)}")
-    if not task.probabilities and spec.temperature != 1:
-        raise ModelError(f"temperature must be 1 for a {task.name}, got {short(spec.temperature)}")
+    for one in (Member(spec.temperature, spec.flip), *spec.members):
+        _check_answer(one.temperature, one.flip, task)
+    if len(spec.members) > MEMBERS:
+        raise ModelError(f"members must be at most {MEMBERS}, got {len(spec.members):,}")
+    if spec.members and (spec.flip or spec.temperature != 1):
+        raise ModelError("flip and temperature of an ensemble must be those of its members")
     check_names(spec.class_names)
     all_arguments = {**describe(spec.name), **spec.arguments}
     for key, expected, what in (
@@ -47,6 +51,16 @@ def check_description(spec: "ModelSpec") -> None:
         value = tuple(all_arguments[key]) if isinstance(all_arguments[key], list) else all_arguments[key]
         if value != expected:
             raise ModelError(f"arguments.{key} must be {expected}, {what}, got {short(value)}")
+
+
+def _check_answer(temperature: Any, flip: Any, task: Task) -> None:
+    low, high = TEMPERATURES
+    if not _is_number(temperature) or not low <= temperature <= high:
+        raise ModelError(f"temperature must be a number from {low} to {high:g}, got {short(temperature)}")
+    if not task.probabilities and temperature != 1:
+        raise ModelError(f"temperature must be 1 for a {task.name}, got {short(temperature)}")
+    if not isinstance(flip, bool):
+        raise ModelError(f"flip must be true or false, got {short(flip)}")
 
 
 def check_names(names: Any) -> None:
@@ -134,6 +148,7 @@ def check_size(spec: "ModelSpec", weights: Path) -> None:
     entry = find(spec.name)
     size = weights.stat().st_size
     count = _parameters(spec) if isinstance(entry, Network) else entry.features * len(spec.class_names)
+    count *= max(1, len(spec.members))
     if count * BYTES > size:
         raise ModelError(
             f"arguments describe {count:,} weights of {BYTES} bytes each, but {weights.name} has only {size:,} bytes"
@@ -147,10 +162,27 @@ def _parameters(spec: "ModelSpec") -> int:
 
 
 @dataclass(frozen=True)
+class Member:
+    """How a member of an ensemble answers; see `ModelSpec`."""
+
+    temperature: float = 1.0
+    flip: bool = False
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Member":
+        """The member in `model.json`. Raises ModelError."""
+        if not isinstance(values, dict) or set(values) != {"temperature", "flip"}:
+            raise ModelError(f"members must each have a temperature and a flip, got {short(values)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A network without its weights: the arguments of `construct(name, **arguments)`, its input and its outputs.
 
     `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 has no effect.
+    With `flip`, the logits are the means of those of an image and of its mirror image (`answering.py`).
+    An ensemble has `members`: networks of the same kind, whose answers are averaged.
     """
 
     name: str
@@ -159,10 +191,24 @@ class ModelSpec:
     class_names: tuple[str, ...]
     task: str = "multiclass"
     temperature: float = 1.0
+    flip: bool = False
+    members: tuple[Member, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Member, ...]:
+        """How each network answers: the members of an ensemble, or the only one."""
+        return self.members or (Member(self.temperature, self.flip),)
 
     def build(self) -> "keras.Model":
-        """The network, with random weights."""
-        return construct(self.name, **self.arguments)
+        """The network as it is trained, with random weights, or the networks of an ensemble side by side.
+
+        `answering_network` makes the network that answers of it.
+        """
+        if not self.members:
+            return construct(self.name, **self.arguments)
+        from kerazoo.models.answering import side_by_side  # it imports keras
+
+        return side_by_side([construct(self.name, **self.arguments) for _ in self.members])
 
     def answers(self, logits: Any) -> Any:
         """(B, K) logits -> (B, K) answers of the task: calibrated probabilities, or a regression's numbers."""
@@ -177,4 +223,6 @@ class ModelSpec:
             "preprocessing": self.preprocessing.to_json(),
             "class_names": list(self.class_names),
             "temperature": self.temperature,
+            **({"flip": True} if self.flip else {}),
+            **({"members": [asdict(member) for member in self.members]} if self.members else {}),
         }

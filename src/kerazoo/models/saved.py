@@ -5,12 +5,20 @@ Loading runs only builders of the registry, never code from the file; the weight
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError, RunError, WeightsError
 from kerazoo.files import read_json, sha256, write_json, write_whole
 from kerazoo.keras_private import weights_file
-from kerazoo.models.description import ModelSpec, check_arguments, check_description, check_names, check_size
+from kerazoo.models.description import (
+    Member,
+    ModelSpec,
+    check_arguments,
+    check_description,
+    check_names,
+    check_size,
+    short,
+)
 from kerazoo.models.weights.weights_file import load_whole
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
@@ -50,6 +58,7 @@ def load_spec(folder: str | Path) -> ModelSpec:
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
             tuple(values["class_names"]), values["task"], values.get("temperature", 1.0),
+            values.get("flip", False), _members(values.get("members", [])),
         )  # fmt: skip
         check_description(spec)
     except ModelError as error:
@@ -57,8 +66,22 @@ def load_spec(folder: str | Path) -> ModelSpec:
     return spec
 
 
+def _members(values: Any) -> tuple[Member, ...]:
+    if not isinstance(values, list):
+        raise ModelError(f"members must be a list, got {short(values)}")
+    return tuple(map(Member.from_json, values))
+
+
 def load_model(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
-    """The spec and the network stored in `folder`. Raises RunError, or WeightsError if the sha256 differs."""
+    """The spec and the network that answers (`answering.py`), as `load_network` loads it."""
+    from kerazoo.models.answering import answering_network  # it imports keras
+
+    spec, network = load_network(folder)
+    return spec, answering_network(spec, network)
+
+
+def load_network(folder: str | Path) -> tuple[ModelSpec, "keras.Model"]:
+    """The spec and the trained network stored in `folder`. Raises RunError, or WeightsError if the sha256 differs."""
     folder = Path(folder)
     spec = load_spec(folder)
     weights = folder / WEIGHTS

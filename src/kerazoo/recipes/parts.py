@@ -93,6 +93,12 @@ class DataPart(Part):
     test: float = Field(
         0.0, ge=0, lt=1, description="Share of train to hold out if the data has no test split; 0 for no test split"
     )
+    folds: int | None = Field(
+        None, ge=2, description="Train one network for each of this many folds of train and val, and put them together"
+    )
+    fold: int | None = Field(
+        None, ge=1, description="The fold of `folds` that is the validation split; the others are train"
+    )
     group: str | None = Field(
         None,
         description="A regular expression on file names; images for which it matches the same text stay in one split",
@@ -127,6 +133,12 @@ class DataPart(Part):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"must be a regular expression ({error})") from error
         return group
+
+    @model_validator(mode="after")
+    def _whole(self) -> "DataPart":
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            refuse(f"fold={self.fold} must be at most folds, got folds={self.folds}")
+        return self
 
 
 WARMUP = {"cosine": 0.05, "one_cycle": 0.25, "constant": 0, "step": 0, "plateau": 0}  # defaults by schedule
@@ -273,6 +285,17 @@ class TrainingPart(Part):
         if self.loss == "focal" and self.focal_gamma is None:
             self.fill(focal_gamma=2.0)
         return self
+
+
+class EvaluationPart(Part):
+    """How the trained network answers: in evaluation, in predictions and in exports."""
+
+    flip: Literal["never", "auto", "always"] = Field(
+        "never",
+        description="Whether an answer is the mean over the image and its mirror image, which doubles the time of each "
+        "answer; auto: if it helps on validation. It needs augmentation.flip: where training does not mirror images, "
+        "as for digits, auto does not try it",
+    )
 
 
 class CheckpointPart(Part):

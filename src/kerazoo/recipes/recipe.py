@@ -20,6 +20,7 @@ from kerazoo.recipes.parts import (
     PERIOD,
     CheckpointPart,
     DataPart,
+    EvaluationPart,
     ModelPart,
     OptimizerPart,
     Part,
@@ -36,8 +37,8 @@ OWN = ("optimizer", "augmentation")  # the parts of that recipe that also apply 
 OF_SCHEDULE = ("schedule", "warmup", "milestones", "factor", "patience")
 
 __all__ = [
-    "AugmentationPart", "CheckpointPart", "DataPart", "ModelPart", "OptimizerPart", "Recipe", "TrainingPart",
-    "TransferPart", "data_part", "make_recipe", "override", "read_recipe",
+    "AugmentationPart", "CheckpointPart", "DataPart", "EvaluationPart", "ModelPart", "OptimizerPart", "Recipe",
+    "TrainingPart", "TransferPart", "data_part", "make_recipe", "override", "read_recipe",
 ]  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class Recipe(Part):
     training: TrainingPart = TrainingPart()
     optimizer: OptimizerPart = OptimizerPart()
     augmentation: AugmentationPart = AugmentationPart()
+    evaluation: EvaluationPart = EvaluationPart()
     checkpoint: CheckpointPart = CheckpointPart()
     transfer: TransferPart | None = None
     devices: str = Field(
@@ -99,6 +101,11 @@ class Recipe(Part):
             refuse(
                 f"optimizer.patience={patience} must be smaller than training.epochs={epochs}, or the learning rate "
                 "never falls; use a smaller patience or more epochs"
+            )
+        if self.evaluation.flip == "always" and not self.augmentation.flip:
+            refuse(
+                "evaluation.flip='always' needs augmentation.flip=true: only a network that was trained on mirrored "
+                "images can answer them; set it, or remove evaluation.flip"
             )
         if self.transfer is not None and self.devices == "multiworker":
             refuse("devices='multiworker' works only with `kerazoo train`; fine-tune on one machine")

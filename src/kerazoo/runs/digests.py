@@ -7,7 +7,7 @@ the evaluation.
 from pathlib import Path
 
 from kerazoo.errors import RunError
-from kerazoo.files import sha256
+from kerazoo.files import read_json, sha256
 from kerazoo.models.saved import DESCRIPTION
 from kerazoo.runs.records import DATA, STATE, read_data, read_state
 
@@ -45,4 +45,6 @@ def _names(folder: Path) -> list[str]:
     splits = [split for split in ("val", "test") if split in counts] if isinstance(counts, dict) else []
     if not splits:
         raise RunError(f"{folder / DATA} does not name the splits; restore it, or train the run again")
+    if read_json(folder / DESCRIPTION).get("members"):
+        splits.append("folds")  # the out-of-fold answers of an ensemble
     return [DATA, DESCRIPTION, *(f"evaluation/{split}.{ending}" for split in splits for ending in RECORDED)]

@@ -11,6 +11,7 @@ runs/NAME/run.json             status (running, interrupted, finished), results,
           history.csv, metrics.jsonl, curves.svg and .png, watch.jsonl, findings.json, feature_maps/
           checkpoints/         the newest checkpoints; see callbacks/checkpoints.py
           evaluation/SPLIT.json, SPLIT.csv, SPLIT.npy
+          folds/1 and on       of an ensemble: a run for each fold; evaluation/folds.* has the out-of-fold answers
 """
 
 import csv
@@ -85,6 +86,11 @@ class Run:
     def phases(self) -> list[dict[str, Any]]:
         """The cost and the gain of each phase of fine-tuning, with its `line`; empty for training from scratch."""
         return list(read_state(self.folder).get("phases", []))
+
+    @property
+    def folds(self) -> list[dict[str, Any]]:
+        """The result of each fold, with the `run` that it is of; empty for a run that is not an ensemble."""
+        return list(read_state(self.folder).get("folds", []))
 
     @property
     def kept_phase(self) -> str | None:

@@ -177,15 +177,17 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
     from PIL import Image
 
     from kerazoo.insight.grad_cam import grad_cam, overlay
-    from kerazoo.models.saved import load_model
+    from kerazoo.models.answering import answering_network, trained_networks
+    from kerazoo.models.saved import load_network
     from kerazoo.preprocessing.decoding import reason_of
     from kerazoo.preprocessing.image_files import EMPTY
     from kerazoo.runs.digests import check_digests
     from kerazoo.tasks.task import find_task
 
     check_digests(folder)
-    spec, network = load_model(folder)
-    classes = None if find_task(spec.task).probabilities else 0
+    spec, network = load_network(folder)
+    answering = answering_network(spec, network)
+    probabilities = find_task(spec.task).probabilities
     zoom = max(1, SMALLEST // min(spec.preprocessing.height, spec.preprocessing.width))
 
     def look(image: bytes) -> bytes:
@@ -197,7 +199,14 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
             raise KerazooError("there is not enough memory for Grad-CAM of one image") from error
         except tf.errors.OpError as error:
             raise DataError(f"it cannot be decoded: {reason_of(error)}") from error
-        heat = grad_cam(network, spec.preprocessing.scale(pixels[np.newaxis]), classes=classes)[0]
+        prepared = spec.preprocessing.scale(pixels[np.newaxis]).numpy()
+        number = int(answering.predict_on_batch(prepared).argmax()) if probabilities else 0
+        maps = []
+        for one, flip in trained_networks(spec, network):  # the answer is from all of these, and so is the map
+            maps.append(grad_cam(one, prepared, classes=number)[0])
+            if flip:
+                maps.append(grad_cam(one, prepared[:, :, ::-1], classes=number)[0][:, ::-1])
+        heat = np.mean(maps, axis=0)
         png = io.BytesIO()
         Image.fromarray(overlay(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1), heat)).save(png, "PNG")
         return png.getvalue()

@@ -93,6 +93,10 @@ class Task(ABC):
     def answers(self, logits: Any) -> Any:
         """(B, K) logits -> (B, K) answers, as tensors of the backend."""
 
+    @abstractmethod
+    def pooled(self, logits: Sequence[Any]) -> Any:
+        """(B, K) logits of several models -> (B, K) logits whose answers are the means of the models' answers."""
+
     def shares(self, labels: Any, units: int) -> Any:
         """A tensor of labels -> (B, K) float32 that can be mixed."""
         return labels
@@ -149,6 +153,10 @@ class Task(ABC):
     @abstractmethod
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N, K) logits and labels -> (N,) scores; higher is better."""
+
+    def scores_of_answers(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, K) answers and labels -> (N,) scores, the same as from logits."""
+        return self.scores(answers, labels)
 
     @abstractmethod
     def losses(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Measures that several tasks share: agreement of answers, intervals, confusion matrices, calibration."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 TOLERANCE = 1e-4  # largest allowed difference of a probability; different batches round differently
@@ -25,6 +28,24 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
     bounds = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(bounds.low), float(bounds.high)
+
+
+def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, float]:
+    """The 95 % interval of the mean of (N,) `values`, of which those of one group belong together.
+
+    It is Student's, with the variance over groups: G / (G - 1) sum_g (sum of the deviations in g)^2 / N^2. It is the
+    whole line if there is only one group.
+    """
+    from scipy.stats import t
+
+    names = np.arange(len(values)) if groups is None else np.unique(np.array(groups), return_inverse=True)[1]
+    mean = float(values.mean())
+    sums = np.bincount(names, weights=values - mean)
+    count = len(sums)
+    if count < 2:
+        return -np.inf, np.inf
+    half = float(t.ppf(0.975, count - 1)) * math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(values)
+    return mean - half, mean + half
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

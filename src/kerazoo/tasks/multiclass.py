@@ -11,7 +11,7 @@ from kerazoo.errors import DataError
 from kerazoo.tasks.columns import in_order
 from kerazoo.tasks.linear import ALL, Rows, Solution, logistic
 from kerazoo.tasks.measures import calibration_gap, confusion, interval
-from kerazoo.tasks.probabilities import LEAST, Probabilities
+from kerazoo.tasks.probabilities import LEAST, Probabilities, log_mean
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Multiclass(Probabilities):
         from keras import ops
 
         return ops.softmax(logits, axis=-1)
+
+    def pooled(self, logits: Sequence[Any]) -> Any:
+        """The logarithms of the mean probabilities."""
+        return log_mean([self.answers(one) for one in logits])
 
     def shares(self, labels: Any, units: int) -> Any:
         """One-hot."""

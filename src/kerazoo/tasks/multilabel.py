@@ -10,7 +10,7 @@ from kerazoo.errors import DataError
 from kerazoo.tasks.columns import in_order, labels_in, numbers
 from kerazoo.tasks.linear import ALL, Rows, Solution, one_label
 from kerazoo.tasks.measures import average_precisions, calibration_gap, interval
-from kerazoo.tasks.probabilities import LEAST, MOST, Probabilities
+from kerazoo.tasks.probabilities import LEAST, MOST, Probabilities, log_mean
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Multilabel(Probabilities):
         from keras import ops
 
         return ops.sigmoid(logits)
+
+    def pooled(self, logits: Sequence[Any]) -> Any:
+        """The log-odds of the mean probabilities."""
+        return log_mean([self.answers(one) for one in logits]) - log_mean([self.answers(-one) for one in logits])
 
     def read_columns(
         self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
@@ -69,6 +73,10 @@ class Multilabel(Probabilities):
         """The shares of labels that are right."""
         shares: np.ndarray = ((logits >= 0) == (labels >= 0.5)).mean(axis=1)
         return shares
+
+    def scores_of_answers(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """As in `Task`."""
+        return self.scores(answers - 0.5, labels)
 
     def losses(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The mean cross-entropy of the sigmoids, nats."""

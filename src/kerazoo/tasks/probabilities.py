@@ -11,6 +11,14 @@ from kerazoo.tasks.base import Task
 # the float32 numbers next to 0 and to 1
 LEAST = np.finfo(np.float32).smallest_subnormal
 MOST = 1 - np.finfo(np.float32).epsneg
+SMALLEST = 1e-37  # a probability below it counts as this, whose logarithm is finite everywhere
+
+
+def log_mean(probabilities: Sequence[Any]) -> Any:
+    """(B, K) of several models -> (B, K) logarithms of their means."""
+    from keras import ops
+
+    return ops.log(ops.maximum(sum(probabilities) / len(probabilities), SMALLEST))
 
 
 @dataclass(frozen=True)

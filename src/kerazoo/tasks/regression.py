@@ -36,6 +36,10 @@ class Regression(Task):
         """The logits."""
         return logits
 
+    def pooled(self, logits: Sequence[Any]) -> Any:
+        """The means."""
+        return sum(logits) / len(logits)
+
     def read_columns(
         self, where: str, columns: Sequence[Sequence[Any]], names: Sequence[str]
     ) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import keras
 from kerazoo.callbacks.checkpoints import prune
 from kerazoo.errors import KerazooError, RecipeError
 from kerazoo.evaluation.evaluate import evaluate_model
-from kerazoo.models.saved import load_model, save_model
+from kerazoo.models.answering import answering_network
+from kerazoo.models.saved import load_network, save_model
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
@@ -22,6 +24,7 @@ from kerazoo.runs.run import RUNS, Run, finished
 from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.outcome import Outcome, trained
 from kerazoo.training.plan import Plan, plan, set_seed, stem_of, summary
+from kerazoo.training.second_view import with_second_view
 from kerazoo.training.watching import log_kept
 
 log = logging.getLogger("kerazoo")
@@ -76,6 +79,7 @@ def train(
             raise KerazooError(reason)
         if not devices.is_chief:
             return run
+        run_plan = replace(run_plan, spec=with_second_view(model, run_plan))
         return finish_run(run, run_plan, model, history, start, reported=reported)
 
 
@@ -91,8 +95,9 @@ def finish_run(
     outcome = outcome or trained(history, keeps_best=plan.recipe.training.early_stopping is not None)
     outcome.draw(history, run.folder)
     save_model(run.folder, plan.spec, model)
-    stored = load_model(run.folder)[1]  # evaluate the saved model, which users will load
-    log_kept(stored, outcome.levels, run, plan, epochs=len(history))
+    spec, network = load_network(run.folder)  # evaluate the saved model, which users will load
+    stored = answering_network(spec, network)
+    log_kept(network, outcome.levels, run, plan, epochs=len(history))
     results: dict[str, Any] = {}
     for split in plan.examples.split_names[1:]:
         part = plan.examples.split(split)

@@ -5,7 +5,8 @@
 3. Fine-tuning from the probe, if `training.epochs` > 0. The chosen stages are unfrozen, and the learning rates fall
    from the head to the stem (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
 4. Afterwards (`refinement.py`): batch norm re-estimation if its statistics were trained, an average of the weights
-   before and after fine-tuning, and a temperature.
+   before and after fine-tuning, answers from each image and its mirror image if the recipe wants them, and a
+   temperature.
 """
 
 import logging
@@ -34,7 +35,7 @@ from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phases
-from kerazoo.transfer.refinement import calibrated, refine
+from kerazoo.transfer.refinement import calibrated, mirrored, refine
 from kerazoo.transfer.unfreezing import unfreeze
 
 log = logging.getLogger("kerazoo")
@@ -82,6 +83,7 @@ def finetune(
         phases = Phases(run_plan.task)
         probe = learn_head(single, run_plan, phases)
         history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
+        run_plan = replace(run_plan, spec=mirrored(single, run_plan, phases))
         if run_plan.transfer.calibrate:
             run_plan = replace(run_plan, spec=calibrated(single, run_plan, phases))
         phases.write(run.folder, probe)

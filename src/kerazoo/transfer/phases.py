@@ -16,6 +16,7 @@ import numpy as np
 from kerazoo.files import write_json
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.scores import Gain, Measured
+from kerazoo.training.second_view import COST, NAME
 from kerazoo.transfer.cross_fitting import Average, Temperature
 from kerazoo.transfer.features import Features
 from kerazoo.transfer.probe import Probe
@@ -104,6 +105,15 @@ class Phases:
             self.best = average.measured
         return kept
 
+    def mirror_images(self, measured: Measured, seconds: float, *, always: bool = False) -> bool:
+        """Add answers from images and their mirror images; whether they are kept."""
+        assert self.best is not None
+        kept = always or measured.helps_over(self.best)
+        self._judge(NAME, measured, self.best, kept, seconds, cost=COST)
+        if kept:
+            self.best = measured
+        return kept
+
     def temperature(self, temperature: Temperature, seconds: float) -> bool:
         """Add a temperature; whether it is kept. Each fold is measured with the value fitted to the other folds."""
         before = temperature.error_before
@@ -131,7 +141,7 @@ class Phases:
 
     def _judge(
         self, name: str, measured: Measured, over: Measured, kept: bool, seconds: float, choices: int = 1,
-        ece_before: float | None = None, ece: float | None = None,
+        ece_before: float | None = None, ece: float | None = None, cost: str = "",
     ) -> bool:  # fmt: skip
         gained = measured.gain_over(over, choices=choices)
         saved = measured.saved_over(over, choices=choices)
@@ -141,7 +151,7 @@ class Phases:
         metric, value = self._metric(score)
         _, before = self._metric(float(over.scores.mean()))
         if kept:
-            why = "kept"
+            why = f"kept; {cost}" if cost else "kept"
         elif not np.isfinite(loss):
             why = f"dropped: its loss {images} is not finite"
         elif gained.mean < 0:

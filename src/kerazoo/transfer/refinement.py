@@ -1,4 +1,7 @@
-"""After fine-tuning: batch norm re-estimation, an average of weights, a temperature; each is kept only if it helps."""
+"""After fine-tuning: batch norm re-estimation, an average of weights, mirror images, a temperature.
+
+Each is kept only if it helps.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,10 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerazoo.models.answering import answering_network, with_mirror_image
 from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
+from kerazoo.training.second_view import NAME, NOT_TRIED, measured
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
@@ -50,14 +55,26 @@ def refine(
 
 def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], Measured]:
     """A function weights -> the measure of `model` with these weights on validation."""
-    val = plan.examples.split("val")
-    batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
-        return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, plan.task)
+        return measured(model, plan)
 
     return measure
+
+
+def mirrored(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
+    """The description of the network, with mirror images if the recipe wants them and, unless always, they help."""
+    flip = plan.recipe.evaluation.flip
+    if flip == "never":
+        return plan.spec
+    begin = time.perf_counter()
+    if not plan.augmentation.flip:
+        phases.leave_out(NAME, NOT_TRIED, 0.0)
+        return plan.spec
+    found = measured(with_mirror_image(model), plan)
+    kept = phases.mirror_images(found, time.perf_counter() - begin, always=flip == "always")
+    return replace(plan.spec, flip=kept)
 
 
 def calibrated(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
@@ -68,7 +85,7 @@ def calibrated(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
     begin = time.perf_counter()
     val = plan.examples.split("val")
     batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
-    logits: Any = np.asarray(model.predict(batches, verbose=0))
+    logits: Any = np.asarray(answering_network(plan.spec, model).predict(batches, verbose=0))
     temperature = best_temperature(logits, val.labels, task, folds_of(val.labels, task))
     kept = phases.temperature(temperature, time.perf_counter() - begin)
     return replace(plan.spec, temperature=temperature.value) if kept else plan.spec

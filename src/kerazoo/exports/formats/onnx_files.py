@@ -82,6 +82,17 @@ def _share(model: Any, places: dict[str, int], blocks: list[bytes]) -> None:
         tensor.ClearField("raw_data")
 
 
+def _flat_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
+    """The layers of `model`, and in place of a network among them its own layers."""
+    for layer in model.layers:
+        yield from _flat_layers(layer) if hasattr(layer, "layers") else [layer]
+
+
+def _size(layer: "keras.Layer") -> int:
+    """The number of values that `layer` gives for an image."""
+    return int(np.prod(layer.output.shape[1:])) if hasattr(layer.output, "shape") else 0
+
+
 def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: np.ndarray) -> None:
     """Write a model of integers at `path`, calibrated with (N, height, width, C) uint8 `images`.
 
@@ -94,7 +105,8 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
 
     converted = to_onnx(spec, model, "fitted")
     (taken,) = converted.graph.input
-    each = 4 * sum(int(np.prod(layer.output.shape[1:])) for layer in model.layers if hasattr(layer.output, "shape"))
+    views = 2 if any(one.flip for one in spec.networks) else 1
+    each = 4 * views * sum(map(_size, _flat_layers(model)))
     some = images[:: -(-len(images) * each // MEMORY)]
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

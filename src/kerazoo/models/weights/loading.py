@@ -12,7 +12,7 @@ from kerazoo.errors import WeightsError
 from kerazoo.files import DamagedError
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.keras_applications import BACKBONES
-from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model
+from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_network
 from kerazoo.models.weights.channels import adapt_input_channels
 from kerazoo.models.weights.scaling_layers import has_published_scaling, scaling_layers
 from kerazoo.models.weights.sources import check_source
@@ -43,7 +43,10 @@ def load_features(model: "keras.Model", source: str | Path, *, scaling: str | No
         source = source.parent  # the folder of a run describes the file
     check_source(source)
     if source.is_dir():
-        stored = feature_extractor(load_model(source)[1])
+        spec, network = load_network(source)
+        if spec.members:
+            raise WeightsError(f"{source} has the weights of {len(spec.members)} networks; use one of its folds")
+        stored = feature_extractor(network)
         if stored.name != features.name or not _give(stored, features):
             raise WeightsError(
                 f"the weights in {source} are for {_name(stored)}; they do not fit this {_name(features)}"

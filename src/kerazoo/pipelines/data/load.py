@@ -40,10 +40,12 @@ def trainable(examples: Examples, part: DataPart) -> Examples:
 
     Training and `kerazoo check` both call this, so that a check refuses the same data as training.
     """
-    from kerazoo.pipelines.data import splits
+    from kerazoo.pipelines.data import folds, splits
 
     check_classes(examples)
     examples = splits.hold_out(examples, part.validation, part.test)
+    if part.folds is not None and part.fold is not None:
+        examples = folds.with_fold(examples, part.folds, part.fold)
     check_classes(examples)
     return examples
 

@@ -87,12 +87,20 @@ def hold_out(examples: Examples, validation: float, test: float) -> Examples:
     return replace(examples, splits=splits)
 
 
+def units_of(examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(U,) hashes, in order, of the units that must stay in one split; (U,) their first example; (N,) the unit of each.
+
+    Examples with the same group or content form one unit.
+    """
+    names = examples.hashes
+    if examples.groups is not None:
+        names = tuple(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest() for group in examples.groups)
+    return np.unique(names, return_index=True, return_inverse=True)
+
+
 def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
     """(N,) the split of each example. Examples with the same group or content form one unit, with its first class."""
-    names = train.hashes
-    if train.groups is not None:
-        names = tuple(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest() for group in train.groups)
-    units, first, unit_of = np.unique(names, return_index=True, return_inverse=True)  # in order of hash
+    units, first, unit_of = units_of(train)
     numbers = np.array([int(unit[:16], 16) / 2**64 for unit in units])
     class_of = find_task(train.task).strata(train.labels)[first]
     chosen = np.full(len(units), "train", "<U5")
@@ -108,4 +116,5 @@ def _drawn(train: Examples, shares: dict[str, float]) -> np.ndarray:
             count = max(1, min(most, count)) if most > 0 else 0
             chosen[members[:count]], members = split, members[count:]
             below, left = below + share, left - count
-    return chosen[unit_of]
+    split_of: np.ndarray = chosen[unit_of]
+    return split_of

@@ -1,0 +1,198 @@
+"""A run for each fold of train and val, one table of their results, and the ensemble of their networks.
+
+runs/NAME is the ensemble, and runs/NAME/folds/1 to K are the runs of the folds, each a run like any other. An ensemble
+that did not finish goes on with the fold that did not finish; finished folds are not trained again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from kerazoo.errors import RecipeError
+from kerazoo.evaluation.answers import Evaluation
+from kerazoo.evaluation.evaluate import FOLDS, evaluate_model, evaluation_of_answers, recorded_evaluation
+from kerazoo.models.answering import side_by_side
+from kerazoo.models.description import Member, ModelSpec
+from kerazoo.models.saved import load_model, load_network, save_model
+from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.data.folds import folds_of, with_fold
+from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.recipes.checks import check_against
+from kerazoo.recipes.recipe import Recipe, make_recipe
+from kerazoo.runs.begin import choose_folder, started
+from kerazoo.runs.digests import digests_of
+from kerazoo.runs.run import RUNS, Run, finished
+from kerazoo.tasks.measures import interval, mean_interval
+from kerazoo.tasks.task import find_task
+from kerazoo.training.plan import resolve_preset, stem_of
+
+log = logging.getLogger("kerazoo")
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """The result of the run of a fold on its images, which it did not see; `kept` is its last kept phase."""
+
+    run: str
+    fold: int
+    images: int
+    score: float
+    loss: float
+    seconds: float
+    kept: str | None
+
+    title: ClassVar[str] = "fold    images  {metric:>8}    loss       s  kept"
+
+    def line(self, value: float) -> str:
+        """A row of the table under `title`, with the score as the metric's `value`."""
+        return (
+            f"{self.fold:<6}  {self.images:>6,}  {value:>8.4f}  {self.loss:.4f}  {self.seconds:>6.0f}  "
+            f"{self.kept or 'training'}"
+        )
+
+
+def train_folds(
+    recipe: Recipe, make: Callable[..., Run], *, name: str | None = None, root: str | Path = RUNS,
+    overwrite: bool = False, devices: Devices, callbacks: Sequence[keras.callbacks.Callback] = (),
+    reported: bool = True,
+) -> Run:  # fmt: skip
+    """The finished ensemble of `recipe.data.folds` runs, which `make` (`train` or `finetune`) makes of the folds.
+
+    Its results are of the out-of-fold answers, and of the ensemble on test if there is one. The other arguments are
+    those of `make`. Raises as `make` does.
+    """
+    start = time.perf_counter()
+    if devices.workers > 1:
+        raise RecipeError("data.folds works only on one machine; remove it, or train each fold by data.fold")
+    recipe = recipe.anchored()
+    recipe, examples = (recipe, load_examples(recipe.data)) if recipe.transfer is None else resolve_preset(recipe)
+    count = int(recipe.data.folds or 0)
+    numbers = folds_of(examples, count)
+    used = numbers[numbers > 0]
+    recipe = check_against(recipe, len(used) - int(np.bincount(used).max()))
+    folder = choose_folder(recipe, stem_of(recipe), name=name, root=root, overwrite=overwrite)
+    if finished(folder) and not overwrite:
+        return Run(folder)
+    with started(folder, recipe, examples, overwrite=overwrite, numbered=name is None) as run:
+        members = []
+        for fold in range(1, count + 1):
+            log.info(f"fold {fold} of {count}")
+            members.append(_run_of(fold, recipe, run, make, devices=devices, callbacks=callbacks))
+        return _finish(run, recipe, examples, members, start, reported=reported)
+
+
+def _run_of(fold: int, recipe: Recipe, ensemble: Run, make: Callable[..., Run], **arguments: Any) -> Run:
+    """The finished run of a fold. One that is finished is not made again."""
+    root = ensemble.folder / FOLDS
+    if finished(root / str(fold)):
+        run = Run(root / str(fold))
+        run.check_recipe()
+        log.info(f"{run.folder} is finished")
+        return run
+    values = recipe.model_dump(exclude_none=True)
+    values["data"]["fold"] = fold
+    return make(make_recipe(values), name=str(fold), root=root, reported=False, **arguments)
+
+
+def _finish(
+    run: Run, recipe: Recipe, examples: Examples, members: list[Run], start: float, *, reported: bool
+) -> Run:  # fmt: skip
+    """Put the networks of `members` together, evaluate, show the table, and mark the run as finished."""
+    folder = run.folder / "evaluation"
+    rows, answers = _out_of_fold(examples, members)
+    part = examples.take(np.flatnonzero(examples.splits != "test"))
+    result = evaluation_of_answers(FOLDS, part, answers, examples.task)
+    result.write(folder)
+    spec = _save_ensemble(run.folder, members)
+    model = load_model(run.folder)[1]  # evaluate the saved model, which users will load
+    tested = []
+    for split in examples.split_names[1:]:
+        evaluation = evaluate_model(model, spec, examples.split(split), folder, split)
+        if split != "val":  # the members have seen val, whose answers are recorded for the gate of an export only
+            tested.append(evaluation)
+    results = _show(rows, result, part.groups, tested)
+    run.set_status(
+        "finished", seconds=round(time.perf_counter() - start, 1), results=results, digests=digests_of(run.folder),
+        folds=[asdict(row) for row in rows], reported=reported,
+    )  # fmt: skip
+    return run
+
+
+def _out_of_fold(examples: Examples, members: list[Run]) -> tuple[list[FoldResult], np.ndarray]:
+    """The result of each fold, and (N, K) answers for train and val: each image's from the run that did not see it."""
+    keys = [key for key, split in zip(examples.keys, examples.splits, strict=True) if split != "test"]
+    place = {key: number for number, key in enumerate(keys)}
+    answers = np.full((len(keys), len(examples.class_names)), np.nan, np.float32)
+    task = find_task(examples.task)
+    rows = []
+    for fold, member in enumerate(members, 1):
+        one = recorded_evaluation(member, member.spec, with_fold(examples, len(members), fold), "val")
+        answers[[place[key] for key in one.keys]] = one.probabilities
+        score = float(task.scores_of_answers(one.probabilities, one.labels).mean())
+        row = FoldResult(
+            run=str(member.folder), fold=fold, images=len(one.keys), score=score, loss=one.loss,
+            seconds=member.seconds, kept=member.kept_phase,
+        )  # fmt: skip
+        rows.append(row)
+    assert np.isfinite(answers).all()
+    return rows, answers
+
+
+def _save_ensemble(folder: Path, members: list[Run]) -> ModelSpec:
+    """Write the ensemble of the networks of `members` into `folder`."""
+    loaded = [load_network(member.folder) for member in members]
+    first = loaded[0][0]
+    each = tuple(Member(spec.temperature, spec.flip) for spec, _ in loaded)
+    # the momentum of batch norm, which may differ, has no effect on answers
+    spec = ModelSpec(
+        first.name, first.arguments, first.preprocessing, first.class_names, first.task, members=each
+    )  # fmt: skip
+    save_model(folder, spec, side_by_side([network for _, network in loaded]))
+    return spec
+
+
+def _show(
+    rows: list[FoldResult], result: Evaluation, groups: tuple[str, ...] | None, tested: list[Evaluation]
+) -> dict[str, Any]:
+    """Log the table, and return the results of the run."""
+    task = find_task(result.task)
+    scores = task.scores_of_answers(result.probabilities, result.labels)
+    ((metric, value),) = task.chart_values(float(scores.mean())).items()
+    each = [task.chart_values(row.score)[metric] for row in rows]
+    log.info(FoldResult.title.format(metric=metric))
+    for row, one in zip(rows, each, strict=True):
+        log.info(row.line(one))
+    losses = np.array([row.loss for row in rows])
+    spread = float(np.std(each, ddof=1))
+    log.info(f"mean            {np.mean(each):>8.4f}  {losses.mean():.4f}")
+    log.info(f"spread          {spread:>8.4f}  {losses.std(ddof=1):.4f}  (standard deviation over the folds)")
+    low, high = _interval(scores, groups, exclusive=task.exclusive)
+    low, high = sorted(task.chart_values(end)[metric] for end in (low, high))
+    each_loss = task.losses_of_answers(result.probabilities, result.labels)
+    loss_low, loss_high = mean_interval(each_loss, groups)
+    log.info(
+        f"out of fold: {metric} {value:.4f} (95 % {low:.4f} to {high:.4f}), loss {result.loss:.4f} (95 % "
+        f"{loss_low:.4f} to {loss_high:.4f}), {len(scores):,} images"
+    )
+    log.info("the ensemble's networks have seen these images; only a test split can tell how good it is")
+    for evaluation in tested:
+        log.info(evaluation.line())
+    return {
+        **result.summary(), f"{FOLDS}_{metric}_interval": [low, high], f"{FOLDS}_loss_interval": [loss_low, loss_high],
+        f"{FOLDS}_{metric}_mean": float(np.mean(each)), f"{FOLDS}_{metric}_spread": spread,
+        **{name: value for one in tested for name, value in one.summary().items()},
+    }  # fmt: skip
+
+
+def _interval(scores: np.ndarray, groups: tuple[str, ...] | None, *, exclusive: bool) -> tuple[float, float]:
+    """The 95 % interval of the mean score: Wilson's for right and wrong answers, unless images belong together."""
+    if exclusive and groups is None:
+        return interval(float(scores.mean()), len(scores))
+    return mean_interval(scores, groups)
