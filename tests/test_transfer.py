@@ -654,7 +654,7 @@ def test_random_weights_go_on_where_they_were_stopped(data, tmp_path, monkeypatc
 
 def test_an_image_that_vanishes_before_random_features_is_said(strokes, tmp_path):
     copy = shutil.copytree(strokes, tmp_path / "copy")
-    recipe = asked(copy, weights="none")
+    recipe = asked(copy, "data.cache=never", weights="none")
     made = plan(recipe, open_devices(recipe.devices))
     shutil.rmtree(copy / "rising")
     with pytest.raises(DataError, match=r"rising/.* in .*copy cannot be read or decoded: .*No such file"):

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ sys.modules["kerazoo"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["kerazoo"])
 getattr(importlib.import_module(module), function)(*arguments)
 """
+_SECONDS: list[float] = []  # of each `quiet_start`, without those within it
 HEAVY = ("numpy", "tensorflow", "h5py")  # packages that may be outside the standard folders
 
 
@@ -34,12 +36,14 @@ def fresh_python(module: str, function: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def quiet_start(*, show: bool = True) -> Iterator[None]:
-    """Inside, the output of native code to file descriptor 2 goes to a temporary file.
+    """Inside, the output of native code to file descriptor 2 goes to a temporary file. The time counts as start-up.
 
     It is shown if the body fails, unless `show` is False. Import tensorflow and use its
     devices once in here. Python's own `sys.stderr` still works.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    begin = time.perf_counter()
+    before = sum(_SECONDS)
     sys.stderr.flush()
     kept = os.dup(2)
     own, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1)
@@ -57,6 +61,15 @@ def quiet_start(*, show: bool = True) -> Iterator[None]:
             os.close(kept)
             sys.stderr.close()
             sys.stderr = own
+            within = sum(_SECONDS) - before
+            _SECONDS.append(time.perf_counter() - begin - within)
+
+
+def take_start_seconds() -> float:
+    """How long TensorFlow and its devices took to start in this process, for the first who asks; 0 for others."""
+    seconds = sum(_SECONDS)
+    _SECONDS.clear()
+    return seconds
 
 
 def import_keras() -> None:

@@ -29,6 +29,7 @@ DevicesFlag = Annotated[
     str | None, typer.Option("--devices", help="auto, cpu, gpu, mirrored[:N], multiworker or tpu. [default: auto]")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run of that name.")]
+Timings = Annotated[bool, typer.Option("--timings", help="Print where the seconds went.")]
 Rate = Annotated[float | None, typer.Option("--lr", help="The learning rate; with a schedule, its peak.")]
 BatchSize = Annotated[
     Any, typer.Option("--batch-size", parser=batch_size, metavar="N", help="Images in a step, or all.")

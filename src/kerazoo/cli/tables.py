@@ -1,7 +1,7 @@
-"""The tables of a check's findings and of an export's formats."""
+"""The tables of a check's findings, of an export's formats, and of where the seconds of a run went."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -45,6 +45,15 @@ def format_table(results: "Sequence[FormatResult]") -> None:
         for result in results:
             rows.add_row(*result.row())
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(rows)
+
+
+def timings_table(timings: Mapping[str, float]) -> None:
+    """Print the seconds of each part of a run, and its share of the whole as a bar."""
+    whole = sum(timings.values()) or 1.0
+    for name, seconds in timings.items():
+        share = max(seconds, 0.0) / whole
+        print(f"{seconds:8.1f} s  {share:4.0%}  {name:<22} {'#' * round(40 * share)}".rstrip())
+    print(f"{sum(timings.values()):8.1f} s        in all")
 
 
 def _verdict(report: "CheckReport") -> str:

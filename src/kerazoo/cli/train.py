@@ -23,9 +23,11 @@ from kerazoo.cli.options import (
     Seed,
     Set,
     Size,
+    Timings,
     To,
 )
 from kerazoo.cli.output import Json, print_json
+from kerazoo.cli.tables import timings_table
 
 if TYPE_CHECKING:
     from kerazoo.api import Finding
@@ -51,6 +53,7 @@ def train(
     fail_on: FailOn = None,
     settings: Set = None,
     overwrite: Overwrite = False,
+    timings: Timings = False,
     as_json: Json = False,
 ) -> None:
     """Train a zoo network from random weights, evaluate it, and save everything in a run folder.
@@ -71,7 +74,7 @@ def train(
         model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
         log=log, log_every=log_every, to=to, settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
-    report(run, as_json, fail_on)
+    report(run, as_json, fail_on, timings)
 
 
 def finetune(
@@ -103,6 +106,7 @@ def finetune(
     fail_on: FailOn = None,
     settings: Set = None,
     overwrite: Overwrite = False,
+    timings: Timings = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a pretrained network on your images: features, a probe on them, then the unfrozen network.
@@ -115,7 +119,7 @@ def finetune(
         batch_size=batch, size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to,
         settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
-    report(run, as_json, fail_on)
+    report(run, as_json, fail_on, timings)
 
 
 def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False) -> None:
@@ -123,16 +127,22 @@ def resume(run: Annotated[str, typer.Argument(help=RUN)], as_json: Json = False)
     report(api.resume(run, reported=False), as_json)
 
 
-def report(run: "Run", as_json: bool, fail_on: str | None = None) -> None:
-    """Print the last line, or the results as JSON, and mark the run as reported. Exit with 1 for findings."""
+def report(run: "Run", as_json: bool, fail_on: str | None = None, timings: bool = False) -> None:
+    """Print the last line, or the results as JSON, and mark the run as reported. Exit with 1 for findings.
+
+    With `timings`, lines before it, or a key, say where the seconds went.
+    """
     if not run.is_chief:
         return
     if as_json:
         phases = {"phases": run.phases} if run.phases else {}
         phases |= {"folds": run.folds} if run.folds else {}
         findings = {"findings": [finding.to_json() for finding in run.findings]}
-        print_json({"run": str(run.folder), "seconds": run.seconds, **run.results, **phases, **findings})
+        parts = {"timings": run.timings} if timings else {}
+        print_json({"run": str(run.folder), "seconds": run.seconds, **run.results, **phases, **findings, **parts})
     else:
+        if timings:
+            timings_table(run.timings)
         print(f"{run.folder} is finished after {run.seconds:.0f} s; next: kerazoo export {run.name}")
     sys.stdout.flush()
     run.set_reported()

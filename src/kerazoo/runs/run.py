@@ -83,6 +83,14 @@ class Run:
         return float(read_state(self.folder).get("seconds", 0.0))
 
     @property
+    def timings(self) -> dict[str, float]:
+        """The seconds of each part of the work, from the start of TensorFlow on; empty until the run is finished.
+
+        They are of the process that finished the run, so what ran before an interruption is not in them.
+        """
+        return dict(read_state(self.folder).get("timings", {}))
+
+    @property
     def phases(self) -> list[dict[str, Any]]:
         """The cost and the gain of each phase of fine-tuning, with its `line`; empty for training from scratch."""
         return list(read_state(self.folder).get("phases", []))

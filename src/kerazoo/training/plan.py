@@ -42,7 +42,8 @@ class Plan:
 
     `recipe` has its batch size as a number; `steps` is the number of batches in an epoch. `source` is the file or
     folder of the initial weights, or None if they are random. Nothing is built yet, and no image is read before it is
-    asked for; `opened` has the images of a split from then on, or None.
+    asked for; `opened` has the images of a split from then on, or None, and `known_logits` answers on validation (see
+    `validation.py`).
     """
 
     entry: Network | Backbone
@@ -56,6 +57,7 @@ class Plan:
     steps: int
     source: Path | None = None
     opened: dict[str, np.ndarray | None] = field(default_factory=dict, repr=False, compare=False)
+    known_logits: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def stored(self, split: str) -> np.ndarray | None:
         """(N, h, w, C) uint8: the resized images of `split`; None if they are neither in memory nor in a cache."""

@@ -5,27 +5,17 @@ import time
 from dataclasses import replace
 
 import keras
-import numpy as np
 
-from kerazoo.models.answering import answering_network, with_mirror_image
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.weights.loading import copy_weights
-from kerazoo.pipelines.input.batches import evaluation_batches
-from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
+from kerazoo.training.validation import measured
 
 log = logging.getLogger("kerazoo")
 
 NAME = "mirror images"
 NOT_TRIED = "training does not mirror images (augmentation.flip)"
 COST = "each answer now takes two passes of the network, about twice the time"
-
-
-def measured(model: keras.Model, plan: Plan) -> Measured:
-    """The measure of `model` on validation."""
-    val = plan.examples.split("val")
-    batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
-    return Measured.of(np.asarray(model.predict(batches, verbose=0)), val.labels, plan.task)
 
 
 def with_second_view(model: keras.Model, plan: Plan) -> ModelSpec:
@@ -39,8 +29,7 @@ def with_second_view(model: keras.Model, plan: Plan) -> ModelSpec:
     begin = time.perf_counter()
     single = plan.spec.build()  # in float32 and on one device, as it is evaluated
     copy_weights(model, single)
-    before = measured(answering_network(plan.spec, single), plan)
-    after = measured(with_mirror_image(single), plan)
+    before, after = measured(single, plan), measured(single, plan, flip=True)
     kept = flip == "always" or after.helps_over(before)
     saved = after.saved_over(before)
     words = f"kept; {COST}" if kept else "dropped"

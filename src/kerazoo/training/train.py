@@ -21,6 +21,7 @@ from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.digests import digests_of
 from kerazoo.runs.run import RUNS, Run, finished
+from kerazoo.runs.timings import spent, timed, timing
 from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.outcome import Outcome, trained
 from kerazoo.training.plan import Plan, plan, set_seed, stem_of, summary
@@ -30,6 +31,7 @@ from kerazoo.training.watching import log_kept
 log = logging.getLogger("kerazoo")
 
 
+@timing()
 def train(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
@@ -56,8 +58,10 @@ def train(
     if finished(folder) and not overwrite:
         return Run(folder)
     with true_causes(recipe.training.batch_size):
-        run_plan = plan(recipe, devices)
-        run_plan.check_images()
+        with timed("reading the data"):
+            run_plan = plan(recipe, devices)
+        with timed("checking and resizing"):
+            run_plan.check_images()
         set_seed(run_plan.recipe.seed)
         batches, validation = make_batches(run_plan, devices)
         model = build_network(run_plan, devices)
@@ -73,7 +77,8 @@ def train(
             numbered=name is None, devices=devices.describe(),
         ) as run,
     ):  # fmt: skip
-        history = fit(model, run_plan, batches, validation, run=run, devices=devices, callbacks=callbacks)
+        with timed("training"):
+            history = fit(model, run_plan, batches, validation, run=run, devices=devices, callbacks=callbacks)
         reason = divergence_message(history, run_plan.recipe.optimizer.learning_rate)
         if reason:
             raise KerazooError(reason)
@@ -93,19 +98,24 @@ def finish_run(
     `known` is written to `run.json`. Feature maps of the final model are drawn as one more epoch.
     """
     outcome = outcome or trained(history, keeps_best=plan.recipe.training.early_stopping is not None)
-    outcome.draw(history, run.folder)
-    save_model(run.folder, plan.spec, model)
-    spec, network = load_network(run.folder)  # evaluate the saved model, which users will load
-    stored = answering_network(spec, network)
-    log_kept(network, outcome.levels, run, plan, epochs=len(history))
+    with timed("pictures"):
+        outcome.draw(history, run.folder)
+    with timed("saving"):
+        save_model(run.folder, plan.spec, model)
+        spec, network = load_network(run.folder)  # evaluate the saved model, which users will load
+        stored = answering_network(spec, network)
+    with timed("pictures"):
+        log_kept(network, outcome.levels, run, plan, epochs=len(history))
     results: dict[str, Any] = {}
     for split in plan.examples.split_names[1:]:
         part = plan.examples.split(split)
         folder = run.folder / "evaluation"
-        result = evaluate_model(stored, plan.spec, part, folder, split, stored=plan.stored(split))
+        with timed("evaluation"):
+            result = evaluate_model(stored, plan.spec, part, folder, split, stored=plan.stored(split))
         results |= result.summary()
         log.info(result.line())
     prune(run.checkpoints, keep=1)
     seconds = round(time.perf_counter() - start, 1)
-    run.set_status("finished", seconds=seconds, results=results, digests=digests_of(run.folder), **known)
+    known |= {"timings": spent(), "digests": digests_of(run.folder)}
+    run.set_status("finished", seconds=seconds, results=results, **known)
     return run

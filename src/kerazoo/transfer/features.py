@@ -33,6 +33,7 @@ from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code
 from kerazoo.pipelines.input.images import VERSION as IMAGES
 from kerazoo.preprocessing.preprocessing import Preprocessing
+from kerazoo.runs.timings import timed
 
 BATCH = 32  # images in every batch
 CHUNK = 256  # images in a file; a killed pass loses at most this many
@@ -126,11 +127,18 @@ class FeaturePass:
     def _computed(self, examples: Examples, inputs: tf.data.Dataset) -> Iterator[np.ndarray]:
         """(BATCH, F) for each batch; the last batch is padded with copies of its last image."""
         with true_causes(None, examples, self.preprocessing):
-            for batch in inputs.as_numpy_iterator():
+            batches = inputs.as_numpy_iterator()
+            while True:
+                with timed("features: images"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 whole = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
-                if self._run is None:
-                    self._run = make_runner(self.model, self.engine, whole)
-                yield self._run(whole)
+                with timed("features: network"):
+                    if self._run is None:
+                        self._run = make_runner(self.model, self.engine, whole)
+                    rows = self._run(whole)
+                yield rows
 
 
 def _inputs(

@@ -27,6 +27,7 @@ from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.run import RUNS, Run, finished
+from kerazoo.runs.timings import timed, timing
 from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import Plan, plan, resolve_preset, set_seed, stem_of, summary
@@ -41,6 +42,7 @@ from kerazoo.transfer.unfreezing import unfreeze
 log = logging.getLogger("kerazoo")
 
 
+@timing()
 def finetune(
     recipe: Recipe, *, name: str | None = None, root: str | Path = RUNS, overwrite: bool = False,
     devices: Devices | None = None, callbacks: Sequence[keras.callbacks.Callback] = (), reported: bool = True,
@@ -61,15 +63,18 @@ def finetune(
     devices = devices or open_devices(recipe.devices)
     if devices.workers > 1:
         raise RecipeError("devices=multiworker works only with `kerazoo train`; fine-tune on one machine")
-    recipe, examples = resolve_preset(recipe)
+    with timed("reading the data"):
+        recipe, examples = resolve_preset(recipe)
     folder = choose_folder(recipe, stem_of(recipe), name=name, root=root, overwrite=overwrite)
     if finished(folder) and not overwrite:
         return Run(folder)
     run_plan = plan(recipe, devices, examples=examples)
-    run_plan.check_images()
+    with timed("checking and resizing"):
+        run_plan.check_images()
     check_probe(run_plan)
     set_seed(run_plan.recipe.seed)
-    single, model = build_both(run_plan, devices)
+    with timed("building networks"):
+        single, model = build_both(run_plan, devices)
     digest = weights_digest(feature_extractor(single))
     with (
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
@@ -83,9 +88,10 @@ def finetune(
         phases = Phases(run_plan.task)
         probe = learn_head(single, run_plan, phases)
         history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
-        run_plan = replace(run_plan, spec=mirrored(single, run_plan, phases))
-        if run_plan.transfer.calibrate:
-            run_plan = replace(run_plan, spec=calibrated(single, run_plan, phases))
+        with timed("after fine-tuning"):
+            run_plan = replace(run_plan, spec=mirrored(single, run_plan, phases))
+            if run_plan.transfer.calibrate:
+                run_plan = replace(run_plan, spec=calibrated(single, run_plan, phases))
         phases.write(run.folder, probe)
         outcome = transferred(history, phases.phases, run_plan.recipe.training, run_plan.task)
         return finish_run(
@@ -133,7 +139,8 @@ def tune(
     begin = time.perf_counter()
     first = single.get_weights()
     factors = rates_of(model, plan.entry, plan.transfer.decay)
-    history = fit(model, plan, batches, validation, run=run, devices=devices, factors=factors, callbacks=callbacks)
+    with timed("fine-tuning"):
+        history = fit(model, plan, batches, validation, run=run, devices=devices, factors=factors, callbacks=callbacks)
     reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
     if reason:
         log.info(f"fine-tuning ended early: {reason}")
@@ -142,5 +149,6 @@ def tune(
         layer.trainable = tuned.trainable
     seconds = time.perf_counter() - begin
     choices = max(len(history), 1) if training.early_stopping else 1  # number of epochs from which the best was chosen
-    refine(single, plan, first, batches, phases, seconds=seconds, choices=choices)
+    with timed("after fine-tuning"):
+        refine(single, plan, first, batches, phases, seconds=seconds, choices=choices)
     return history

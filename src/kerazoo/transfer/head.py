@@ -9,11 +9,12 @@ import numpy as np
 from kerazoo.errors import RecipeError
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.engines import check_engine
-from kerazoo.models.weights.loading import load_features
-from kerazoo.pipelines.input.batches import class_weights, evaluation_batches
-from kerazoo.tasks.scores import Measured
+from kerazoo.models.weights.loading import load_features, weights_digest
+from kerazoo.pipelines.input.batches import class_weights
+from kerazoo.runs.timings import timed
 from kerazoo.terminal import progress_bar
 from kerazoo.training.plan import Plan
+from kerazoo.training.validation import measured
 from kerazoo.transfer.features import FeaturePass
 from kerazoo.transfer.phases import Phases
 from kerazoo.transfer.probe import Probe, learn_probe
@@ -62,16 +63,14 @@ def learn_head(model: keras.Model, plan: Plan, phases: Phases) -> Probe:
     phases.features([*views, val_features])
 
     begin = time.perf_counter()
-    probe = learn_probe(
-        np.concatenate([view.values for view in views]), train.labels, plan.task,
-        class_names=examples.class_names, penalties=transfer.penalties, folds=transfer.folds, views=transfer.views,
-        weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
-    )  # fmt: skip
+    with timed("probe"):
+        probe = learn_probe(
+            np.concatenate([view.values for view in views]), train.labels, plan.task,
+            class_names=examples.class_names, penalties=transfer.penalties, folds=transfer.folds, views=transfer.views,
+            weights=None if recipe.training.balance == "none" else class_weights(train)[train.labels], seed=recipe.seed,
+        )  # fmt: skip
     model.get_layer("logits").set_weights([probe.kernel.astype(np.float32), probe.bias.astype(np.float32)])
-    if transfer.engine == "keras":
-        logits = probe.logits(val_features.values)
-    else:  # exports use Keras, so measure with Keras's features
-        batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
-        logits = np.asarray(model.predict(batches, verbose=0))
-    phases.probe(probe, Measured.of(logits, val.labels, plan.task), time.perf_counter() - begin)
+    if transfer.engine == "keras":  # exports use Keras, so other features are not those that answer
+        plan.known_logits[weights_digest(model), False] = probe.logits(val_features.values)
+    phases.probe(probe, measured(model, plan), time.perf_counter() - begin)
     return probe

@@ -6,17 +6,16 @@ Each is kept only if it helps.
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import keras
 import numpy as np
 
-from kerazoo.models.answering import answering_network, with_mirror_image
 from kerazoo.models.description import ModelSpec
-from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
+from kerazoo.pipelines.input.batches import TrainingBatches
 from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
-from kerazoo.training.second_view import NAME, NOT_TRIED, measured
+from kerazoo.training.second_view import NAME, NOT_TRIED
+from kerazoo.training.validation import measured, val_logits
 from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
@@ -72,7 +71,7 @@ def mirrored(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
     if not plan.augmentation.flip:
         phases.leave_out(NAME, NOT_TRIED, 0.0)
         return plan.spec
-    found = measured(with_mirror_image(model), plan)
+    found = measured(model, plan, flip=True)
     kept = phases.mirror_images(found, time.perf_counter() - begin, always=flip == "always")
     return replace(plan.spec, flip=kept)
 
@@ -83,9 +82,8 @@ def calibrated(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
     if not task.probabilities:
         return plan.spec
     begin = time.perf_counter()
-    val = plan.examples.split("val")
-    batches = evaluation_batches(val, plan.preprocessing, stored=plan.stored("val"))
-    logits: Any = np.asarray(answering_network(plan.spec, model).predict(batches, verbose=0))
-    temperature = best_temperature(logits, val.labels, task, folds_of(val.labels, task))
+    labels = plan.examples.split("val").labels
+    logits = val_logits(model, plan, flip=plan.spec.flip)
+    temperature = best_temperature(logits, labels, task, folds_of(labels, task))
     kept = phases.temperature(temperature, time.perf_counter() - begin)
     return replace(plan.spec, temperature=temperature.value) if kept else plan.spec

@@ -7,7 +7,7 @@ import numpy as np
 
 from kerazoo.pipelines.checks.check import refuse_bad
 from kerazoo.pipelines.checks.inspection import Inspection
-from kerazoo.pipelines.checks.scan import inspect_all, inspect_and_resize
+from kerazoo.pipelines.checks.scan import AT_ONCE, inspect_all, inspect_and_resize
 from kerazoo.pipelines.data.examples import Examples, check_hashes
 from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -63,7 +63,8 @@ class _Check:
         before = len(self.rows)
         for block in inspect_and_resize(part.paths, preprocessing, rows):
             self.rows[before:] = rows
-            self.progress(len(self.rows))
+            if len(rows) % AT_ONCE == 0:
+                self.progress(len(self.rows))
             yield block
         self.rows[before:] = rows
         if any(row.bad for row in rows):
