@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from kerazoo.errors import KerazooError, RecipeError
+from kerazoo.models.onnx_graph import as_onnx
 
 PACKAGES = {"keras": (), "onnx": ("onnx", "tf2onnx", "onnxruntime"), "openvino": ("openvino",)}
 CLOSE = 1e-3  # allowed difference of another engine, as a share of the largest feature
@@ -64,14 +65,28 @@ def make_runner(model: keras.Model, engine: str, batch: np.ndarray) -> Runner:
 def _onnx(model: keras.Model) -> Runner:
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras looks for a name that numpy 2 does not have
-            model.export(str(path), format="onnx", verbose=False)
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=onnxruntime.get_available_providers())
+    content = _onnx_on_tensorflow(model) if keras.config.backend() == "tensorflow" else _onnx_by_keras(model)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns about every constant that it does not need
+    session = onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
     (name,) = (tensor.name for tensor in session.get_inputs())
     return lambda pixels: np.asarray(session.run(None, {name: pixels})[0], np.float32)
+
+
+def _onnx_on_tensorflow(model: keras.Model) -> bytes:
+    import tensorflow as tf
+
+    function = tf.function(lambda pixels: model(pixels, training=False), autograph=False)
+    given = tf.TensorSpec(model.input_shape, tf.float32, "pixels")
+    return bytes(as_onnx(function, given).SerializeToString())
+
+
+def _onnx_by_keras(model: keras.Model) -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras looks for a name that numpy 2 does not have
+        path = Path(folder) / "model.onnx"
+        model.export(str(path), format="onnx", verbose=False)
+        return path.read_bytes()
 
 
 def _openvino(model: keras.Model) -> Runner:

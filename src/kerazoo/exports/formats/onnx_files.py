@@ -11,13 +11,13 @@ import numpy as np
 from kerazoo.exports.formats.portable import portable
 from kerazoo.exports.formats.table import check_quantized
 from kerazoo.files import write_whole
+from kerazoo.models.onnx_graph import as_onnx
 
 if TYPE_CHECKING:
     import keras
 
     from kerazoo.models.description import ModelSpec
 
-OPSET = 18
 WEIGHTS = "weights.bin"
 SMALL = 1024  # bytes; smaller numbers stay in the model's own file
 PERCENTILE = 99.9  # of the numbers that occur, from the middle; integers stand for these, and others are cut off
@@ -43,26 +43,11 @@ def write_onnx(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
 def to_onnx(spec: "ModelSpec", model: "keras.Model", kind: str) -> Any:
     """The network as an ONNX model with the input of this kind, see `portable.inputs_of`."""
     import onnx
-    import tf2onnx
 
     function, given = portable(spec, model, kind)
-    converted, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
-    _keep_constants(converted, function.get_concrete_function())
+    converted = as_onnx(function, given)
     onnx.checker.check_model(converted)
     return converted
-
-
-def _keep_constants(model: Any, concrete: Any) -> None:
-    """Make constants that a network has outside of its variables, as for normalization, part of `model`.
-
-    The function of TensorFlow captures them, and tf2onnx makes inputs of them.
-    """
-    import onnx
-
-    values = {inner.name: outer for outer, inner in concrete.graph.captures}
-    for given in [one for one in model.graph.input if one.name in values]:
-        model.graph.initializer.append(onnx.numpy_helper.from_array(values[given.name].numpy(), given.name))
-        model.graph.input.remove(given)
 
 
 def _share(model: Any, places: dict[str, int], blocks: list[bytes]) -> None:
