@@ -31,6 +31,7 @@ from kerazoo.runs.run import RUNS, Run, finished
 from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import Plan, plan, resolve_preset, set_seed, stem_of, summary
+from kerazoo.training.teacher import check_teacher
 from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
@@ -69,6 +70,7 @@ def finetune(
     run_plan = plan(recipe, devices, examples=examples)
     check_images(run_plan.examples)
     check_probe(run_plan)
+    teacher = check_teacher(run_plan)
     set_seed(run_plan.recipe.seed)
     single, model = build_both(run_plan, devices)
     digest = weights_digest(feature_extractor(single))
@@ -76,7 +78,7 @@ def finetune(
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
             folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
-            start_weights=digest, devices=devices.describe(),
+            start_weights=digest, devices=devices.describe(), **teacher,
         ) as run,
     ):  # fmt: skip
         if run_plan.source is None:
