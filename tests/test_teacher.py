@@ -62,11 +62,9 @@ def recipe_of(teacher, **parts):
     return make_recipe({**values, **{key: {**values.get(key, {}), **part} for key, part in parts.items()}})
 
 
-@pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_the_labels_are_the_answers_for_the_same_pixels(teacher, mixup):
-    recipe = recipe_of(
-        teacher, augmentation={"flip": True, "shift": 0.2, "mixup": mixup}, training={"drop_last": False}
-    )
+def test_the_labels_are_the_answers_for_the_same_pixels(teacher):
+    augmentation = {"flip": True, "shift": 0.2, "mixup": 1.0}
+    recipe = recipe_of(teacher, augmentation=augmentation, training={"drop_last": False})
     made = plan(recipe, open_devices("cpu"))
     batches, validation = make_batches(made, open_devices("cpu"))
     spec, network = load_network(teacher.folder)
