@@ -20,6 +20,7 @@ KEYS = {  # of the recipe, by the arguments that set them
     "manifest": "data.manifest",
     "group": "data.group",
     "folds": "data.folds",
+    "teacher": "training.teacher",
     "validation": "data.validation",
     "size": "data.size",
     "epochs": "training.epochs",
@@ -76,13 +77,15 @@ def recipe_without_model(values: dict[str, Any]) -> "Recipe":
 
 
 def check_words(recipe: "Recipe", name: str | None = None) -> None:
-    """Raise InputError where the data, the weights, the trackers or the `name` of the run cannot be right."""
+    """Raise InputError where data, weights, teacher, trackers or the `name` of the run cannot be right."""
     from kerazoo.callbacks.writers.opening import check_trackers
     from kerazoo.models.weights.sources import check_weights
     from kerazoo.pipelines.data.load import check_source
-    from kerazoo.runs.run import check_name
+    from kerazoo.runs.run import check_name, open_run
 
     check_source(recipe.data)
+    if recipe.training.teacher is not None:
+        open_run(recipe.training.teacher)
     check_trackers(recipe.log_to)
     if name is not None:
         check_name(name)

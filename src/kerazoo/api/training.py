@@ -17,9 +17,9 @@ def train(
     model: "PathLike | Recipe", data: PathLike | None = None, *, epochs: int | None = None,
     learning_rate: float | None = None, batch_size: int | str | None = None, size: int | None = None,
     seed: int | None = None, devices: str | None = None, log: Sequence[str] | None = None,
-    log_every: int | str | None = None, to: Sequence[str] | None = None, settings: Settings = (),
-    callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None, overwrite: bool = False,
-    root: PathLike = "runs", reported: bool = True,
+    log_every: int | str | None = None, to: Sequence[str] | None = None, teacher: "PathLike | Run | None" = None,
+    settings: Settings = (), callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None,
+    overwrite: bool = False, root: PathLike = "runs", reported: bool = True,
 ) -> "Run":  # fmt: skip
     """Train a network from random weights, evaluate it, and keep all of it in a run folder.
 
@@ -38,6 +38,8 @@ def train(
         log: The loggers: any of "gradients", "weights" and "feature_maps". Naming them adds histograms.
         log_every: How often they write: a number of steps, "epoch", or as "3 epochs".
         to: Trackers to write to as well: any of "tensorboard", "wandb", "trackio" and "mlflow".
+        teacher: A run whose answers for the augmented images are learned in place of their labels. It must have the
+            same data, splits and image size.
         settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
         callbacks: Keras callbacks, called after those of the run.
         name: The run's folder below `root`. The default is numbered.
@@ -62,7 +64,7 @@ def train(
     """
     values = merged(
         settings, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, size=size, seed=seed,
-        devices=devices, log=log, log_every=log_every, to=to,
+        devices=devices, log=log, log_every=log_every, to=to, teacher=_teacher(teacher),
     )  # fmt: skip
     recipe = recipe_to_train(model, data, values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)
@@ -73,7 +75,7 @@ def finetune(
     folds: int | None = None, epochs: int | None = None, learning_rate: float | None = None,
     batch_size: int | str | None = None, size: int | None = None, seed: int | None = None, devices: str | None = None,
     log: Sequence[str] | None = None, log_every: int | str | None = None, to: Sequence[str] | None = None,
-    settings: Settings = (),
+    teacher: "PathLike | Run | None" = None, settings: Settings = (),
     callbacks: "Sequence[keras.callbacks.Callback]" = (), name: str | None = None, overwrite: bool = False,
     root: PathLike = "runs", reported: bool = True,
 ) -> "Run":  # fmt: skip
@@ -98,6 +100,8 @@ def finetune(
         log: The loggers: any of "gradients", "weights" and "feature_maps". Naming them adds histograms.
         log_every: How often they write: a number of steps, "epoch", or as "3 epochs".
         to: Trackers to write to as well: any of "tensorboard", "wandb", "trackio" and "mlflow".
+        teacher: A run whose answers for the augmented images are learned in place of their labels. It must have the
+            same data, splits and image size.
         settings: Other keys of the recipe, as a mapping (nested or dotted) or as "KEY=VALUE" strings.
         callbacks: Keras callbacks, called after those of the run, while the network is unfrozen.
         name: The run's folder below `root`. The default is numbered.
@@ -121,7 +125,7 @@ def finetune(
 
     values = merged(
         settings, data=os.fspath(data), folds=folds, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
-        size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to,
+        size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to, teacher=_teacher(teacher),
     )  # fmt: skip
     recipe = Recipe.for_finetuning(backbone, data, weights=weights, preset=preset, **values)
     return _train(recipe, callbacks=callbacks, name=name, overwrite=overwrite, root=root, reported=reported)
@@ -153,6 +157,13 @@ def resume(
 
     opened = unfinished(folder_of(path_of(run)).resolve())
     return _train(opened.recipe, callbacks=callbacks, name=opened.name, root=opened.folder.parent, reported=reported)
+
+
+def _teacher(teacher: "PathLike | Run | None") -> str | None:
+    """The folder of the run `teacher`, as a recipe names it."""
+    from kerazoo.runs.run import folder_of
+
+    return None if teacher is None else str(folder_of(path_of(teacher)).absolute())
 
 
 def _train(recipe: "Recipe", *, name: str | None = None, **arguments: Any) -> "Run":

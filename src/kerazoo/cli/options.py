@@ -68,4 +68,7 @@ FailOn = Annotated[
     str | None,
     typer.Option("--fail-on", metavar="SEVERITY", help="Exit with 1 if there is a finding: note, warning or serious."),
 ]
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", metavar="RUN", help="Learn the answers of a run in place of the labels.")
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=0, help="Passes over the training images.")]

@@ -23,6 +23,7 @@ from kerazoo.cli.options import (
     Seed,
     Set,
     Size,
+    Teacher,
     Timings,
     To,
 )
@@ -47,6 +48,7 @@ def train(
     log: Log = None,
     log_every: LogEvery = None,
     to: To = None,
+    teacher: Teacher = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Train for a short while only, and tell what is wrong; no run is kept.")
     ] = False,
@@ -64,7 +66,7 @@ def train(
     if diagnose:
         found = api.diagnose(
             model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
-            settings=settings or (),
+            teacher=teacher, settings=settings or (),
         )  # fmt: skip
         if as_json:
             print_json({"findings": [finding.to_json() for finding in found]})
@@ -72,7 +74,8 @@ def train(
         return
     run = api.train(
         model, data, epochs=epochs, learning_rate=rate, batch_size=batch, size=size, seed=seed, devices=devices,
-        log=log, log_every=log_every, to=to, settings=settings or (), name=name, overwrite=overwrite, reported=False,
+        log=log, log_every=log_every, to=to, teacher=teacher, settings=settings or (), name=name, overwrite=overwrite,
+        reported=False,
     )  # fmt: skip
     report(run, as_json, fail_on, timings)
 
@@ -103,6 +106,7 @@ def finetune(
     log: Log = None,
     log_every: LogEvery = None,
     to: To = None,
+    teacher: Teacher = None,
     fail_on: FailOn = None,
     settings: Set = None,
     overwrite: Overwrite = False,
@@ -116,7 +120,7 @@ def finetune(
     exit_on([], fail_on)  # an unknown severity is refused before any work
     run = api.finetune(
         data, backbone, weights=weights, preset=preset, folds=folds, epochs=epochs, learning_rate=rate,
-        batch_size=batch, size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to,
+        batch_size=batch, size=size, seed=seed, devices=devices, log=log, log_every=log_every, to=to, teacher=teacher,
         settings=settings or (), name=name, overwrite=overwrite, reported=False,
     )  # fmt: skip
     report(run, as_json, fail_on, timings)

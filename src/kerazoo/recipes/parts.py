@@ -240,6 +240,9 @@ class OptimizerPart(Part):
             self.fill(patience=5)
 
 
+TAUGHT = ("cross_entropy", "binary_cross_entropy", "mse", "mae")  # the losses that the answers of a teacher allow
+
+
 class TrainingPart(Part):
     """The length of training, the loss and the precision."""
 
@@ -251,6 +254,11 @@ class TrainingPart(Part):
     )
     loss: Literal["cross_entropy", "binary_cross_entropy", "focal", "perceptron", "quadratic", "mse", "mae"] | None = (
         Field(None, description="The loss; default: the network's own, or the task's")
+    )
+    teacher: str | None = Field(
+        None,
+        description="A run whose answers for the augmented training images are learned in place of their labels; it "
+        "must have the same data, splits and image size",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Label smoothing of the cross-entropies and the focal loss"
@@ -282,9 +290,19 @@ class TrainingPart(Part):
             refuse(
                 f"label_smoothing={self.label_smoothing} cannot be combined with loss={self.loss!r}; remove one of them"
             )
+        if self.teacher is not None:
+            self._check_taught()
         if self.loss == "focal" and self.focal_gamma is None:
             self.fill(focal_gamma=2.0)
         return self
+
+    def _check_taught(self) -> None:
+        if self.label_smoothing:
+            refuse(f"label_smoothing={self.label_smoothing} cannot be combined with a teacher; remove one of them")
+        if self.loss not in (None, *TAUGHT):
+            refuse(f"loss={self.loss!r} cannot be combined with a teacher; use {', '.join(TAUGHT)}, or remove it")
+        if not self.epochs:
+            refuse("teacher has no effect with epochs=0; remove it, or set epochs")
 
 
 class EvaluationPart(Part):

@@ -107,6 +107,8 @@ class Recipe(Part):
                 "evaluation.flip='always' needs augmentation.flip=true: only a network that was trained on mirrored "
                 "images can answer them; set it, or remove evaluation.flip"
             )
+        if self.training.teacher is not None and self.devices == "multiworker":
+            refuse("training.teacher works only on one machine; remove it, or use other devices")
         if self.transfer is not None and self.devices == "multiworker":
             refuse("devices='multiworker' works only with `kerazoo train`; fine-tune on one machine")
         return self
@@ -195,7 +197,11 @@ class Recipe(Part):
         if transfer is not None and transfer.weights not in weight_names(find(self.model.name)):
             path = Path(transfer.weights).expanduser()
             transfer = transfer.model_copy(update={"weights": str(path.resolve())}) if path.exists() else transfer
-        return self.model_copy(update={"data": data, "transfer": transfer})
+        training = self.training
+        if training.teacher is not None and Path(training.teacher).expanduser().exists():
+            place = str(Path(training.teacher).expanduser().resolve())
+            training = training.model_copy(update={"teacher": place})
+        return self.model_copy(update={"data": data, "transfer": transfer, "training": training})
 
     def to_toml(self) -> str:
         """The resolved recipe as TOML, which `read` can read again."""

@@ -18,6 +18,7 @@ from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches,
 from kerazoo.runs.run import Run
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.plan import EVALUATED, Plan, precision
+from kerazoo.training.teacher import load_teacher, taught
 from kerazoo.training.watching import logging_callbacks
 
 log = logging.getLogger("kerazoo")
@@ -41,11 +42,13 @@ def make_batches(plan: Plan, devices: Devices) -> tuple[TrainingBatches, tf.data
         augmentation=plan.augmentation, balance=training.balance, drop_last=training.drop_last,
         stored=plan.stored("train"),
     )  # fmt: skip
+    if training.teacher is not None:
+        batches = taught(batches, plan, load_teacher(plan))
     count = devices.whole_count(len(val))
     size = devices.evaluation_size(count, EVALUATED)
     stored = plan.stored("val")
     return batches, evaluation_batches(
-        val.take(range(count)), plan.preprocessing, batch_size=size, one_hot=plan.augmentation.mixes,
+        val.take(range(count)), plan.preprocessing, batch_size=size, one_hot=plan.soft,
         stored=None if stored is None else stored[:count],
     )  # fmt: skip
 
@@ -125,7 +128,7 @@ def compile_model(
         model.compile(
             optimizer=make_optimizer(plan.recipe.optimizer, steps=steps, factors=factors),
             loss=devices.weighted_loss(plan.loss),
-            metrics=[plan.task.make_metric(soft=plan.augmentation.mixes)],
+            metrics=[plan.task.make_metric(soft=plan.soft)],
             jit_compile=devices.jit_compile,
         )
         # where the first step makes these variables, TensorFlow traces it twice, which takes seconds

@@ -81,6 +81,11 @@ class Plan:
         )
 
     @property
+    def soft(self) -> bool:
+        """Whether the labels of training are shares of the classes: mixed, or the answers of a teacher."""
+        return self.augmentation.mixes or self.recipe.training.teacher is not None
+
+    @property
     def transfer(self) -> TransferPart:
         """The transfer part of the recipe, or its defaults."""
         return self.recipe.transfer or TransferPart()
@@ -99,7 +104,9 @@ def plan(recipe: Recipe, devices: Devices, *, examples: Examples | None = None) 
     recipe = resolve_batch_size(recipe, examples, devices)
     task = find_task(examples.task)
     tuned = recipe.transfer is not None
-    loss = choose_loss(recipe.training, task, preferred=None if tuned else entry.loss, soft=augmentation.mixes)
+    taught = recipe.training.teacher is not None
+    preferred_loss = None if tuned or taught else entry.loss
+    loss = choose_loss(recipe.training, task, preferred=preferred_loss, soft=augmentation.mixes or taught)
     source = None if recipe.transfer is None else weights_of(entry, recipe.transfer.weights)
     preprocessing, stored = input_and_arguments(entry, recipe.data, examples, source)
     count = int(np.sum(examples.splits == "train"))

@@ -26,6 +26,7 @@ from kerazoo.training.fit import build_network, check_callbacks, divergence_mess
 from kerazoo.training.outcome import Outcome, trained
 from kerazoo.training.plan import Plan, plan, set_seed, stem_of, summary
 from kerazoo.training.second_view import with_second_view
+from kerazoo.training.teacher import check_teacher
 from kerazoo.training.watching import log_kept
 
 log = logging.getLogger("kerazoo")
@@ -62,6 +63,7 @@ def train(
             run_plan = plan(recipe, devices)
         with timed("checking and resizing"):
             run_plan.check_images()
+        teacher = check_teacher(run_plan)
         set_seed(run_plan.recipe.seed)
         batches, validation = make_batches(run_plan, devices)
         model = build_network(run_plan, devices)
@@ -74,7 +76,7 @@ def train(
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
             folder, run_plan.recipe, run_plan.examples, writes=devices.is_chief, overwrite=overwrite,
-            numbered=name is None, devices=devices.describe(),
+            numbered=name is None, devices=devices.describe(), **teacher,
         ) as run,
     ):  # fmt: skip
         with timed("training"):

@@ -96,7 +96,7 @@ def make_diagnostics(
 ) -> Diagnostics:  # fmt: skip
     """The diagnostics of a training by `plan` on `batches`; see `Diagnostics`."""
     return Diagnostics(
-        writer, folder=folder, data=ProbeBatches(batches), order=None if plan.augmentation.mixes else batches.order,
+        writer, folder=folder, data=ProbeBatches(batches), order=None if plan.soft else batches.order,
         from_logits=True, pretrained=plan.source is not None, own_gradients=own_gradients, show=show,
         keeps_best=plan.recipe.training.early_stopping is not None,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from kerazoo.runs.timings import timed, timing
 from kerazoo.training.fit import build_network, check_callbacks, divergence_message, fit, make_batches
 from kerazoo.training.layer_rates import rates_of
 from kerazoo.training.plan import Plan, plan, resolve_preset, set_seed, stem_of, summary
+from kerazoo.training.teacher import check_teacher
 from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
@@ -72,6 +73,7 @@ def finetune(
     with timed("checking and resizing"):
         run_plan.check_images()
     check_probe(run_plan)
+    teacher = check_teacher(run_plan)
     set_seed(run_plan.recipe.seed)
     with timed("building networks"):
         single, model = build_both(run_plan, devices)
@@ -80,7 +82,7 @@ def finetune(
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
             folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
-            start_weights=digest, devices=devices.describe(),
+            start_weights=digest, devices=devices.describe(), **teacher,
         ) as run,
     ):  # fmt: skip
         if run_plan.source is None:
@@ -103,12 +105,12 @@ def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
     """The network that evaluates the run, and the network that is fine-tuned on `devices`.
 
     The first is in float32 on one device and has the initial weights of `plan`. The second has random weights, and the
-    layers to fine-tune are unfrozen.
+    layers to fine-tune are unfrozen. With 0 epochs it is not needed, and the first is given twice.
     """
     epochs = plan.recipe.training.epochs
     with true_causes(plan.recipe.training.batch_size):
         single = build_with(plan.spec, plan.source, plan.transfer.scaling)
-        model = build_network(plan, devices)
+        model = build_network(plan, devices) if epochs else single
     if epochs:
         unfreeze(model, plan.entry, plan.transfer, pretrained=plan.source is not None)
         devices.check_batch_norm(model)
