@@ -17,8 +17,8 @@ import numpy as np
 from kerazoo.errors import RecipeError
 from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import FOLDS, evaluate_model, evaluation_of_answers, recorded_evaluation
-from kerazoo.models.answering import side_by_side
 from kerazoo.models.description import Member, ModelSpec
+from kerazoo.models.members import side_by_side
 from kerazoo.models.saved import load_model, load_network, save_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.folds import folds_of, with_fold
