@@ -97,8 +97,9 @@ class Run:
 
     @property
     def folds(self) -> list[dict[str, Any]]:
-        """The result of each fold, with the `run` that it is of; empty for a run that is not an ensemble."""
-        return list(read_state(self.folder).get("folds", []))
+        """The result of each fold, with the folder of its `run`; empty for a run that is not an ensemble."""
+        rows = read_state(self.folder).get("folds", [])
+        return [{**row, "run": str(self.folder / row["run"])} for row in rows]
 
     @property
     def kept_phase(self) -> str | None:

@@ -38,7 +38,10 @@ log = logging.getLogger("kerazoo")
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The result of the run of a fold on its images, which it did not see; `kept` is its last kept phase."""
+    """The result of the run of a fold on its images, which it did not see.
+
+    `run` is its path below the ensemble's folder, `kept` its last kept phase.
+    """
 
     run: str
     fold: int
@@ -137,7 +140,7 @@ def _out_of_fold(examples: Examples, members: list[Run]) -> tuple[list[FoldResul
         answers[[place[key] for key in one.keys]] = one.probabilities
         score = float(task.scores_of_answers(one.probabilities, one.labels).mean())
         row = FoldResult(
-            run=str(member.folder), fold=fold, images=len(one.keys), score=score, loss=one.loss,
+            run=f"{FOLDS}/{member.name}", fold=fold, images=len(one.keys), score=score, loss=one.loss,
             seconds=member.seconds, kept=member.kept_phase,
         )  # fmt: skip
         rows.append(row)
