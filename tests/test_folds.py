@@ -64,6 +64,8 @@ def test_groups_and_copies_stay_in_one_fold_and_test_stays_test():
     numbers = folds_of(table(labels, groups), 5)
     assert all(len(set(numbers[groups == group])) == 1 for group in range(10))
     assert np.bincount(numbers)[1:].tolist() == [12] * 5
+    uneven = folds_of(table(np.repeat([0, 1, 1], [4, 3, 2]), np.repeat([0, 1, 2], [4, 3, 2])), 2)
+    assert set(uneven[4:]) == {1, 2}  # the smaller class is in both, although one fold is then larger
     copies = tuple(str(number // 2) for number in range(60))
     numbers = folds_of(table(labels, hashes=copies), 5)
     assert (numbers[::2] == numbers[1::2]).all()
@@ -81,6 +83,24 @@ def test_a_fold_needs_its_folds():
             make_recipe({"model": {"name": "mlp"}, "data": {"path": "x", **data}})
     with pytest.raises(RecipeError, match=r"data.folds must be a whole number in \[2, inf\), got 1"):
         make_recipe({"model": {"name": "mlp"}, "data": {"path": "x", "folds": 1}})
+
+
+def test_what_is_bad_is_refused_before_anything_is_written(tmp_path):
+    make_images(tmp_path / "photos", count=4, size=16)
+    make_images(tmp_path / "photos", classes=("one",), count=1, size=16)
+    words = {"settings": {"data.folds": 2}, "size": 8, "root": tmp_path / "runs"}
+    with pytest.raises(DataError, match=r"class 'one' in .* has one image to train on; it needs at least two"):
+        kerazoo.train("mlp", tmp_path / "photos", **words)
+    (tmp_path / "photos" / "one" / "00.png").unlink()
+    (tmp_path / "photos" / "one").rmdir()
+    with pytest.raises(
+        RecipeError, match=r"training.teacher cannot be combined with data.folds, because a teacher has"
+    ):
+        kerazoo.train("mlp", tmp_path / "photos", teacher="any", **words)
+    words["settings"]["training.batch_size"] = 5
+    with pytest.raises(RecipeError, match=r"training.batch_size=5 is larger than the number of training examples, 4"):
+        kerazoo.train("mlp", tmp_path / "photos", **words)
+    assert not (tmp_path / "runs").exists()
 
 
 # -- the interval -----------------------------------------------------------------------------------------------------

@@ -109,6 +109,11 @@ class Recipe(Part):
             )
         if self.training.teacher is not None and self.devices == "multiworker":
             refuse("training.teacher works only on one machine; remove it, or use other devices")
+        if self.training.teacher is not None and self.data.folds is not None and self.data.fold is None:
+            refuse(
+                "training.teacher cannot be combined with data.folds, because a teacher has seen images of each fold; "
+                "train a fold with the teacher of that fold, by data.fold, or remove one of them"
+            )
         if self.transfer is not None and self.devices == "multiworker":
             refuse("devices='multiworker' works only with `kerazoo train`; fine-tune on one machine")
         return self

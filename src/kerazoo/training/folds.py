@@ -22,7 +22,7 @@ from kerazoo.models.members import side_by_side
 from kerazoo.models.saved import load_model, load_network, save_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.folds import folds_of, with_fold
-from kerazoo.pipelines.data.load import load_examples
+from kerazoo.pipelines.data.load import check_classes, load_examples
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.recipes.checks import check_against
 from kerazoo.recipes.recipe import Recipe, make_recipe
@@ -31,7 +31,7 @@ from kerazoo.runs.digests import digests_of
 from kerazoo.runs.run import RUNS, Run, finished
 from kerazoo.tasks.measures import interval, mean_interval
 from kerazoo.tasks.task import find_task
-from kerazoo.training.plan import resolve_preset, stem_of
+from kerazoo.training.plan import plan, resolve_preset, stem_of
 
 log = logging.getLogger("kerazoo")
 
@@ -75,7 +75,10 @@ def train_folds(
     if devices.workers > 1:
         raise RecipeError("data.folds works only on one machine; remove it, or train each fold by data.fold")
     recipe = recipe.anchored()
-    recipe, examples = (recipe, load_examples(recipe.data)) if recipe.transfer is None else resolve_preset(recipe)
+    if recipe.transfer is None:
+        examples = load_examples(recipe.data)
+    else:
+        recipe, examples = resolve_preset(recipe)
     count = int(recipe.data.folds or 0)
     numbers = folds_of(examples, count)
     used = numbers[numbers > 0]
@@ -83,25 +86,36 @@ def train_folds(
     folder = choose_folder(recipe, stem_of(recipe), name=name, root=root, overwrite=overwrite)
     if finished(folder) and not overwrite:
         return Run(folder)
+    recipes = [_recipe_of(fold, recipe) for fold in range(1, count + 1)]
+    for fold, one in enumerate(recipes, 1):  # refuse bad ones before anything is written
+        split = with_fold(examples, count, fold)
+        check_classes(split)
+        plan(one, devices, examples=split)
     with started(folder, recipe, examples, overwrite=overwrite, numbered=name is None) as run:
         members = []
-        for fold in range(1, count + 1):
-            log.info(f"fold {fold} of {count}")
-            members.append(_run_of(fold, recipe, run, make, devices=devices, callbacks=callbacks))
+        for one in recipes:
+            log.info(f"fold {one.data.fold} of {count}")
+            members.append(_run_of(one, run, make, devices=devices, callbacks=callbacks))
         return _finish(run, recipe, examples, members, start, reported=reported)
 
 
-def _run_of(fold: int, recipe: Recipe, ensemble: Run, make: Callable[..., Run], **arguments: Any) -> Run:
+def _recipe_of(fold: int, recipe: Recipe) -> Recipe:
+    """The recipe of the run of a fold; every key is set, as in the recipe that the ensemble keeps."""
+    values = recipe.model_dump(exclude_none=True)
+    values["data"]["fold"] = fold
+    return make_recipe(values)
+
+
+def _run_of(recipe: Recipe, ensemble: Run, make: Callable[..., Run], **arguments: Any) -> Run:
     """The finished run of a fold. One that is finished is not made again."""
     root = ensemble.folder / FOLDS
-    if finished(root / str(fold)):
-        run = Run(root / str(fold))
+    name = str(recipe.data.fold)
+    if finished(root / name):
+        run = Run(root / name)
         run.check_recipe()
         log.info(f"{run.folder} is finished")
         return run
-    values = recipe.model_dump(exclude_none=True)
-    values["data"]["fold"] = fold
-    return make(make_recipe(values), name=str(fold), root=root, reported=False, **arguments)
+    return make(recipe, name=name, root=root, reported=False, **arguments)
 
 
 def _finish(
