@@ -76,7 +76,7 @@ ALLOWED = {
     "exports.formats.format_gate:_measured": "the gate's scratch folder",
     "insight.curves:curves_of": "a drawing's `save` is whole (insight/drawing.py)",
     "insight.curves:draw_curves": "a drawing's `save` is whole (insight/drawing.py)",
-    "models.engines:_onnx": "a temporary folder",
+    "models.engines:_onnx_by_keras": "a temporary folder",
     "models.engines:_openvino": "a temporary folder",
     "models.weights.bundles:write_bundle": "tarfile writes to the temporary name of files.replacing",
     "models.weights.bundles:_extract": "NAME.PID.tmp in the cache, checked before it gets its name by files.put",
