@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,19 @@ FORMATS_HERE = [
 
 # LiteRT has no loops whose length is not fixed
 CANNOT = {("recurrent", "litert")}
-# random weights answer single pixels, so fewer bits change answers, which are no better than chance to begin with
+# fewer bits change answers, and those of random weights are no better than chance to begin with
 LOSES = {
-    "litert-float16": ("does not give the same answers", "it may lose"),
+    "litert-float16": ("it may lose",),
     **{name: ("it may lose",) for name, one in FORMATS.items() if one.tolerance is None},
 }
+# deep networks with random weights may answer the last bits of pixels: then Keras's own answers are no other
+UNSTEADY = re.compile(r"for (\d+) of \d+ images.*; Keras answers (\d+) of \d+ images otherwise if pixels change by")
+
+
+def is_chance(why_not):
+    """Whether Keras itself answers as many images otherwise if pixels change by next to nothing."""
+    found = UNSTEADY.search(why_not)
+    return found is not None and int(found[2]) >= int(found[1])
 
 
 def rows_of(name, formats, folder):
@@ -38,10 +47,11 @@ def rows_of(name, formats, folder):
 @pytest.mark.slow  # minutes each; the largest take many GB
 @pytest.mark.parametrize("name", list_models())
 def test_the_honest_export_of_every_network_passes(name, tmp_path):
-    """Formats of fewer bits may be refused for what they lose, and for no other reason."""
+    """A format may be refused for fewer bits, or where the answers of these weights are chance, and for nothing else."""
     rows = rows_of(name, FORMATS_HERE, tmp_path)
     assert set(rows) == {"saved_model", *FORMATS_HERE}
     for one, row in rows.items():
         if row["passed"] == "True":
             continue
-        assert (name, one.split("-")[0]) in CANNOT or any(words in row["why_not"] for words in LOSES.get(one, ())), row
+        loses = any(words in row["why_not"] for words in LOSES.get(one, ()))
+        assert loses or is_chance(row["why_not"]) or (name, one.split("-")[0]) in CANNOT, row

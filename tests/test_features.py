@@ -242,12 +242,14 @@ def test_other_engines_answer_as_keras_does(cache, examples, model, engine, pack
     np.testing.assert_allclose(found.values, expected, atol=1e-4)
 
 
-def test_constants_outside_of_variables_are_a_part_of_the_onnx_model():
-    """EfficientNet's normalization has such; tf2onnx makes inputs of them."""
+def test_the_onnx_model_has_constants_outside_of_variables_and_the_exact_gelu():
+    """EfficientNet's normalization has such, of which tf2onnx makes inputs; and it does not know erfc, ConvNeXt's GELU."""
     pytest.importorskip("tf2onnx", reason="kerazoo[onnx] is not installed")
     inputs = keras.Input((8, 8, 3))
     scaled = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(inputs)
-    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(scaled)))
+    model = keras.Model(
+        inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="gelu")(scaled))
+    )
     batch = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
     run = engines.make_runner(model, "onnx", batch)
     np.testing.assert_allclose(run(batch), model.predict_on_batch(batch), atol=1e-3)

@@ -1,6 +1,9 @@
 """A function of TensorFlow as an ONNX model."""
 
+import functools
 from typing import Any
+
+import numpy as np
 
 OPSET = 18
 
@@ -14,9 +17,28 @@ def as_onnx(function: Any, given: Any) -> Any:
     import onnx
     import tf2onnx
 
+    _teach_erfc()
     model, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
     values = {inner.name: outer for outer, inner in function.get_concrete_function(given).graph.captures}
     for tensor in [one for one in model.graph.input if one.name in values]:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
         model.graph.input.remove(tensor)
     return model
+
+
+@functools.cache
+def _teach_erfc() -> None:
+    """Let tf2onnx convert erfc(x), of which TensorFlow makes the exact GELU: 1 - erf(x)."""
+    from tf2onnx import utils
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class Erfc:
+        @classmethod
+        def version_9(cls, graph: Any, node: Any, **_: Any) -> None:
+            """From opset 9 on, which has Erf."""
+            kind = utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))
+            one = graph.make_const(utils.make_name(node.name), np.array(1, kind))
+            erf = graph.make_node("Erf", [node.input[0]], name=utils.make_name(node.name))
+            node.type = "Sub"
+            graph.replace_inputs(node, [one.output[0], erf.output[0]])
