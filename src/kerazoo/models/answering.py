@@ -3,12 +3,12 @@
 Shape letters, NHWC: B images, H W pixels, C channels, F features, K outputs.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
+from kerazoo.models.ensemble import member_name
 from kerazoo.models.heads.classifier import feature_extractor, has_features
 from kerazoo.tasks.task import find_task
 
@@ -37,14 +37,7 @@ def trained_networks(spec: "ModelSpec", network: keras.Model) -> list[tuple[kera
     """The flat network in `network`, or those of an ensemble, each with whether it answers mirror images, too."""
     if not spec.members:
         return [(network, spec.flip)]
-    return [(network.get_layer(f"member_{n}"), one.flip) for n, one in enumerate(spec.members, 1)]
-
-
-def side_by_side(networks: Sequence[keras.Model]) -> keras.Model:
-    """(B, H, W, C) -> a list with the (B, K) logits of each of `networks`, which are its layers `member_1` and on."""
-    x = keras.Input(networks[0].input_shape[1:], name="images")
-    named = [keras.Model(one.input, one.output, name=f"member_{n}") for n, one in enumerate(networks, 1)]
-    return keras.Model(x, [one(x) for one in named], name=networks[0].name)
+    return [(network.get_layer(member_name(n)), one.flip) for n, one in enumerate(spec.members, 1)]
 
 
 def with_mirror_image(network: keras.Model) -> keras.Model:
