@@ -28,6 +28,7 @@ from kerazoo.startup import start_tensorflow
 SIZE = 64  # px, where the network takes so small images
 COUNT = 32  # images of each of the two classes
 NOISE = 0.001  # standard deviation of what is added to pixels from 0 to 255
+ROUNDED = 0.001  # share of pixels that are rounded to the other whole number
 CHANGED = 0.1  # change of a probability
 OTHER = "does not give the same answers"  # of a refusal
 COLUMNS = ("network", "px", "format", "passed", "agreement", "largest_difference", "megabytes", "seconds", "why_not")
@@ -120,7 +121,10 @@ def rows_of(name, formats):
 
 
 def chaos(run):
-    """In words: how many images Keras itself answers otherwise if pixels change by next to nothing."""
+    """In words: how many images Keras itself answers otherwise if pixels change by next to nothing.
+
+    What changes is the last bits of all pixels, or one pixel of a thousand by 1 of 255, as formats round them.
+    """
     import numpy as np
 
     from kerazoo.exports.synthetic import encoded_images
@@ -131,13 +135,18 @@ def chaos(run):
     val = load_examples(run.recipe.data).split("val")
     contents = [*(Path(path).read_bytes() for path in val.paths), *encoded_images().values()]
     pixels = np.stack([spec.preprocessing.read(one) for one in contents]).astype(np.float32)
-    noise = np.random.default_rng(0).normal(0, NOISE, pixels.shape)
-    before, after = (
-        np.asarray(spec.answers(model.predict(spec.preprocessing.scale(x).numpy(), verbose=0)))
-        for x in (pixels, (pixels + noise).astype(np.float32))
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, NOISE, pixels.shape)
+    rounded = np.where(rng.random(pixels.shape) < ROUNDED, np.where(pixels > 0, -1, 1), 0)
+    before, *after = (
+        np.asarray(spec.answers(model.predict(spec.preprocessing.scale(x.astype(np.float32)).numpy(), verbose=0)))
+        for x in (pixels, pixels + noise, pixels + rounded)
     )
-    changed = int((np.abs(after - before).max(axis=1) > CHANGED).sum())
-    return f"Keras answers {changed} of {len(pixels)} images otherwise if pixels change by {NOISE} of 255"
+    changed = int((np.abs(np.stack(after) - before).max(axis=(0, 2)) > CHANGED).sum())
+    return (
+        f"Keras answers {changed} of {len(pixels)} images otherwise if all pixels change by {NOISE} or {ROUNDED} of them "
+        "by 1, of 255"
+    )
 
 
 class Refused:

@@ -243,7 +243,7 @@ def test_other_engines_answer_as_keras_does(cache, examples, model, engine, pack
 
 
 def test_the_onnx_model_has_constants_outside_of_variables_and_the_exact_gelu():
-    """EfficientNet's normalization has such, of which tf2onnx makes inputs; and it does not know erfc, ConvNeXt's GELU."""
+    """EfficientNet's normalization has such, of which tf2onnx makes inputs; it does not know erfc, ConvNeXt's GELU."""
     pytest.importorskip("tf2onnx", reason="kerazoo[onnx] is not installed")
     inputs = keras.Input((8, 8, 3))
     scaled = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])(inputs)

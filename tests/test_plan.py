@@ -17,6 +17,7 @@ from kerazoo.training.plan import plan
 ABOVE = ("kerazoo.recipes", "kerazoo.runs", "kerazoo.sweeps", "kerazoo.cli", "kerazoo.api", "kerazoo.training.plan")
 DOORS = {  # what makes a plan of a recipe and does what it says
     "kerazoo.training.diagnosis": {"diagnose"},
+    "kerazoo.training.folds": {"train_folds", "_recipe_of", "_run_of"},
     "kerazoo.training.train": {"train"},
     "kerazoo.training.trials": {"try_rates", "try_one_batch"},
     "kerazoo.transfer.finetune": {"finetune"},

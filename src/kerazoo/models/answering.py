@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
+from kerazoo.models.ensemble import member_name
 from kerazoo.models.heads.classifier import feature_extractor, has_features
 from kerazoo.tasks.task import find_task
 
@@ -36,7 +37,7 @@ def trained_networks(spec: "ModelSpec", network: keras.Model) -> list[tuple[kera
     """The flat network in `network`, or those of an ensemble, each with whether it answers mirror images, too."""
     if not spec.members:
         return [(network, spec.flip)]
-    return [(network.get_layer(f"member_{n}"), one.flip) for n, one in enumerate(spec.members, 1)]
+    return [(network.get_layer(member_name(n)), one.flip) for n, one in enumerate(spec.members, 1)]
 
 
 def with_mirror_image(network: keras.Model) -> keras.Model:

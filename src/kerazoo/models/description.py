@@ -206,7 +206,7 @@ class ModelSpec:
         """
         if not self.members:
             return construct(self.name, **self.arguments)
-        from kerazoo.models.members import side_by_side  # it imports keras
+        from kerazoo.models.ensemble import side_by_side  # it imports keras
 
         return side_by_side([construct(self.name, **self.arguments) for _ in self.members])
 

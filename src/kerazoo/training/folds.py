@@ -7,18 +7,17 @@ that did not finish goes on with the fold that did not finish; finished folds ar
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
 
 from kerazoo.errors import RecipeError
-from kerazoo.evaluation.answers import Evaluation
 from kerazoo.evaluation.evaluate import FOLDS, evaluate_model, evaluation_of_answers, recorded_evaluation
 from kerazoo.models.description import Member, ModelSpec
-from kerazoo.models.members import side_by_side
+from kerazoo.models.ensemble import side_by_side
 from kerazoo.models.saved import load_model, load_network, save_model
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.folds import folds_of, with_fold
@@ -29,36 +28,11 @@ from kerazoo.recipes.recipe import Recipe, make_recipe
 from kerazoo.runs.begin import choose_folder, started
 from kerazoo.runs.digests import digests_of
 from kerazoo.runs.run import RUNS, Run, finished
-from kerazoo.tasks.measures import interval, mean_interval
 from kerazoo.tasks.task import find_task
+from kerazoo.training.fold_table import FoldResult, show_folds
 from kerazoo.training.plan import plan, resolve_preset, stem_of
 
 log = logging.getLogger("kerazoo")
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """The result of the run of a fold on its images, which it did not see.
-
-    `run` is its path below the ensemble's folder, `kept` its last kept phase.
-    """
-
-    run: str
-    fold: int
-    images: int
-    score: float
-    loss: float
-    seconds: float
-    kept: str | None
-
-    title: ClassVar[str] = "fold    images  {metric:>8}    loss       s  kept"
-
-    def line(self, value: float) -> str:
-        """A row of the table under `title`, with the score as the metric's `value`."""
-        return (
-            f"{self.fold:<6}  {self.images:>6,}  {value:>8.4f}  {self.loss:.4f}  {self.seconds:>6.0f}  "
-            f"{self.kept or 'training'}"
-        )
 
 
 def train_folds(
@@ -96,7 +70,7 @@ def train_folds(
         for one in recipes:
             log.info(f"fold {one.data.fold} of {count}")
             members.append(_run_of(one, run, make, devices=devices, callbacks=callbacks))
-        return _finish(run, recipe, examples, members, start, reported=reported)
+        return _finish(run, examples, members, start, reported=reported)
 
 
 def _recipe_of(fold: int, recipe: Recipe) -> Recipe:
@@ -118,9 +92,7 @@ def _run_of(recipe: Recipe, ensemble: Run, make: Callable[..., Run], **arguments
     return make(recipe, name=name, root=root, reported=False, **arguments)
 
 
-def _finish(
-    run: Run, recipe: Recipe, examples: Examples, members: list[Run], start: float, *, reported: bool
-) -> Run:  # fmt: skip
+def _finish(run: Run, examples: Examples, members: list[Run], start: float, *, reported: bool) -> Run:
     """Put the networks of `members` together, evaluate, show the table, and mark the run as finished."""
     folder = run.folder / "evaluation"
     rows, answers = _out_of_fold(examples, members)
@@ -134,7 +106,7 @@ def _finish(
         evaluation = evaluate_model(model, spec, examples.split(split), folder, split)
         if split != "val":  # the members have seen val, whose answers are recorded for the gate of an export only
             tested.append(evaluation)
-    results = _show(rows, result, part.groups, tested)
+    results = show_folds(rows, result, part.groups, tested)
     run.set_status(
         "finished", seconds=round(time.perf_counter() - start, 1), results=results, digests=digests_of(run.folder),
         folds=[asdict(row) for row in rows], reported=reported,
@@ -173,43 +145,3 @@ def _save_ensemble(folder: Path, members: list[Run]) -> ModelSpec:
     )  # fmt: skip
     save_model(folder, spec, side_by_side([network for _, network in loaded]))
     return spec
-
-
-def _show(
-    rows: list[FoldResult], result: Evaluation, groups: tuple[str, ...] | None, tested: list[Evaluation]
-) -> dict[str, Any]:
-    """Log the table, and return the results of the run."""
-    task = find_task(result.task)
-    scores = task.scores_of_answers(result.probabilities, result.labels)
-    ((metric, value),) = task.chart_values(float(scores.mean())).items()
-    each = [task.chart_values(row.score)[metric] for row in rows]
-    log.info(FoldResult.title.format(metric=metric))
-    for row, one in zip(rows, each, strict=True):
-        log.info(row.line(one))
-    losses = np.array([row.loss for row in rows])
-    spread = float(np.std(each, ddof=1))
-    log.info(f"mean            {np.mean(each):>8.4f}  {losses.mean():.4f}")
-    log.info(f"spread          {spread:>8.4f}  {losses.std(ddof=1):.4f}  (standard deviation over the folds)")
-    low, high = _interval(scores, groups, exclusive=task.exclusive)
-    low, high = sorted(task.chart_values(end)[metric] for end in (low, high))
-    each_loss = task.losses_of_answers(result.probabilities, result.labels)
-    loss_low, loss_high = mean_interval(each_loss, groups)
-    log.info(
-        f"out of fold: {metric} {value:.4f} (95 % {low:.4f} to {high:.4f}), loss {result.loss:.4f} (95 % "
-        f"{loss_low:.4f} to {loss_high:.4f}), {len(scores):,} images"
-    )
-    log.info("the ensemble's networks have seen these images; only a test split can tell how good it is")
-    for evaluation in tested:
-        log.info(evaluation.line())
-    return {
-        **result.summary(), f"{FOLDS}_{metric}_interval": [low, high], f"{FOLDS}_loss_interval": [loss_low, loss_high],
-        f"{FOLDS}_{metric}_mean": float(np.mean(each)), f"{FOLDS}_{metric}_spread": spread,
-        **{name: value for one in tested for name, value in one.summary().items()},
-    }  # fmt: skip
-
-
-def _interval(scores: np.ndarray, groups: tuple[str, ...] | None, *, exclusive: bool) -> tuple[float, float]:
-    """The 95 % interval of the mean score: Wilson's for right and wrong answers, unless images belong together."""
-    if exclusive and groups is None:
-        return interval(float(scores.mean()), len(scores))
-    return mean_interval(scores, groups)
