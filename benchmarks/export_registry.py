@@ -144,8 +144,8 @@ def chaos(run):
     )
     changed = int((np.abs(np.stack(after) - before).max(axis=(0, 2)) > CHANGED).sum())
     return (
-        f"Keras answers {changed} of {len(pixels)} images otherwise if pixels change by {NOISE}, or {ROUNDED} of them by "
-        "1, of 255"
+        f"Keras answers {changed} of {len(pixels)} images otherwise if pixels change by {NOISE}, or {ROUNDED} of them "
+        "by 1, of 255"
     )
 
 
