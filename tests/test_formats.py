@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from conftest import make_images
@@ -19,7 +20,7 @@ from test_full_disk import mounted
 import kerazoo
 from kerazoo.errors import GateError, InputError, KerazooError, RunError
 from kerazoo.exports.export import export_run, verify_export
-from kerazoo.exports.formats import portable, reference, write
+from kerazoo.exports.formats import onnx_files, portable, reference, write
 from kerazoo.exports.formats.answering import FormatModel
 from kerazoo.exports.formats.onnx_files import to_onnx
 from kerazoo.exports.formats.rounding import effect_of_rounding
@@ -373,6 +374,23 @@ def test_smaller_formats_lose_little(run, tmp_path, name):
         "openvino"
     )  # its graph alone is larger than these weights
     assert verify_export(folder, run).images == whole["images"]
+
+
+def test_calibration_in_parts_sees_every_image(run, tmp_path, monkeypatch):
+    """A network whose layers' outputs do not fit in memory for all images has the integers of one that does."""
+    spec, model = load_model(run.folder)
+    images = np.random.default_rng(0).integers(0, 60, (24, *spec.preprocessing.shape), np.uint8)
+    images[20:] += 150  # the last ones are bright: without them, all scales are smaller
+    scales = []
+    for memory in (onnx_files.MEMORY, 1):
+        monkeypatch.setattr(onnx_files, "MEMORY", memory)
+        path = tmp_path / str(memory) / "model.onnx"
+        path.parent.mkdir()
+        onnx_files.quantize_onnx(path, spec, model, images)
+        found = [one for one in onnx.load(path).graph.initializer if one.name.endswith("_scale") and not one.dims]
+        scales.append([float(onnx.numpy_helper.to_array(one)) for one in found])
+    assert len(scales[0]) > 3
+    assert scales[1] == pytest.approx(scales[0], rel=0.03)
 
 
 @pytest.mark.slow  # as above

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.bin"
 SMALL = 1024  # bytes; smaller numbers stay in the model's own file
 PERCENTILE = 99.9  # of the numbers that occur, from the middle; integers stand for these, and others are cut off
-MEMORY = 2_000_000_000  # bytes for the outputs of layers, all of which are kept for the percentile
+MEMORY = 500_000_000  # bytes for the outputs of layers between two looks at them
 FILES = {"pixels": "model.onnx", "images": "images.onnx", "prepared": "prepared.onnx"}  # {kind of input: file}
 
 
@@ -92,11 +92,19 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
     (taken,) = converted.graph.input
     views = 2 if any(one.flip for one in spec.networks) else 1
     each = 4 * views * sum(map(_size, _flat_layers(model)))
-    some = images[:: -(-len(images) * each // MEMORY)]
+    at_once = min(max(1, MEMORY // each), len(images))
+    count = len(images) // at_once * at_once  # ONNX Runtime wants a multiple
+    some = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left: Iterator[np.ndarray] = iter(some)
+            self.left: Iterator[np.ndarray] = iter(())
+
+        def __len__(self) -> int:
+            return len(some)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(some[start_index:end_index])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self.left, None)
@@ -112,7 +120,8 @@ def quantize_onnx(path: Path, spec: "ModelSpec", model: "keras.Model", images: n
             folded, result, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             nodes_to_exclude=sorted(floats | {node.name for node in convolutions[:1]}),
-            calibrate_method=quantization.CalibrationMethod.Percentile, extra_options={"CalibPercentile": PERCENTILE},
+            calibrate_method=quantization.CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": at_once},  # despite its name, for all
         )  # fmt: skip
         content = Path(result).read_bytes()
     integers = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
