@@ -13,12 +13,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.errors import RecipeError
+from kerazoo.keras_private import all_layers
 from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.hub.backbone import HubBackbone
 from kerazoo.models.weights.loading import copy_weights, weights_digest
 from kerazoo.pipelines.checks.check import check_images
 from kerazoo.pipelines.devices.devices import Devices
@@ -71,11 +74,15 @@ def finetune(
     set_seed(run_plan.recipe.seed)
     single, model = build_both(run_plan, devices)
     digest = weights_digest(feature_extractor(single))
+    entry = run_plan.entry
+    known: dict[str, Any] = {"start_weights": digest, "devices": devices.describe()}
+    if isinstance(entry, HubBackbone) and run_plan.transfer.weights in entry.weights:
+        known["preset"] = entry.record()
     with (
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
             folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
-            start_weights=digest, devices=devices.describe(),
+            **known,
         ) as run,
     ):  # fmt: skip
         if run_plan.source is None:
@@ -137,7 +144,7 @@ def tune(
     if reason:
         log.info(f"fine-tuning ended early: {reason}")
     copy_weights(model, single)
-    for layer, tuned in zip(single.layers, model.layers, strict=True):
+    for layer, tuned in zip(all_layers(single), all_layers(model), strict=True):  # outer layers before inner ones
         layer.trainable = tuned.trainable
     seconds = time.perf_counter() - begin
     choices = max(len(history), 1) if training.early_stopping else 1  # number of epochs from which the best was chosen

@@ -12,7 +12,7 @@ from kerazoo.models.description import ModelSpec
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
-from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
+from kerazoo.transfer.batch_norm import REESTIMATED, batch_norms, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
 
@@ -31,7 +31,7 @@ def refine(
     if not all(np.isfinite(weights).all() for weights in tuned):
         model.set_weights(before)  # weights that are not finite cannot be averaged either
         return
-    if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
+    if any(norm.trainable for norm in batch_norms(model)):
         begin = time.perf_counter()
         model.set_weights(tuned)
         reestimate(model, batches.at(0, 0).take(REESTIMATED))

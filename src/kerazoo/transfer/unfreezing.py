@@ -3,25 +3,26 @@
 import keras
 
 from kerazoo.errors import ModelError
-from kerazoo.models.backbone import Backbone
-from kerazoo.models.registry import Network
+from kerazoo.models.registry import Entry, Network
 from kerazoo.recipes.parts import TransferPart
+from kerazoo.transfer.batch_norm import batch_norms
 
 
-def unfreeze(model: keras.Model, entry: Network | Backbone, transfer: TransferPart, *, pretrained: bool) -> None:
+def unfreeze(model: keras.Model, entry: Entry, transfer: TransferPart, *, pretrained: bool) -> None:
     """Make the layers trainable that `transfer` names, and batch norm by its policy. Raises ModelError."""
     unfrozen = layers_to_unfreeze(model, entry, transfer.unfreeze)
     policy = transfer.batch_norm or ("frozen" if pretrained else "train")
     for layer in model.layers:
-        norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer.name in unfrozen and not (norm and policy == "frozen")
-        if norm and policy == "stats":
-            for variable in (layer.gamma, layer.beta):
+        layer.trainable = layer.name in unfrozen
+    for norm in batch_norms(model):  # blocks of keras-hub have theirs inside
+        norm.trainable = norm.trainable and policy != "frozen"
+        if policy == "stats":
+            for variable in (norm.gamma, norm.beta):
                 if variable is not None:
                     variable.trainable = False
 
 
-def layers_to_unfreeze(model: keras.Model, entry: Network | Backbone, stages: int) -> set[str]:
+def layers_to_unfreeze(model: keras.Model, entry: Entry, stages: int) -> set[str]:
     """The names of the trainable layers if the last `stages` stages are unfrozen; 0 unfreezes all.
 
     Raises ModelError if there are fewer stages.
