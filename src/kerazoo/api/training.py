@@ -85,7 +85,7 @@ def finetune(
         data: As in `load_examples`.
         backbone: A name of `list_models()`.
         weights: "imagenet" (downloaded once), the name of shipped weights, a weights file, a run, or "none".
-        preset: "linear" (the probe alone), "light", "full" or "bit": how much learns, and how.
+        preset: "linear" (the probe alone), "light", "full", "norm", "lora" or "bit": how much learns, and how.
         epochs: Passes with the network unfrozen. The default is the preset's.
         learning_rate: The peak learning rate of the head; earlier stages have lower ones. The default is the preset's.
         batch_size: Images in a step, or "all". The default is the preset's.

@@ -83,7 +83,7 @@ def finetune(
     ] = "imagenet",
     name: Name = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="linear, light, full or bit: which stages to fine-tune, and how.")
+        str, typer.Option("--preset", help="linear, light, full, norm, lora or bit: what to fine-tune, and how.")
     ] = "light",
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=0, help="Epochs of fine-tuning. [default: the preset's]")

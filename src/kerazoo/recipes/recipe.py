@@ -148,7 +148,7 @@ class Recipe(Part):
             backbone: A name of the registry.
             data: As in `for_training`.
             weights: "imagenet", the name of shipped weights, a file or a run, or "none".
-            preset: "linear", "light", "full" or "bit"; None uses no preset.
+            preset: "linear", "light", "full", "norm", "lora" or "bit"; None uses no preset.
             **settings: Keys of the recipe, as in `for_training`.
 
         Returns:

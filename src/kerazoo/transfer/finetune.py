@@ -36,6 +36,7 @@ from kerazoo.training.plan import Plan, plan, resolve_preset, set_seed, stem_of,
 from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
+from kerazoo.transfer.low_rank import LowRank, attention_layers
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phases
 from kerazoo.transfer.refinement import calibrated, refine
@@ -112,6 +113,8 @@ def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
     if epochs:
         unfreeze(model, plan.entry, plan.transfer, pretrained=plan.source is not None)
         devices.check_batch_norm(model)
+        if plan.transfer.method == "lora":
+            attention_layers(model)  # refuse a network without them now
     log.info(
         f"{plan.entry.name}, weights {plan.transfer.weights}: {model.count_params():,} parameters; "
         f"{summary(plan.examples)}"
@@ -135,6 +138,10 @@ def tune(
         MetricsWriter(run.folder, 0).settle()
         return []
     copy_weights(single, model)
+    updates = None
+    if plan.transfer.method == "lora":
+        with devices.scope():
+            updates = LowRank(model, plan.transfer.rank)
     batches, validation = make_batches(plan, devices)
     begin = time.perf_counter()
     first = single.get_weights()
@@ -143,7 +150,10 @@ def tune(
     reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
     if reason:
         log.info(f"fine-tuning ended early: {reason}")
-    copy_weights(model, single)
+    if updates is None:
+        copy_weights(model, single)
+    else:
+        single.set_weights(updates.weights())
     for layer, tuned in zip(all_layers(single), all_layers(model), strict=True):  # outer layers before inner ones
         layer.trainable = tuned.trainable
     seconds = time.perf_counter() - begin

@@ -5,6 +5,7 @@ They go where their environment variables say: HF_ENDPOINT and HF_HOME; KAGGLEHU
 
 import logging
 import re
+import sys
 from pathlib import Path
 
 from kerazoo.errors import WeightsError
@@ -50,7 +51,10 @@ def fetch(preset: str, handle: str) -> Path:
 
 def _from_hugging_face(handle: str) -> Path:
     import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     folder = Path(huggingface_hub.snapshot_download(handle.removeprefix("hf://"), allow_patterns=list(presets.FILES)))
     for path in folder.iterdir():
         blob = path.resolve()
@@ -63,6 +67,7 @@ def _from_hugging_face(handle: str) -> Path:
 def _from_kaggle(handle: str) -> Path:
     import kagglehub
 
+    logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it writes to standard output
     return Path(kagglehub.model_download(handle.removeprefix("kaggle://")))
 
 

@@ -24,6 +24,7 @@ from kerazoo.files import read_json, sha256, write_json
 PREFIX = "hub:"
 FOLDER = "hub"
 CONFIG = "config.json"
+PART = r"\w[\w.-]*"  # of an address
 TABLE = Path(__file__).with_name("presets.json")
 FILES = (
     "*.json",
@@ -63,7 +64,7 @@ def check_preset(preset: str) -> None:
                 "BACKBONE.save_to_preset(FOLDER)"
             )
     elif preset.startswith(("hf://", "kaggle://")):
-        if not re.fullmatch(r"hf://[\w.-]+/[\w.-]+|kaggle://[\w.-]+/[\w.-]+/keras/[\w.-]+(/\d+)?", preset, re.ASCII):
+        if not re.fullmatch(rf"hf://{PART}/{PART}|kaggle://{PART}/{PART}/keras/{PART}(/\d+)?", preset, re.ASCII):
             raise ModelError(
                 f"hub:{preset} must be as hub:hf://USER/NAME or hub:kaggle://USER/MODEL/keras/PRESET[/VERSION]"
             )
