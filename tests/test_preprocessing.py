@@ -222,7 +222,8 @@ def test_channels_follow_the_network():
 def test_one_call_is_decode_fit_scale_and_the_graph_is_bit_equal():
     contents = encode(photo(), "JPEG")
     for scaling in SCALINGS:
-        preprocessing = Preprocessing(24, 20, scaling=scaling)
+        numbers = {"factor": (0.1, 0.2, 0.3), "offset": (1.5,)} if scaling == "numbers" else {}
+        preprocessing = Preprocessing(24, 20, scaling=scaling, **numbers)
         eager = preprocessing.scale(preprocessing.resize_pixels(preprocessing.decode(contents))).numpy()
         data = tf.data.Dataset.from_tensors(contents).map(preprocessing)
         mapped = tf.function(

@@ -469,12 +469,12 @@ GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 
 def test_the_guide_has_the_numbers_of_the_presets():
     text = (GUIDES / "fine-tuning.md").read_text()
-    rows = dict(re.findall(r"^\| `(linear|light|full)`[^|]*\| [^|]*\| (.*) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(linear|light|full|norm|lora)`[^|]*\| [^|]*\| (.*) \|$", text, re.MULTILINE))
     for name, row in rows.items():
         values = preset_values(name, images=100, stages=5)
         rate = values.get("optimizer", {}).get("learning_rate", "")
         assert row == f"{values['training']['epochs']} | {values['training']['batch_size']} | {rate}".rstrip(), name
-    assert set(rows) == {"linear", "light", "full"}
+    assert set(rows) == {"linear", "light", "full", "norm", "lora"}
     bit = preset_values("bit", images=10_000, stages=5)
     assert f"| {bit['training']['batch_size']} | {bit['optimizer']['learning_rate']} |" in text
     assert bit["training"]["epochs"] * (10_000 // 128) >= BIT_RULE[0][1] == 500
@@ -487,3 +487,21 @@ def test_the_recipe_of_the_guide_is_read(tmp_path):
     made = Recipe.read(tmp_path / "mine.toml")
     assert (made.model.name, made.data.path, made.augmentation.policy) == ("cnn", "photos", "light")
     construct(made.model.name, **made.model.arguments)
+
+
+def test_presets_for_transformers_fix_what_learns():
+    """`norm` and `lora` say it themselves; many stages are blocks, whose rates fall more slowly."""
+    made = Recipe.for_finetuning("vgg16", "photos", preset="lora", **{"transfer.rank": 4})
+    assert (made.transfer.method, made.transfer.rank, made.transfer.decay) == ("lora", 4, 1.0)
+    with pytest.raises(RecipeError, match="transfer.method='all' contradicts|transfer.method='norm' contradicts"):
+        Recipe.for_finetuning("vgg16", "photos", preset="lora", **{"transfer.method": "norm"})
+    with pytest.raises(RecipeError, match="transfer.method='norm' contradicts.*use the preset norm"):
+        Recipe.for_finetuning("vgg16", "photos", preset="full", **{"transfer.method": "norm"})
+    with pytest.raises(RecipeError, match="rank=4 applies only to method='lora'"):
+        Recipe.for_finetuning("vgg16", "photos", preset="full", **{"transfer.rank": 4})
+    assert preset_values("full", images=100, stages=13)["transfer"] == {"decay": 0.75}
+    assert preset_values("light", images=100, stages=13)["transfer"] == {"unfreeze": 2, "decay": 0.75}
+    assert preset_values("norm", images=100, stages=13)["transfer"]["decay"] == 1.0
+    hub = Recipe.for_finetuning("hub:dinov2_base", "photos")
+    assert hub.transfer.weights == "preset"
+    assert Recipe.for_finetuning("hub:dinov2_base", "photos", weights="none").transfer.weights == "none"

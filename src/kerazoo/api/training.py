@@ -88,7 +88,7 @@ def finetune(
         data: As in `load_examples`.
         backbone: A name of `list_models()`.
         weights: "imagenet" (downloaded once), the name of shipped weights, a weights file, a run, or "none".
-        preset: "linear" (the probe alone), "light", "full" or "bit": how much learns, and how.
+        preset: "linear" (the probe alone), "light", "full", "norm", "lora" or "bit": how much learns, and how.
         folds: Train a network for each of this many folds of the training and validation images. The run is the
             ensemble of them, whose answers are their mean; `run.folds` has the result of each.
         epochs: Passes with the network unfrozen. The default is the preset's.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerazoo.api.settings import PathLike, Settings, check_words, merged, recipe_to_train, recipe_without_model
 from kerazoo.errors import InputError, RecipeError
+from kerazoo.models.hub.presets import PREFIX
 from kerazoo.models.registry import find
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def rank(
 
     Args:
         data: As in `load_examples`.
-        backbones: "NAME" or "NAME=WEIGHTS" of each. The default is all whose ImageNet weights are on this machine.
+        backbones: "NAME" or "NAME=WEIGHTS" of each, or "hub:PRESET". The default is all of keras.applications whose
+            ImageNet weights are on this machine.
         size: Height and width of the networks' input, in pixels. The default is each backbone's own.
         seed: The seed of everything random.
         devices: "auto", "cpu", "gpu", "mirrored" or "mirrored:N".
@@ -47,7 +49,10 @@ def rank(
     values = merged(settings, size=size, seed=seed, devices=devices)
     recipe = recipe_without_model({"data.path": data, "training.epochs": 0, "transfer": {}, **values})
     pairs = [backbone.partition("=") for backbone in backbones or ()]
-    candidates = [(find(name).name, weights or "imagenet") for name, _, weights in pairs]
+    candidates = [
+        (find(name).name, weights or ("preset" if name.startswith(PREFIX) else "imagenet"))
+        for name, _, weights in pairs
+    ]
     check_words(recipe)
     for name, weights in candidates:
         check_weights(find(name), weights)

@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 from kerazoo.models import installed, registry
+from kerazoo.models.hub.backbone import HubBackbone
+from kerazoo.models.hub.families import title_of
+from kerazoo.models.hub.presets import PREFIX, source_of, table
 
 if TYPE_CHECKING:
     from kerazoo.models.info import ModelInfo
@@ -12,7 +15,8 @@ def list_models(text: str = "", *, weights: str | None = None) -> list[str]:
     """The names of the zoo's networks and pretrained backbones, and of networks that installed packages declare.
 
     Args:
-        text: Only names that contain this text, in any case.
+        text: Only names that contain this text, in any case. A text that begins with "hub:" lists the presets of
+            keras-hub, as `hub:dinov2`, and nothing else.
         weights: Only models that have weights of this name, such as "imagenet".
 
     Returns:
@@ -23,6 +27,9 @@ def list_models(text: str = "", *, weights: str | None = None) -> list[str]:
     kerazoo.list_models("resnet50")  # ["resnet50", "resnet50_v2"]
     ```
     """
+    if text.startswith(PREFIX):
+        names = [name for name in (f"{PREFIX}{preset}" for preset in table()) if text.lower() in name]
+        return names if weights in (None, *HubBackbone.weights) else []
     return [name for name in registry.list_models(text) if weights is None or weights in describe(name).weights]
 
 
@@ -33,8 +40,9 @@ def describe(name: str) -> "ModelInfo":
         name: A name of `list_models()`.
 
     Returns:
-        `ModelInfo` with `name`, `kind` ("network", "backbone" or "installed"), `input_shape`, `parameters`, `weights`,
-        `summary`, `arguments` (with their defaults), and `preprocessing()`: what turns images into its input.
+        `ModelInfo` with `name`, `kind` ("network", "backbone", "hub" or "installed"), `input_shape`, `parameters`,
+        `weights`, `summary`, `arguments` (with their defaults), and `preprocessing()`: what turns images into its
+        input.
 
     Raises:
         ModelError: if no model is called `name`.
@@ -56,6 +64,14 @@ def describe(name: str) -> "ModelInfo":
             summary=installed.origin(name),
         )  # fmt: skip
     entry = registry.find(name)
+    if isinstance(entry, HubBackbone):
+        entry.check_name()
+        row = table().get(entry.preset)
+        title = "keras-hub" if row is None else f"{title_of(row[0])} of keras-hub"
+        return ModelInfo(
+            name=name, kind="hub", input_shape=None, parameters=None if row is None else row[2],
+            weights=entry.weights, summary=", ".join(filter(None, [title, source_of(entry.preset)])),
+        )  # fmt: skip
     return ModelInfo(
         name=entry.name,
         kind="network" if isinstance(entry, registry.Network) else "backbone",

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kerazoo import api
-from kerazoo.cli.output import Json, print_json
+from kerazoo.cli.output import Json, print_json, say
 
 
 def models(
@@ -13,7 +13,8 @@ def models(
 ) -> None:
     """List the networks and the pretrained backbones, with size, parameters and weights.
 
-    Networks of other packages come last, with the package that declares them.
+    Networks of other packages come last, with the package that declares them. `--filter hub:` lists the presets of
+    keras-hub instead.
     """
     rows = [api.describe(name) for name in api.list_models(filter)]
     if as_json:
@@ -25,3 +26,8 @@ def models(
         parameters = "-" if row.parameters is None else f"{row.parameters:,}"
         weights = ", ".join(row.weights) or "-"
         print(f"{row.name:<{width}}  {size:>9}  {parameters:>11}  {weights:<8}  {row.summary}")
+    if not filter.startswith("hub:"):
+        say(
+            f"hub:PRESET is one of {len(api.list_models('hub:'))} presets of keras-hub (`kerazoo models --filter "
+            "hub:`), a folder (hub:./FOLDER) or a repository (hub:hf://USER/NAME), with pip install 'kerazoo[hub]'"
+        )

@@ -89,7 +89,7 @@ def finetune(
     ] = "imagenet",
     name: Name = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="linear, light, full or bit: which stages to fine-tune, and how.")
+        str, typer.Option("--preset", help="linear, light, full, norm, lora or bit: what to fine-tune, and how.")
     ] = "light",
     folds: Annotated[
         int | None,

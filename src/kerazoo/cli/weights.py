@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 
-Names = Annotated[list[str], typer.Argument(help="Names from `kerazoo weights list`.")]
+Names = Annotated[list[str], typer.Argument(help="Names from `kerazoo weights list`, or hub:PRESET of keras-hub.")]
 
 
 @app.command("list")
@@ -64,11 +64,15 @@ def fetch(
     from kerazoo.models.weights.download import published_path
 
     rows = []
-    for entry in _entries(names):
+    entries = _entries(_without_presets(names))
+    for preset in _presets(names):
+        rows.append({"name": preset.name, "path": str(preset.folder()), "checked_by": "sha256"})
+    for entry in entries:
         path = published_path(entry.name, mirror=mirror)
         rows.append({"name": entry.name, "path": str(path), "checked_by": entry.checked_by})
-        if not as_json:
-            print(f"{entry.name}  {path}")
+    if not as_json:
+        for row in rows:
+            print(f"{row['name']}  {row['path']}")
     if as_json:
         print_json({"weights": rows})
 
@@ -79,11 +83,20 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check the cached files. The exit code is 1 if one is damaged."""
+    from kerazoo.models.hub.presets import check_files
     from kerazoo.models.weights.download import cache_paths, cache_problem
     from kerazoo.models.weights.published import manifest
 
     rows: list[dict[str, Any]] = []
-    for entry in _entries(names) if names else manifest().values():
+    for preset in _presets(names or []):
+        files = check_files(preset.preset, preset.folder())
+        rows.append(
+            {
+                "name": preset.name, "path": str(preset.folder()), "checked_by": "sha256", "damage": "",
+                "files": {name: digest for name, (_, digest) in files.items()},
+            }
+        )  # fmt: skip
+    for entry in _entries(_without_presets(names)) if names else manifest().values():
         cached = [path for path in cache_paths(entry) if path.is_file()]
         if names and not cached:
             raise WeightsError(f"{entry.name} is not cached; fetch it with `kerazoo weights fetch {entry.name}`")
@@ -119,12 +132,24 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Write weights into one file, to copy to a machine without a network. Fetches weights that are not cached."""
+    from kerazoo.models.hub.presets import is_folder
     from kerazoo.models.weights.bundles import check_output, write_bundle
     from kerazoo.models.weights.download import published_path
 
-    entries = _entries(names)
     check_output(output)
-    rows = write_bundle(output, [(entry, published_path(entry.name)) for entry in entries])
+    presets = _presets(names)
+    folders = [preset.name for preset in presets if is_folder(preset.preset)]
+    if folders:
+        raise WeightsError(f"{folders[0]} is a folder, which can be copied as it is; bundle presets by their names")
+    if presets and _without_presets(names):
+        raise WeightsError("a bundle has either presets of keras-hub or other weights; make two bundles")
+    if presets:
+        from kerazoo.models.hub.bundles import write_presets
+
+        found = [(preset.preset, preset.folder(), preset.record()["license"]) for preset in presets]
+        rows = write_presets(output, found)
+    else:
+        rows = write_bundle(output, [(entry, published_path(entry.name)) for entry in _entries(names)])
     if as_json:
         print_json({"bundle": str(output), "bytes": output.stat().st_size, "weights": rows})
         return
@@ -137,8 +162,20 @@ def unbundle(
     bundle: Annotated[Path, typer.Argument(help="A file that `kerazoo weights bundle` made.")], as_json: Json = False
 ) -> None:
     """Put the weights of a bundle into the cache; none of them if anything is wrong."""
+    from kerazoo.models.hub.bundles import is_bundle, unpack_presets
     from kerazoo.models.weights.bundles import unpack_bundle
 
+    if is_bundle(bundle):
+        placed = unpack_presets(bundle)
+        if as_json:
+            found = [
+                {"name": f"hub:{preset}", "path": str(folder), "checked_by": "sha256"} for preset, folder in placed
+            ]
+            print_json({"bundle": str(bundle), "weights": found})
+            return
+        for preset, folder in placed:
+            print(f"hub:{preset}  {folder}")
+        return
     unpacked = unpack_bundle(bundle)
     if as_json:
         rows = [{"name": entry.name, "path": str(path), "checked_by": entry.checked_by} for entry, path in unpacked]
@@ -146,6 +183,20 @@ def unbundle(
         return
     for entry, path in unpacked:
         print(f"{entry.name}  {path}")
+
+
+def _without_presets(names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith("hub:")]
+
+
+def _presets(names: list[str]) -> list[Any]:
+    """The entries of presets of keras-hub. All names are checked before any work is done."""
+    from kerazoo.models.hub.backbone import hub_backbone
+
+    entries = [hub_backbone(name) for name in dict.fromkeys(names) if name.startswith("hub:")]
+    for entry in entries:
+        entry.check()
+    return entries
 
 
 def _entries(names: list[str]) -> list[Any]:

@@ -10,7 +10,7 @@ from kerazoo.files import read_json, write_json
 from kerazoo.models.saved import DESCRIPTION
 from kerazoo.models.weights.published import manifest
 from kerazoo.runs.environment import environment
-from kerazoo.runs.records import read_data
+from kerazoo.runs.records import read_data, read_state
 from kerazoo.runs.run import Run
 from kerazoo.version import __version__
 
@@ -44,6 +44,9 @@ def _started_from(run: Run) -> dict[str, str]:
     """The weights that training began with; the license is an SPDX name, or "" if it is not known."""
     recipe = run.recipe
     weights = "none" if recipe.transfer is None else recipe.transfer.weights
+    preset = read_state(run.folder).get("preset")
+    if isinstance(preset, dict):
+        return {"weights": weights, **{key: str(preset.get(key, "")) for key in ("license", "license_source")}}
     entry = manifest().get(recipe.model.name) if weights == "imagenet" else None
     return {
         "weights": weights,

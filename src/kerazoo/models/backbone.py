@@ -37,6 +37,7 @@ class Backbone:
 
     weights = ("imagenet",)
     loss = "cross_entropy"
+    resize = "crop"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
 from kerazoo.keras_private import without_variables
-from kerazoo.models.registry import Network, construct, describe, find
+from kerazoo.models.backbone import Backbone
+from kerazoo.models.hub.backbone import HubBackbone
+from kerazoo.models.hub.families import problem_of
+from kerazoo.models.registry import construct, describe, find, signature_of
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
@@ -43,7 +46,7 @@ def check_description(spec: "ModelSpec") -> None:
     if spec.members and (spec.flip or spec.temperature != 1):
         raise ModelError("flip and temperature of an ensemble must be those of its members")
     check_names(spec.class_names)
-    all_arguments = {**describe(spec.name), **spec.arguments}
+    all_arguments = {**_known(spec.name), **spec.arguments}
     for key, expected, what in (
         ("input_shape", spec.preprocessing.shape, "as in preprocessing"),
         ("num_classes", len(spec.class_names), "the number of class_names"),
@@ -85,15 +88,25 @@ def check_arguments(name: Any, arguments: Any) -> None:
     entry = find(name)
     if not isinstance(arguments, Mapping):
         raise ModelError(f"arguments must be an object, got {short(arguments)}")
-    known = {key: value for key, value in describe(entry.name).items() if key != "weights"}
+    known = {key: value for key, value in _known(entry.name).items() if key != "weights"}
     for key, value in arguments.items():
         if key not in known:
             raise ModelError(
                 f"arguments.{reprlib.repr(key)[1:-1]} is not an argument of {name}, which has {', '.join(known)}"
             )
-        wanted = _wanted(value, known[key], taps=key == "taps")
+        wanted = problem_of(value) if key == "architecture" else _wanted(value, known[key], taps=key == "taps")
         if wanted:
             raise ModelError(f"arguments.{key} must be {wanted}, got {short(value)}")
+    if isinstance(entry, HubBackbone):
+        missing = sorted({"architecture", "input_shape", "num_classes"} - set(arguments))
+        if missing:
+            raise ModelError(f"arguments has no {missing[0]}, which {name} needs")
+
+
+def _known(name: str) -> dict[str, Any]:
+    """The builder's arguments with their defaults. Nothing is read for them: a preset may no longer exist."""
+    entry = find(name)
+    return signature_of(entry) if isinstance(entry, HubBackbone) else describe(name)
 
 
 def _wanted(value: Any, default: Any, *, taps: bool) -> str:
@@ -147,7 +160,7 @@ def check_size(spec: "ModelSpec", weights: Path) -> None:
     """Raise ModelError if the file `weights` is too small for the network of `spec`. It allocates nothing."""
     entry = find(spec.name)
     size = weights.stat().st_size
-    count = _parameters(spec) if isinstance(entry, Network) else entry.features * len(spec.class_names)
+    count = entry.features * len(spec.class_names) if isinstance(entry, Backbone) else _parameters(spec)
     count *= max(1, len(spec.members))
     if count * BYTES > size:
         raise ModelError(

@@ -11,10 +11,12 @@ from kerazoo.startup import import_keras
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model of the registry. `kind` is "network", "backbone", or "installed": a network of another package.
+    """A model of the registry. `kind` is "network", "backbone", "hub": a preset of keras-hub, or "installed": a network
+    of another package.
 
     `input_shape` is (H, W, C) at the default size. `parameters` includes moving statistics, but not the head of a
-    backbone. Both are None for an installed network, because its package is not imported for this.
+    backbone. Both are None for an installed network, because its package is not imported for this. A preset of
+    keras-hub is not fetched for this: its `input_shape` is None, and its `parameters` are as keras-hub states them.
     """
 
     name: str
@@ -30,16 +32,19 @@ class ModelInfo:
         import_keras()
         return registry.describe(self.name)
 
-    def preprocessing(self, input_shape: tuple[int, int, int] | None = None, *, resize: str = "crop") -> Preprocessing:
+    def preprocessing(
+        self, input_shape: tuple[int, int, int] | None = None, *, resize: str | None = None
+    ) -> Preprocessing:
         """The preprocessing from images to this model's input, with its size and the scaling that its weights expect.
 
         It is the same for all weights that `kerazoo.build` loads, and for random ones. `input_shape` is (H, W, C), as
-        in `build`; the default is the model's own. `resize` is "crop", "pad" or "stretch". Raises ModelError.
+        in `build`; the default is the model's own. `resize` is "crop", "pad" or "stretch"; the default is "crop", or
+        what a preset of keras-hub states. Raises ModelError.
         """
         entry = registry.find(self.name)
         shape = check_input_shape(input_shape or entry.input_shape, smallest=entry.smallest, model=self.name)
         height, width, channels = shape
-        return entry.preprocessing(height, width, resize, channels)
+        return entry.preprocessing(height, width, resize or entry.resize, channels)
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""

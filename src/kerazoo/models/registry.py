@@ -8,11 +8,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kerazoo.errors import ModelError
 from kerazoo.models import installed
 from kerazoo.models.backbone import Backbone
+from kerazoo.models.hub.backbone import HubBackbone, hub_backbone
+from kerazoo.models.hub.presets import PREFIX
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
@@ -39,6 +41,7 @@ class Network:
     loss: str = "cross_entropy"
     weights: tuple[str, ...] = ()
     smallest: int = 1  # shortest allowed side, px
+    resize: ClassVar[str] = "crop"
     installed: Callable[..., "keras.Model"] | None = None
 
     def preprocessing(
@@ -104,6 +107,7 @@ NETWORKS: tuple[Network, ...] = (
     ),
 )  # fmt: skip
 
+Entry = Network | Backbone | HubBackbone
 ENTRIES: tuple[Network | Backbone, ...] = (*NETWORKS, *BACKBONES)
 REGISTRY: Mapping[str, Network | Backbone] = {entry.name: entry for entry in ENTRIES}
 
@@ -116,11 +120,14 @@ def list_models(text: str = "") -> list[str]:
     return [name for name in (*REGISTRY, *_installed_names()) if text.lower() in name.lower()]
 
 
-def find(name: str) -> Network | Backbone:
+def find(name: str) -> Entry:
     """The entry called `name`. If the tables have none, a network of another package, which is then imported.
 
-    Raises ModelError, with the most similar names, if there is none, or if the package cannot be used.
+    A name that begins with "hub:" is a backbone of keras-hub, whose preset is read when it is needed. Raises
+    ModelError, with the most similar names, if there is none, or if the package cannot be used.
     """
+    if str(name).startswith(PREFIX):
+        return hub_backbone(name)
     if name not in REGISTRY:
         if name in _installed_names():
             return _installed_network(name)
@@ -145,7 +152,7 @@ def _installed_network(name: str) -> Network:
     )  # fmt: skip
 
 
-def weight_names(entry: Network | Backbone) -> tuple[str, ...]:
+def weight_names(entry: Entry) -> tuple[str, ...]:
     """The names of weights for `entry`: those that exist, and "none" for random weights."""
     return (*entry.weights, "none")
 
@@ -156,17 +163,26 @@ def construct(name: str, **arguments: Any) -> "keras.Model":
     Raises ModelError for an unknown name or argument, and for values that the builder does not allow.
     """
     entry = find(name)
-    allowed = describe(name)
+    allowed = signature_of(entry)
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise ModelError(f"{name} has no argument {unknown[0]!r}; its arguments are {', '.join(allowed)}")
-    defaults: dict[str, Any] = {"input_shape": entry.input_shape, **entry.arguments}
-    return entry.builder()(**(defaults | arguments))
+    known: dict[str, Any] = {} if arguments.get("architecture") else own_defaults(entry)
+    return entry.builder()(**{**known, **entry.arguments, **arguments})
 
 
 def describe(name: str) -> dict[str, Any]:
     """The arguments of the builder of `name`, each with its default."""
     entry = find(name)
+    return signature_of(entry) | own_defaults(entry)
+
+
+def signature_of(entry: Entry) -> dict[str, Any]:
+    """The arguments of the builder of `entry`, with the defaults in its signature."""
     parameters = inspect.signature(entry.builder()).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}
-    return defaults | {"input_shape": entry.input_shape}
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in entry.arguments}
+
+
+def own_defaults(entry: Entry) -> dict[str, Any]:
+    """The defaults that the entry has for itself; those of keras-hub's backbones are read from the preset."""
+    return entry.defaults if isinstance(entry, HubBackbone) else {"input_shape": entry.input_shape}

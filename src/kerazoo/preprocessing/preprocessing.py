@@ -7,12 +7,14 @@ The order is decode (uint8) -> resize (uint8) -> [augmentation, in training only
 rounded to uint8, as image libraries do, so they can be stored on disk without loss.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from kerazoo.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 
@@ -20,8 +22,9 @@ MOST_VALUES = 2**26  # values of one preprocessed image, 268 MB: 4,096 x 4,096 i
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos3", "lanczos5", "area", "nearest")
 
-# the arithmetic of keras.applications.*.preprocess_input, and [0, 1]
-SCALINGS = ("none", "unit", "tf", "torch", "caffe")
+# the arithmetic of keras.applications.*.preprocess_input, [0, 1], and any other factors and offsets
+SCALINGS = ("none", "unit", "tf", "torch", "caffe", "numbers")
+LARGEST = 1e6  # limit on a factor or an offset
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Preprocessing:
 
     Encoded images have 1 or 3 channels; arrays of pixels may have any number. `resize` is "stretch" (to the size),
     "crop" (the largest centered part of the right shape) or "pad" (the whole image, with black, to the right shape).
-    `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`).
+    `interpolation` resizes with antialiasing. `scaling` is one of SCALINGS (see `scale`). `factor` and `offset` are for
+    "numbers": one number, or one for each channel.
     """
 
     height: int
@@ -39,6 +43,8 @@ class Preprocessing:
     resize: str = "crop"
     interpolation: str = "bilinear"
     scaling: str = "unit"
+    factor: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         allowed = {"resize": RESIZES, "interpolation": INTERPOLATIONS, "scaling": SCALINGS}
@@ -55,6 +61,24 @@ class Preprocessing:
                 f"preprocessing: height x width x channels must be at most {MOST_VALUES:,} values, "
                 f"got {self.height:,} x {self.width:,} x {self.channels:,}; use a smaller size"
             )
+        for name in ("factor", "offset"):
+            object.__setattr__(self, name, self._numbers(name, getattr(self, name)))
+
+    def _numbers(self, name: str, values: Any) -> tuple[float, ...]:
+        """The `values` of `factor` or `offset`, checked."""
+        counts = {1, self.channels} if self.scaling == "numbers" else {0}
+        wanted = " or ".join(map(str, sorted(counts)))
+        if not isinstance(values, Sequence) or len(values) not in counts:
+            raise ModelError(
+                f"preprocessing: {name}={values!r:.60} must have {wanted} numbers with scaling={self.scaling!r}"
+            )
+        for value in values:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not -LARGEST <= value <= LARGEST:
+                raise ModelError(
+                    f"preprocessing: {name}={values!r:.60} must have numbers from -{LARGEST:,.0f} to {LARGEST:,.0f}"
+                )
+        return tuple(float(value) for value in values)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
@@ -71,8 +95,10 @@ class Preprocessing:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as stored in a run and an export."""
-        return asdict(self)
+        """The fields, as stored in a run and an export; `factor` and `offset` only if the scaling uses them."""
+        values = asdict(self)
+        own = {name: list(values.pop(name)) for name in ("factor", "offset")}
+        return values | own if self.scaling == "numbers" else values
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -143,9 +169,26 @@ class Preprocessing:
         """(..., channels) pixels in [0, 255] -> the same shape, float32, in the network's scale.
 
         "none": [0, 255], for networks with their own scaling layer; "unit": [0, 1]; "tf": [-1, 1]; "torch": [0, 1],
-        minus ImageNet's mean, divided by its standard deviation; "caffe": BGR, minus ImageNet's mean. For the last two
-        with other than three channels, see `scaling.affine`.
+        minus ImageNet's mean, divided by its standard deviation; "caffe": BGR, minus ImageNet's mean; "numbers":
+        `factor` * pixel - `offset`. For "torch" and "caffe" with other than three channels, see `scaling.affine`.
         """
         from kerazoo.preprocessing.scaling import scale
 
-        return scale(image, self.scaling)
+        return scale(image, self.affine, reverse=self.reverses)
+
+    @property
+    def affine(self) -> "tuple[np.ndarray, np.ndarray]":
+        """(a, b) of the scaling a * pixel - b, each one number for all channels or one for each."""
+        import numpy as np
+
+        from kerazoo.preprocessing.scaling import affine
+
+        if self.scaling != "numbers":
+            return affine(self.scaling, self.channels)
+        factor, offset = (np.array(values if len(values) > 1 else values[0]) for values in (self.factor, self.offset))
+        return factor, offset
+
+    @property
+    def reverses(self) -> bool:
+        """Whether the scaling reverses the order of the channels."""
+        return self.scaling == "caffe" and self.channels == 3

@@ -38,11 +38,13 @@ def affine(scaling: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
     return 1 / (255 * deviation), mean / deviation
 
 
-def scale(image: tf.Tensor, scaling: str) -> tf.Tensor:
-    """(..., C) pixels in [0, 255] -> float32; see `Preprocessing.scale`."""
+def scale(image: tf.Tensor, numbers: tuple[np.ndarray, np.ndarray], *, reverse: bool) -> tf.Tensor:
+    """(..., C) pixels in [0, 255] -> float32: (a, b) `numbers` of a * pixel - b; see `Preprocessing.scale`.
+
+    With `reverse`, the order of the channels is reversed first.
+    """
     x = tf.cast(image, tf.float32)
-    channels = image.shape[-1]
-    x = x[..., ::-1] if scaling == "caffe" and channels == 3 else x
-    factor, offset = (np.asarray(value, np.float32) for value in affine(scaling, channels))
+    x = x[..., ::-1] if reverse else x
+    factor, offset = (np.asarray(value, np.float32) for value in numbers)
     x = x * factor if np.any(factor != 1) else x  # a pass over the batch takes as long as reading it from a cache
     return x - offset if np.any(offset) else x

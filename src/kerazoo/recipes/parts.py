@@ -338,7 +338,7 @@ class TransferPart(Part):
         description="The pretrained weights: imagenet, the name of shipped weights, a weights file, a run, or none for "
         "random weights",
     )
-    preset: Literal["linear", "light", "full", "bit"] | None = Field(
+    preset: Literal["linear", "light", "full", "norm", "lora", "bit"] | None = Field(
         None, description="Defaults for other keys; see the guide to fine-tuning"
     )
     scaling: Literal["published", "plain"] | None = Field(
@@ -362,6 +362,12 @@ class TransferPart(Part):
     decay: float = Field(
         0.4, gt=0, le=1, description="Learning rate of each stage relative to the next one; the head has the full rate"
     )
+    method: Literal["all", "norm", "lora"] = Field(
+        "all",
+        description="What of the unfrozen layers is fine-tuned; all: their weights; norm: those of normalization "
+        "layers; lora: low-rank updates of the attention's query and value kernels",
+    )
+    rank: int = Field(8, ge=1, le=1024, description="Rank of the updates with method='lora'")
     batch_norm: Literal["frozen", "stats", "train"] | None = Field(
         None,
         description="Batch normalization in the unfrozen layers; frozen: unchanged; stats: only its statistics are "
@@ -374,6 +380,8 @@ class TransferPart(Part):
     def _whole(self) -> "TransferPart":
         if self.penalties is not None and not all(1e-12 <= penalty <= 1e12 for penalty in self.penalties):
             refuse(f"penalties={self.penalties} must all be in [1e-12, 1e12]; 1e-5 is almost no penalty")
+        if self.method != "lora" and "rank" in self.model_fields_set and self.rank != 8 and self.preset != "lora":
+            refuse(f"rank={self.rank} applies only to method='lora', not {self.method!r}; remove it")
         return self
 
 

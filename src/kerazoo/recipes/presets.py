@@ -3,9 +3,15 @@
 - linear: the probe alone. Keys of fine-tuning cannot be set.
 - light (the default): a few epochs of the last two stages, mild augmentation.
 - full: all stages, stronger augmentation.
+- norm: the normalization layers of the whole network, and the head (after Basu et al. 2023, arXiv:2304.01917).
+- lora: low-rank updates of the attention's query and value kernels, and the head (Hu et al. 2021, arXiv:2106.09685).
+  They are added to the kernels at the end, so the run's weights are as plain as those of any other run.
 - bit: the BiT-HyperRule (Kolesnikov et al. 2019, arXiv:1912.11370, section 3.3, and their bit_hyperrule.py), which
   depends on the number of images. It trains all stages at one learning rate, with plain crops and mirroring. Ours
   starts from the probe and keeps the backbone's own image size; theirs starts from a head of zeros.
+
+A network whose stages are the blocks of a transformer has many of them, so that the rates of its stages fall more
+slowly (`BLOCK_DECAY`, as He et al. 2021, arXiv:2111.06377, table 9).
 
 Settings must not contradict their preset (`check_preset`). With 0 epochs, any preset stops after the probe.
 """
@@ -21,6 +27,8 @@ from kerazoo.recipes.parts import OptimizerPart, Part, TrainingPart, TransferPar
 Values = dict[str, dict[str, Any]]
 
 LIGHT = 2  # unfrozen stages
+MANY = 6  # networks with more stages than this are transformers; those of feature maps halve them five times
+BLOCK_DECAY = 0.75
 
 PRESETS: dict[str, Values] = {
     "linear": {"training": {"epochs": 0, "batch_size": 32}},
@@ -35,6 +43,11 @@ PRESETS: dict[str, Values] = {
         "augmentation": {"policy": "standard"},
     },
 }
+PRESETS |= {
+    # as `full`, with one rate for all layers; batch norm is a normalization, too
+    "norm": PRESETS["full"] | {"transfer": {"method": "norm", "decay": 1.0, "batch_norm": "train"}},
+    "lora": PRESETS["full"] | {"transfer": {"method": "lora", "decay": 1.0}},
+}
 
 # upper bound on training images; steps; steps at which the rate is divided by 10; steps of warmup; mixup
 BIT_RULE = (
@@ -48,17 +61,18 @@ BIT_RULE = (
 OF_TUNING: dict[str, tuple[str, ...] | None] = {
     "training": ("epochs", "early_stopping", "loss", "label_smoothing", "focal_gamma"),
     "optimizer": None,
-    "transfer": ("unfreeze", "decay", "batch_norm"),
+    "transfer": ("unfreeze", "decay", "batch_norm", "method", "rank"),
     "augmentation": None,
 }
 
 
 def preset_values(preset: str, *, images: int, stages: int) -> Values:
     """The recipe's parts for `preset`, with `images` to train on and a backbone of `stages` stages (0: no stages)."""
+    decay = {"decay": BLOCK_DECAY} if stages > MANY else {}
     if preset == "light":
-        return PRESETS[preset] | {"transfer": {"unfreeze": LIGHT if stages > LIGHT else 0}}
+        return PRESETS[preset] | {"transfer": {"unfreeze": LIGHT if stages > LIGHT else 0, **decay}}
     if preset != "bit":
-        return PRESETS[preset]
+        return PRESETS[preset] | {"transfer": decay | PRESETS[preset].get("transfer", {})}
     steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if images < row[0])
     batch = min(128, images)
     per_epoch = images // batch
@@ -89,7 +103,7 @@ def check_preset(
         if trained and "learning_rate" not in optimizer.model_fields_set:
             raise RecipeError(
                 f"transfer.preset must be set, or optimizer.learning_rate: {optimizer.learning_rate}, the rate for "
-                "random weights, destroys pretrained ones; use the preset light, full or bit, or training.epochs=0 "
+                "random weights, destroys pretrained ones; use a preset, such as light or full, or training.epochs=0 "
                 "to stop after the probe"
             )
         return
@@ -104,12 +118,18 @@ def check_preset(
                 way = "; augmentation needs transfer.views above 1" if part == "augmentation" else ""
                 raise RecipeError(
                     f"{key}={value!r} contradicts {preset}, which is the probe alone and does not "
-                    f"fine-tune; remove it, or use the preset light, full or bit{way}"
+                    f"fine-tune; remove it, or use the preset light, full, norm, lora or bit{way}"
                 )
     if transfer.preset in ("full", "bit") and transfer.unfreeze:
         raise RecipeError(
             f"transfer.unfreeze={transfer.unfreeze} contradicts {preset}, which unfreezes the whole network; remove "
             "it, or use the preset light"
+        )
+    method = transfer.preset if transfer.preset in ("norm", "lora") else "all"
+    if user_settings.get("transfer.method", method) != method:
+        raise RecipeError(
+            f"transfer.method={transfer.method!r} contradicts {preset}, which has {method!r}; remove it, or use the "
+            f"preset {transfer.method if transfer.method != 'all' else 'full'}"
         )
     if transfer.preset == "bit":
         rules: tuple[tuple[Any, str, Any], ...] = (

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from kerazoo.errors import RecipeError
 from kerazoo.files import open_regular
+from kerazoo.models.hub.presets import PREFIX as HUB
 from kerazoo.models.registry import find, weight_names
 from kerazoo.recipes.augmentation import AugmentationPart
 from kerazoo.recipes.device_names import parse_devices
@@ -96,6 +97,8 @@ class Recipe(Part):
     def _whole(self) -> "Recipe":
         if self.log_histograms is None:
             self.fill(log_histograms="log" in self.model_fields_set and bool(self.log))
+        if self.transfer is not None and self.model.name.startswith(HUB) and self.transfer.weights == "imagenet":
+            self.fill(transfer=self.transfer.model_copy(update={"weights": "preset"}))  # those of the preset itself
         patience, epochs = self.optimizer.patience, self.training.epochs
         if patience is not None and 0 < epochs <= patience:
             refuse(
@@ -159,7 +162,7 @@ class Recipe(Part):
             backbone: A name of the registry.
             data: As in `for_training`.
             weights: "imagenet", the name of shipped weights, a file or a run, or "none".
-            preset: "linear", "light", "full" or "bit"; None uses no preset.
+            preset: "linear", "light", "full", "norm", "lora" or "bit"; None uses no preset.
             **settings: Keys of the recipe, as in `for_training`.
 
         Returns:

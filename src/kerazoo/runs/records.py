@@ -12,7 +12,7 @@ DATA = "data.json"
 FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     STATE: {
         "status": (str, True), "results": (dict, False), "seconds": (float, False), "resumed": (list, False),
-        "recipe": (dict, False), "recipe_sha256": (str, False),
+        "recipe": (dict, False), "recipe_sha256": (str, False), "preset": (dict, False),
     },
     DATA: {"digest": (str, True), "class_names": (list, False), "counts": (dict, False)},
 }  # fmt: skip

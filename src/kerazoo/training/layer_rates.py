@@ -11,18 +11,17 @@ from typing import Any
 import keras
 
 from kerazoo.keras_private import index_of
-from kerazoo.models.backbone import Backbone
-from kerazoo.models.registry import Network
+from kerazoo.models.registry import Entry, Network
 
 
-def rates_of(model: keras.Model, entry: Network | Backbone, decay: float) -> dict[str, float]:
+def rates_of(model: keras.Model, entry: Entry, decay: float) -> dict[str, float]:
     """The factor of each trainable variable by its path: 1 for the head, `decay` for the last stage, then its powers.
 
     The stages are those of the backbone; a network of the zoo is one stage.
     """
     names = [layer.name for layer in model.layers]
     head = names.index("features")
-    stages = entry.stages if isinstance(entry, Backbone) else ()
+    stages = () if isinstance(entry, Network) else entry.stages
     ends = [names.index(stage) for stage in stages[:-1]]
     factors: dict[str, float] = {}
     for index, layer in enumerate(model.layers):

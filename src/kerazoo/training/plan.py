@@ -15,8 +15,9 @@ import tensorflow as tf
 from kerazoo.errors import RecipeError, WeightsError
 from kerazoo.models.backbone import Backbone
 from kerazoo.models.description import ModelSpec, check_description
-from kerazoo.models.registry import Network, describe, find
-from kerazoo.models.saved import load_spec
+from kerazoo.models.hub.backbone import HubBackbone
+from kerazoo.models.registry import Entry, Network, describe, find
+from kerazoo.models.saved import DESCRIPTION, load_spec
 from kerazoo.models.weights.sources import check_weights, weights_of
 from kerazoo.pipelines.checks.once import check_and_prepare
 from kerazoo.pipelines.data.examples import Examples, split_like_classes
@@ -46,7 +47,7 @@ class Plan:
     `validation.py`).
     """
 
-    entry: Network | Backbone
+    entry: Entry
     recipe: Recipe
     examples: Examples
     augmentation: Augmentation
@@ -148,7 +149,9 @@ def for_candidate(recipe: Recipe, name: str, weights: str) -> Recipe:
 
 def stem_of(recipe: Recipe) -> str:
     """The first part of the names of numbered runs: the network and the data."""
-    return f"{find(recipe.model.name).name}-{Path(recipe.data.path).stem}"
+    entry = find(recipe.model.name)
+    name = entry.label if isinstance(entry, HubBackbone) else entry.name
+    return f"{name}-{Path(recipe.data.path).stem}"
 
 
 def resolve_batch_size(recipe: Recipe, examples: Examples, devices: Devices) -> Recipe:
@@ -172,7 +175,7 @@ def momentum_for(steps: int) -> float:
     return max(1 - 10 / max(steps, 1), 0.9)
 
 
-def make_preprocessing(entry: Network | Backbone, data: DataPart, examples: Examples) -> Preprocessing:
+def make_preprocessing(entry: Entry, data: DataPart, examples: Examples) -> Preprocessing:
     """The preprocessing for `entry`, with the recipe's size, or the arrays' own, or the network's default.
 
     The channels are the recipe's, or the arrays' own, or the network's default. A backbone gets a gray image as three
@@ -185,13 +188,13 @@ def make_preprocessing(entry: Network | Backbone, data: DataPart, examples: Exam
             channels = own_channels
         if own_channels not in (1, 3) and data.channels not in (None, own_channels):
             raise RecipeError(f"data.channels={data.channels}, but the arrays have {own_channels} channels; remove it")
-    resize = data.resize or "crop"
+    resize = data.resize or entry.resize
     height, width = (data.size, data.size) if data.size else (height, width)
     return entry.preprocessing(height, width, resize, data.channels or channels)
 
 
 def make_spec(
-    entry: Network | Backbone, own: Mapping[str, Any], preprocessing: Preprocessing, examples: Examples,
+    entry: Entry, own: Mapping[str, Any], preprocessing: Preprocessing, examples: Examples,
     preferred: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelSpec:  # fmt: skip
     """The model of a run, with every argument resolved, so that a later change of a default has no effect.
@@ -203,7 +206,8 @@ def make_spec(
     arguments |= {name: value for name, value in preferred.items() if name in known}
     arguments |= own
     arguments |= {"input_shape": preprocessing.shape, "num_classes": len(examples.class_names)}
-    spec = ModelSpec(entry.name, arguments, preprocessing, examples.class_names, examples.task)
+    name = entry.stored_name if isinstance(entry, HubBackbone) else entry.name
+    spec = ModelSpec(name, arguments, preprocessing, examples.class_names, examples.task)
     check_description(spec)  # refuse a model that could not be loaded again before it is trained
     return spec
 
@@ -257,19 +261,20 @@ def _left_out(examples: Examples, limit: int = 5) -> str:
 
 
 def input_and_arguments(
-    entry: Network | Backbone, data: DataPart, examples: Examples, source: Path | None
+    entry: Entry, data: DataPart, examples: Examples, source: Path | None
 ) -> tuple[Preprocessing, dict[str, object]]:
     """The preprocessing, and the builder arguments of the stored weights."""
-    if source is None or not source.is_dir():
+    if source is None or not (source / DESCRIPTION).is_file():
         return make_preprocessing(entry, data, examples), {}
     spec = load_spec(source)
-    if spec.name != entry.name:
-        raise WeightsError(f"the weights in {source} must be for {entry.name}, but they are for {spec.name}")
+    name = entry.stored_name if isinstance(entry, HubBackbone) else entry.name
+    if spec.name != name:
+        raise WeightsError(f"the weights in {source} must be for {name}, but they are for {spec.name}")
     values = spec.preprocessing.to_json()
     own_channels = 3 if examples.pixels is None else examples.pixels.shape[3]
     wanted = data.channels or (own_channels if own_channels not in (1, 3) else values["channels"])
     if wanted != values["channels"]:
-        if isinstance(entry, Network) or values["channels"] != 3:
+        if not isinstance(entry, Backbone) or values["channels"] != 3:
             raise RecipeError(
                 f"the images have {wanted} channels (data.channels={data.channels}), but the weights in "
                 f"{source} expect {values['channels']}; only 3-channel backbone weights can be adapted"

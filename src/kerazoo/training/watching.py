@@ -18,8 +18,7 @@ from kerazoo.callbacks.writers.opening import open_writers
 from kerazoo.callbacks.writers.writer import GuardedWriter, Writer
 from kerazoo.insight.findings.finding import Finding
 from kerazoo.insight.grids import draw_images
-from kerazoo.models.backbone import Backbone
-from kerazoo.models.registry import Network
+from kerazoo.models.registry import Entry, Network
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches
 from kerazoo.runs.run import Run
 from kerazoo.training.plan import Plan
@@ -140,7 +139,7 @@ def _probe(plan: Plan) -> np.ndarray:
     return pixels
 
 
-def _taps(model: keras.Model, entry: Network | Backbone) -> Sequence[str] | None:
+def _taps(model: keras.Model, entry: Entry) -> Sequence[str] | None:
     """The layers whose feature maps are drawn: the stages of a backbone; None chooses those of a network by size."""
     if isinstance(entry, Network):
         return None

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerazoo.keras_private import all_layers
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import training_batches
 from kerazoo.pipelines.input.causes import true_causes
@@ -21,7 +22,7 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
 
     Weights and seeds do not change. Source: "precise batch norm", Wu & Johnson 2021, arXiv:2105.07576, section 3.
     """
-    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
+    norms = [norm for norm in batch_norms(model) if norm.trainable]
     momenta = [norm.momentum for norm in norms]
     own = {id(variable) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)}
     others = [variable for variable in model.variables if id(variable) not in own]
@@ -38,13 +39,18 @@ def reestimate(model: keras.Model, batches: Iterable[Any]) -> None:
             variable.assign(value)
 
 
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The batch norms of `model`, also those inside other layers."""
+    return [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def norm_by_data(model: keras.Model, plan: Plan) -> None:
     """Set the batch norm statistics of a network with random weights to those of the training images.
 
     A new network has the statistics 0 and 1. Training uses the statistics of each batch, so the features would differ
     from those that the probe was trained on.
     """
-    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+    if not batch_norms(model):
         return
     train = plan.examples.split("train")
     plain = training_batches(

@@ -14,12 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from kerazoo.callbacks.metrics import MetricsWriter
 from kerazoo.errors import RecipeError
+from kerazoo.keras_private import all_layers
 from kerazoo.models.heads.classifier import feature_extractor
+from kerazoo.models.hub.backbone import HubBackbone
 from kerazoo.models.weights.loading import copy_weights, weights_digest
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
@@ -35,6 +38,7 @@ from kerazoo.training.teacher import check_teacher
 from kerazoo.training.train import finish_run
 from kerazoo.transfer.batch_norm import norm_by_data
 from kerazoo.transfer.head import build_with, check_probe, learn_head
+from kerazoo.transfer.low_rank import LowRank, attention_layers
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phases
 from kerazoo.transfer.refinement import calibrated, mirrored, refine
@@ -78,11 +82,15 @@ def finetune(
     with timed("building networks"):
         single, model = build_both(run_plan, devices)
     digest = weights_digest(feature_extractor(single))
+    entry = run_plan.entry
+    known: dict[str, Any] = {"start_weights": digest, "devices": devices.describe()}
+    if isinstance(entry, HubBackbone) and run_plan.transfer.weights in entry.weights:
+        known["preset"] = entry.record()
     with (
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
         started(
             folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
-            start_weights=digest, devices=devices.describe(), **teacher,
+            **known, **teacher,
         ) as run,
     ):  # fmt: skip
         if run_plan.source is None:
@@ -114,6 +122,8 @@ def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
     if epochs:
         unfreeze(model, plan.entry, plan.transfer, pretrained=plan.source is not None)
         devices.check_batch_norm(model)
+        if plan.transfer.method == "lora":
+            attention_layers(model)  # refuse a network without them now
     log.info(
         f"{plan.entry.name}, weights {plan.transfer.weights}: {model.count_params():,} parameters; "
         f"{summary(plan.examples)}"
@@ -137,6 +147,10 @@ def tune(
         MetricsWriter(run.folder, 0).settle()
         return []
     copy_weights(single, model)
+    updates = None
+    if plan.transfer.method == "lora":
+        with devices.scope():
+            updates = LowRank(model, plan.transfer.rank)
     batches, validation = make_batches(plan, devices)
     begin = time.perf_counter()
     first = single.get_weights()
@@ -146,8 +160,11 @@ def tune(
     reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
     if reason:
         log.info(f"fine-tuning ended early: {reason}")
-    copy_weights(model, single)
-    for layer, tuned in zip(single.layers, model.layers, strict=True):
+    if updates is None:
+        copy_weights(model, single)
+    else:
+        single.set_weights(updates.weights())
+    for layer, tuned in zip(all_layers(single), all_layers(model), strict=True):  # outer layers before inner ones
         layer.trainable = tuned.trainable
     seconds = time.perf_counter() - begin
     choices = max(len(history), 1) if training.early_stopping else 1  # number of epochs from which the best was chosen

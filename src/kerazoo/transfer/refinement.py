@@ -16,7 +16,7 @@ from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
 from kerazoo.training.second_view import NAME, NOT_TRIED
 from kerazoo.training.validation import measured, val_logits
-from kerazoo.transfer.batch_norm import REESTIMATED, reestimate
+from kerazoo.transfer.batch_norm import REESTIMATED, batch_norms, reestimate
 from kerazoo.transfer.cross_fitting import best_average, best_temperature, folds_of
 from kerazoo.transfer.phases import Phases
 
@@ -35,7 +35,7 @@ def refine(
     if not all(np.isfinite(weights).all() for weights in tuned):
         model.set_weights(before)  # weights that are not finite cannot be averaged either
         return
-    if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in model.layers):
+    if any(norm.trainable for norm in batch_norms(model)):
         begin = time.perf_counter()
         model.set_weights(tuned)
         reestimate(model, batches.at(0, 0).take(REESTIMATED))

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from kerazoo.exports.formats.reference import shares
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.preprocessing.scaling import affine
 from kerazoo.tasks.task import find_task
 
 if TYPE_CHECKING:
@@ -61,10 +60,10 @@ def portable(spec: "ModelSpec", model: "keras.Model", kind: str, *, quantized: b
 
 def settings_of(preprocessing: Preprocessing) -> dict[str, Any]:
     """The preprocessing in numbers, as `reference.py` reads it."""
-    factor, offset = affine(preprocessing.scaling, preprocessing.channels)
+    factor, offset = preprocessing.affine
     return {
         **preprocessing.to_json(),
-        "reversed": preprocessing.scaling == "caffe" and preprocessing.channels == 3,
+        "reversed": preprocessing.reverses,
         "factor": np.asarray(factor).tolist(),
         "offset": np.asarray(offset).tolist(),
     }

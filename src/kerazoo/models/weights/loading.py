@@ -11,6 +11,7 @@ import numpy as np
 from kerazoo.errors import WeightsError
 from kerazoo.files import DamagedError
 from kerazoo.models.backbone import Backbone
+from kerazoo.models.hub.loading import is_preset, load_preset
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_network
 from kerazoo.models.weights.channels import adapt_input_channels
@@ -41,8 +42,11 @@ def load_features(model: "keras.Model", source: str | Path, *, scaling: str | No
     source = Path(source)
     if source.name == WEIGHTS and (source.parent / DESCRIPTION).is_file():
         source = source.parent  # the folder of a run describes the file
-    check_source(source)
-    if source.is_dir():
+    if not is_preset(source):
+        check_source(source)
+    if is_preset(source):
+        load_preset(features, source)
+    elif source.is_dir():
         spec, network = load_network(source)
         if spec.members:
             raise WeightsError(f"{source} has the weights of {len(spec.members)} networks; use one of its folds")

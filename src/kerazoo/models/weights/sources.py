@@ -4,7 +4,8 @@ from pathlib import Path
 
 from kerazoo.errors import WeightsError
 from kerazoo.models.backbone import Backbone
-from kerazoo.models.registry import Network, weight_names
+from kerazoo.models.hub.backbone import HubBackbone
+from kerazoo.models.registry import Entry, weight_names
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS
 from kerazoo.models.weights.download import published_path
 
@@ -21,8 +22,13 @@ def shipped(name: str, weights: str) -> Path:
     return folder
 
 
-def check_weights(entry: Network | Backbone, weights: str) -> None:
-    """Raise WeightsError if `weights` is neither a name that `entry` has nor the path of a weights file or model."""
+def check_weights(entry: Entry, weights: str) -> None:
+    """Raise WeightsError if `weights` is neither a name that `entry` has nor the path of a weights file or model.
+
+    Raises ModelError for a backbone of keras-hub that cannot exist.
+    """
+    if isinstance(entry, HubBackbone):
+        entry.check()
     if weights in weight_names(entry):
         return
     path = Path(weights).expanduser()
@@ -36,7 +42,7 @@ def check_weights(entry: Network | Backbone, weights: str) -> None:
     check_source(path)
 
 
-def weights_of(entry: Network | Backbone, weights: str | Path) -> Path | None:
+def weights_of(entry: Entry, weights: str | Path) -> Path | None:
     """The file or folder of `weights`, or None for "none"; published weights are downloaded. Raises WeightsError."""
     check_weights(entry, str(weights))
     if weights == "none":
@@ -44,6 +50,8 @@ def weights_of(entry: Network | Backbone, weights: str | Path) -> Path | None:
     if weights not in entry.weights:
         path = Path(weights).expanduser()
         return path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
+    if isinstance(entry, HubBackbone):
+        return entry.folder()
     return published_path(entry.name) if isinstance(entry, Backbone) else shipped(entry.name, str(weights))
 
 

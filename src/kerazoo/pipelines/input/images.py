@@ -117,7 +117,8 @@ def prepared(
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
     """The path of the cache of `examples`, which may not exist."""
-    resizing = {key: value for key, value in preprocessing.to_json().items() if key != "scaling"}
+    values = preprocessing.to_json()
+    resizing = {key: value for key, value in values.items() if key not in ("scaling", "factor", "offset")}
     digest = hashlib.sha256(json.dumps([VERSION, tf.__version__, resizing], sort_keys=True).encode())
     for content in examples.hashes:
         digest.update(content.encode())

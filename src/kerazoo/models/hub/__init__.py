@@ -1,0 +1,1 @@
+"""Image backbones of keras-hub: presets, built flat, with their own preprocessing."""
