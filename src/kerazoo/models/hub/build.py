@@ -73,6 +73,8 @@ def make_backbone(name: str, architecture: Architecture, shape: tuple[int, int, 
     if "position_embedding_shape" in known:  # they have the size of the images: see `loading.py`
         config["position_embedding_shape"] = shape
     config = {key: value for key, value in config.items() if key in known or key.endswith("coefficient")}
+    from kerazoo.models.depthwise import compute_depthwise  # it imports keras
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Layer 'attn'")
@@ -82,6 +84,7 @@ def make_backbone(name: str, architecture: Architecture, shape: tuple[int, int, 
             f"{name}: keras-hub cannot build {kind.__name__} for images of {shape[0]} x {shape[1]} px: "
             f"{' '.join(str(error).split())[:300]}; use another size"
         ) from error
+    compute_depthwise(backbone)
     for layer in all_layers(backbone):
         if type(layer).__name__ == "WindowAttention":  # its argument called mask is not Keras's mask, which it warns of
             layer.supports_masking = True
