@@ -151,6 +151,8 @@ def test_what_is_no_teacher_for_the_data_is_refused(teacher, here, parts, messag
 
 def test_an_ensemble_or_a_changed_run_is_no_teacher(teacher, here, monkeypatch):
     made = plan(recipe_of(teacher), open_devices("cpu"))
+    _, validation = make_batches(made, open_devices("cpu"))
+    assert next(iter(validation.as_numpy_iterator()))[1].shape[1:] == (2,)  # shares, as the answers are
     monkeypatch.setattr(
         "kerazoo.models.saved._members", lambda values: (Member(), Member())
     )  # fmt: skip
