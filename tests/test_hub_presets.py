@@ -81,12 +81,13 @@ def test_a_preset_is_fetched_once_and_checked(name, tiny, call, tmp_path):
     assert "image_converter.json was changed after it was fetched: its sha256 must be" in err
 
 
-@BOTH
+@pytest.mark.slow(reason="processes that fetch twice; a connection that ends is tried again, with pauses")
+@pytest.mark.parametrize("name", ["hub:hf://u/tiny", f"hub:{KAGGLE}"])
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
         ("hash", "the sha256 of model.weights.h5 is not|checksum"),
-        pytest.param("cut", "62864|IncompleteRead", marks=pytest.mark.slow(reason="it is tried again, with pauses")),
+        ("cut", "62864|IncompleteRead|without sending complete"),
     ],
 )
 def test_what_is_damaged_on_the_way_is_not_used(name, fault, reason, tiny, call):

@@ -145,8 +145,9 @@ def bundle(
         raise WeightsError("a bundle has either presets of keras-hub or other weights; make two bundles")
     if presets:
         from kerazoo.models.hub.bundles import write_presets
+        from kerazoo.models.hub.licenses import license_of
 
-        found = [(preset.preset, preset.folder(), preset.record()["license"]) for preset in presets]
+        found = [(preset.preset, preset.folder(), license_of(preset.preset, preset.folder())[0]) for preset in presets]
         rows = write_presets(output, found)
     else:
         rows = write_bundle(output, [(entry, published_path(entry.name)) for entry in _entries(names)])
