@@ -186,7 +186,7 @@ def test_pixels_keep_their_channels_and_encoded_images_have_one_or_three():
     grey = np.full((2, 2, 1), 100.0)
     expected = {"none": 100, "unit": 100 / 255, "tf": 100 / 127.5 - 1, "caffe": 100 - 344.398 / 3}
     expected["torch"] = (100 / 255 - 0.449) / (0.678 / 3)
-    for scaling in SCALINGS:
+    for scaling in set(SCALINGS) - {"numbers"}:
         found = Preprocessing(2, 2, 1, scaling=scaling).scale(grey).numpy()
         np.testing.assert_allclose(found, expected[scaling], rtol=1e-5)
 

@@ -72,7 +72,7 @@ SMALL = ["--set", "data.size=24"]
         (empty_folder, [], r"data is empty; use one"),
         (one_class, [], r"data has only one class \('alone'\)"),
         (lonely_image, [], r"class 'third' in .*data has one image to train on"),
-        (corrupt_image, SMALL, r"1 image cannot be decoded: .*circle/03.png"),
+        (corrupt_image, ["--set", "data.size=32"], r"1 image cannot be decoded: .*circle/03.png"),
         (make_images, ["--set", "data.size=31"], r"vgg16: input_shape=\(31, 31, 3\) is too small; .* at least 32 px"),
         (
             make_images,
@@ -211,6 +211,7 @@ def test_what_is_stopped_without_a_run_promises_none(here, tmp_path, monkeypatch
         signal.raise_signal(number)
 
     monkeypatch.setattr("kerazoo.pipelines.checks.check.inspect_all", asked)
+    monkeypatch.setattr("kerazoo.pipelines.checks.once.inspect_all", asked)
     data = make_images(tmp_path / "data")
     trial = ["try", "mlp", "--data", data, "--size", "16", "--learning-rate", "rates.svg"]
     for command, number in (

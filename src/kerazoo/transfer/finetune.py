@@ -41,7 +41,7 @@ from kerazoo.transfer.head import build_with, check_probe, learn_head
 from kerazoo.transfer.low_rank import LowRank, attention_layers
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phases
-from kerazoo.transfer.refinement import calibrated, mirrored, refine
+from kerazoo.transfer.refinement import described, refine
 from kerazoo.transfer.unfreezing import unfreeze
 
 log = logging.getLogger("kerazoo")
@@ -74,39 +74,38 @@ def finetune(
     if finished(folder) and not overwrite:
         return Run(folder)
     run_plan = plan(recipe, devices, examples=examples)
-    with timed("checking and resizing"):
-        run_plan.check_images()
     check_probe(run_plan)
-    teacher = check_teacher(run_plan)
+    known = check_teacher(run_plan) | {"devices": devices.describe()}
     set_seed(run_plan.recipe.seed)
     with timed("building networks"):
         single, model = build_both(run_plan, devices)
-    digest = weights_digest(feature_extractor(single))
-    entry = run_plan.entry
-    known: dict[str, Any] = {"start_weights": digest, "devices": devices.describe()}
-    if isinstance(entry, HubBackbone) and run_plan.transfer.weights in entry.weights:
-        known["preset"] = entry.record()
+    with timed("checking and resizing"):
+        run_plan.check_images()
+    known |= start_of(single, run_plan)
     with (
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
-        started(
-            folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None,
-            **known, **teacher,
-        ) as run,
-    ):  # fmt: skip
+        started(folder, run_plan.recipe, run_plan.examples, overwrite=overwrite, numbered=name is None, **known) as run,
+    ):
         if run_plan.source is None:
             norm_by_data(single, run_plan)
         phases = Phases(run_plan.task)
         probe = learn_head(single, run_plan, phases)
         history = tune(single, model, run_plan, phases, run=run, devices=devices, callbacks=callbacks)
         with timed("after fine-tuning"):
-            run_plan = replace(run_plan, spec=mirrored(single, run_plan, phases))
-            if run_plan.transfer.calibrate:
-                run_plan = replace(run_plan, spec=calibrated(single, run_plan, phases))
+            run_plan = replace(run_plan, spec=described(single, run_plan, phases))
         phases.write(run.folder, probe)
         outcome = transferred(history, phases.phases, run_plan.recipe.training, run_plan.task)
         return finish_run(
             run, run_plan, single, history, start, outcome=outcome, phases=phases.to_json(), reported=reported
         )
+
+
+def start_of(single: keras.Model, plan: Plan) -> dict[str, Any]:
+    """What a run records of the weights that it starts from: their hash, and the preset of keras-hub that has them."""
+    start: dict[str, Any] = {"start_weights": weights_digest(feature_extractor(single))}
+    if isinstance(plan.entry, HubBackbone) and plan.transfer.weights in plan.entry.weights:
+        start["preset"] = plan.entry.record()
+    return start
 
 
 def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:

@@ -62,6 +62,12 @@ def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], M
     return measure
 
 
+def described(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
+    """The description of the network, with mirror images and a temperature if the recipe wants them and they help."""
+    plan = replace(plan, spec=mirrored(model, plan, phases))
+    return calibrated(model, plan, phases) if plan.transfer.calibrate else plan.spec
+
+
 def mirrored(model: keras.Model, plan: Plan, phases: Phases) -> ModelSpec:
     """The description of the network, with mirror images if the recipe wants them and, unless always, they help."""
     flip = plan.recipe.evaluation.flip

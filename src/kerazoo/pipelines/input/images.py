@@ -111,8 +111,13 @@ def prepared(
         if cache == "auto":
             return None
         raise
-    log.info(f"writing {len(examples):,} prepared images to {path} ({format_bytes(size)})")
-    return _write(path, examples, preprocessing, fitted or _fitted)
+    about = f"{len(examples):,} prepared images to {path} ({format_bytes(size)})"
+    if fitted is None:
+        log.info(f"writing {about}")
+        return _write(path, examples, preprocessing, _fitted)
+    written = _write(path, examples, preprocessing, fitted)
+    log.info(f"wrote {about}")  # afterwards, because the images may turn out to be bad
+    return written
 
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
