@@ -302,7 +302,8 @@ MLP = {"model": {"name": "mlp"}, "data": {"path": "x"}}
 
 def test_presets_are_recipes_that_can_be_changed(data, tmp_path):
     for name, values in PRESETS.items():
-        made = make_recipe({"model": {"name": "mobilenet_025"}, "data": {"path": "x"}}, defaults=values)
+        named = {"transfer": {"preset": name}} if "transfer" in values else {}
+        made = make_recipe({"model": {"name": "mobilenet_025"}, "data": {"path": "x"}, **named}, defaults=values)
         assert made.training.epochs == values["training"]["epochs"], name
     few, some, many = (preset_values("bit", images=count, stages=5) for count in (640, 30_000, 600_000))
     assert few["training"] == {"epochs": 100, "batch_size": 128}

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kerazoo import api
-from kerazoo.cli.output import Json, print_json, say
+from kerazoo.cli.output import Json, print_json
 
 
 def models(
@@ -27,7 +27,7 @@ def models(
         weights = ", ".join(row.weights) or "-"
         print(f"{row.name:<{width}}  {size:>9}  {parameters:>11}  {weights:<8}  {row.summary}")
     if not filter.startswith("hub:"):
-        say(
+        print(
             f"hub:PRESET is one of {len(api.list_models('hub:'))} presets of keras-hub (`kerazoo models --filter "
             "hub:`), a folder (hub:./FOLDER) or a repository (hub:hf://USER/NAME), with pip install 'kerazoo[hub]'"
         )
