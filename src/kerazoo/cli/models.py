@@ -26,7 +26,7 @@ def models(
         parameters = "-" if row.parameters is None else f"{row.parameters:,}"
         weights = ", ".join(row.weights) or "-"
         print(f"{row.name:<{width}}  {size:>9}  {parameters:>11}  {weights:<8}  {row.summary}")
-    if not filter.startswith("hub:"):
+    if not filter:
         print(
             f"hub:PRESET is one of {len(api.list_models('hub:'))} presets of keras-hub (`kerazoo models --filter "
             "hub:`), a folder (hub:./FOLDER) or a repository (hub:hf://USER/NAME), with pip install 'kerazoo[hub]'"
