@@ -81,6 +81,7 @@ def finetune(
         single, model = build_both(run_plan, devices)
     with timed("checking and resizing"):
         run_plan.check_images()
+    announce(single, run_plan)
     known |= start_of(single, run_plan)
     with (
         true_causes(run_plan.recipe.training.batch_size, run_plan.examples, run_plan.preprocessing),
@@ -98,6 +99,17 @@ def finetune(
         return finish_run(
             run, run_plan, single, history, start, outcome=outcome, phases=phases.to_json(), reported=reported
         )
+
+
+def announce(single: keras.Model, plan: Plan) -> None:
+    """Log what is fine-tuned, on what, and which settings have no effect."""
+    log.info(
+        f"{plan.entry.name}, weights {plan.transfer.weights}: {single.count_params():,} parameters; "
+        f"{summary(plan.examples)}"
+    )
+    augments = plan.transfer.views == 1 and plan.augmentation.describe()
+    if not plan.recipe.training.epochs and (plan.recipe.training.loss or augments):
+        log.info("training.epochs is 0, so augmentation and training.loss, which only fine-tuning uses, have no effect")
 
 
 def start_of(single: keras.Model, plan: Plan) -> dict[str, Any]:
@@ -123,13 +135,6 @@ def build_both(plan: Plan, devices: Devices) -> tuple[keras.Model, keras.Model]:
         devices.check_batch_norm(model)
         if plan.transfer.method == "lora":
             attention_layers(model)  # refuse a network without them now
-    log.info(
-        f"{plan.entry.name}, weights {plan.transfer.weights}: {model.count_params():,} parameters; "
-        f"{summary(plan.examples)}"
-    )
-    augments = plan.transfer.views == 1 and plan.augmentation.describe()
-    if not epochs and (plan.recipe.training.loss or augments):
-        log.info("training.epochs is 0, so augmentation and training.loss, which only fine-tuning uses, have no effect")
     return single, model
 
 

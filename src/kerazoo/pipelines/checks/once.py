@@ -1,17 +1,21 @@
 """Check images before training, and prepare them in the same pass: each file is read and decoded once."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import numpy as np
 
+from kerazoo.caches import cache_folder
 from kerazoo.pipelines.checks.check import refuse_bad
 from kerazoo.pipelines.checks.inspection import Inspection
 from kerazoo.pipelines.checks.scan import AT_ONCE, inspect_all, inspect_and_resize
 from kerazoo.pipelines.data.examples import Examples, check_hashes
 from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.terminal import progress_bar
+from kerazoo.terminal import format_bytes, progress_bar
+
+log = logging.getLogger("kerazoo")
 
 COLORS = 3  # channels of the pixels that the check decodes; a network for gray decodes otherwise
 
@@ -46,6 +50,9 @@ def check_and_prepare(
                 check.inspect(part)
             paths += part.paths or ()
     refuse_bad(examples.source, paths, check.rows)
+    if check.written:
+        size = check.written * int(np.prod(preprocessing.shape))
+        log.info(f"wrote {check.written:,} prepared images to {cache_folder('images')} ({format_bytes(size)})")
     return opened
 
 
@@ -55,6 +62,7 @@ class _Check:
     def __init__(self, progress: Callable[[int], None]) -> None:
         self.rows: list[Inspection] = []
         self.progress = progress
+        self.written = 0  # images of splits that are kept
 
     def blocks(self, part: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
         """Inspect `part`, and give its images. Raises _Bad at the end if one is bad, DataError if one has changed."""
@@ -70,6 +78,7 @@ class _Check:
         if any(row.bad for row in rows):
             raise _Bad
         check_hashes(part, [row.sha256 for row in rows], part.hashes)
+        self.written += len(rows)
 
     def inspect(self, part: Examples) -> None:
         """Inspect `part` alone."""

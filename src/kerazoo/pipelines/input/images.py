@@ -92,7 +92,7 @@ def prepared(
 
     `cache` is "always", "never", or "auto": use a cache if there are at least two `passes` over image files, and if it
     needs at most a tenth of the free disk. The log says what is written and its size. `fitted` gives blocks (n, h, w,
-    C) uint8 of the images if they are to be written, which by default are decoded here.
+    C) uint8 of the images if they are to be written, without a line in the log; by default they are decoded here.
     """
     if examples.pixels is not None and examples.pixels.shape[1:] == preprocessing.shape:
         return examples.pixels
@@ -111,13 +111,9 @@ def prepared(
         if cache == "auto":
             return None
         raise
-    about = f"{len(examples):,} prepared images to {path} ({format_bytes(size)})"
     if fitted is None:
-        log.info(f"writing {about}")
-        return _write(path, examples, preprocessing, _fitted)
-    written = _write(path, examples, preprocessing, fitted)
-    log.info(f"wrote {about}")  # afterwards, because the images may turn out to be bad
-    return written
+        log.info(f"writing {len(examples):,} prepared images to {path} ({format_bytes(size)})")
+    return _write(path, examples, preprocessing, fitted or _fitted)
 
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
