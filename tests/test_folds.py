@@ -313,6 +313,7 @@ class Stop(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow  # two more trainings; the test below kills one
 def test_a_stopped_ensemble_goes_on_with_the_fold_that_was_stopped(ensemble, here):
     with pytest.raises(Interrupted):
         trained(here, "stopped", callbacks=[Stop()])
