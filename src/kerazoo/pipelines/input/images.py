@@ -155,7 +155,8 @@ def _write(path: Path, examples: Examples, preprocessing: Preprocessing, fitted:
     try:
         # do not write through a memory map: a full disk would kill the process
         with true_causes(None, examples, preprocessing):
-            write_whole(path, chain([header.getvalue()], _blocks(fitted(examples, preprocessing))))
+            # the checksums show what a power cut damaged, so it need not wait for the disk
+            write_whole(path, chain([header.getvalue()], _blocks(fitted(examples, preprocessing))), sync=False)
     except OSError as error:
         raise KerazooError(
             f"{path} cannot be written: {error.strerror}; free some disk space, set KERAZOO_CACHE to another folder, "
