@@ -11,6 +11,7 @@ from kerazoo.errors import DataError
 from kerazoo.exports.synthetic import encoded_images
 from kerazoo.pipelines.checks import once, scan
 from kerazoo.pipelines.checks.check import check_images
+from kerazoo.pipelines.checks.inspection import inspect_file
 from kerazoo.pipelines.checks.once import check_and_prepare
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.input.images import cache_path, prepared
@@ -38,7 +39,7 @@ def examples(tmp_path):
                 ending = name.split()[1].lower()
                 (folder / f"{number}.{ending}").write_bytes(contents)
     noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
-    Image.fromarray(noise).resize((4600, 3300)).save(tmp_path / "data/train/a/large.jpg", quality=60)
+    Image.fromarray(noise).resize((5200, 4900)).save(tmp_path / "data/train/a/large.jpg", quality=60)
     return load_examples(DataPart(path=str(tmp_path / "data")))
 
 
@@ -51,6 +52,30 @@ def test_the_kept_images_are_those_that_decoding_gives(examples, how):
         paths = examples.split(split).paths
         expected = [size.read(Path(path).read_bytes()).numpy() for path in paths]
         np.testing.assert_array_equal(images, expected)
+
+
+def test_what_is_decoded_together_is_inspected_as_alone(examples, monkeypatch):
+    """Also a large image, which is decoded alone, what comes after a bad one, and a file that is no plain one."""
+    alone = []
+
+    def noted(path, then=None):
+        alone.append(Path(path).name)
+        return inspect_file(path, then)
+
+    monkeypatch.setattr(scan, "inspect_file", noted)
+    folder = Path(examples.split("train").paths[0]).parent
+    (folder / "3a.png").write_bytes(b"no image")
+    paths = sorted(str(path) for path in folder.iterdir())
+    bad, large = str(folder / "3a.png"), [str(folder / "large.jpg")]
+    for some, plain in ((paths, True), ([path for path in paths if path != bad], True), ([*paths, str(folder)], False)):
+        found = []
+        blocks = list(scan.inspect_and_resize(some, SIZE, found))
+        assert found == [inspect_file(path) for path in some]
+        assert alone == [Path(path).name for path in (some[some.index(bad) :] if bad in some else large)] or not plain
+        alone.clear()
+        assert len(blocks) == (not any(row.bad for row in found))
+        with scan.Inspections() as known:
+            assert known.find(some) == [row if row.sha256 else None for row in found]
 
 
 def test_each_file_is_decoded_once(examples, monkeypatch):

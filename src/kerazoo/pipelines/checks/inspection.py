@@ -32,7 +32,7 @@ DECODER = f"4-{tf.__version__}"
 THUMB = 16  # px
 PILLOW_SEES = 1_000_000  # bytes; reading a header takes 3 microseconds for each segment
 
-_RGB = Preprocessing(1, 1)
+DECODED = Preprocessing(1, 1)  # decodes to three channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,23 @@ def inspect_contents(
             pixels = _decode(contents)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             return Inspection(**values, bad=_failure(error, contents))
-        looks = _looks(pixels)
+        found = _described(values, odd, pixels)
         if then is not None:
             then(pixels)
+    return found
+
+
+def inspect_decoded(contents: bytes, suffix: str, pixels: np.ndarray, **seen: int) -> Inspection:
+    """As `inspect_contents`, for contents that were decoded to `pixels`, (H, W, 3) uint8."""
+    values = {"sha256": hashlib.sha256(contents).hexdigest(), **seen}
+    return _described(values, _header(contents, suffix)[1], pixels)
+
+
+def _described(values: dict[str, Any], odd: tuple[tuple[str, str], ...], pixels: np.ndarray) -> Inspection:
+    """The inspection of an image that was decoded."""
     if min(pixels.shape[:2]) < TINY:
         odd = (*odd, ("tiny", f"{pixels.shape[1]} x {pixels.shape[0]} px"))
-    return Inspection(**values, odd=odd, **looks)
+    return Inspection(**values, odd=odd, **_looks(pixels))
 
 
 def _failure(error: Exception, contents: bytes) -> tuple[str, str]:
@@ -114,7 +125,7 @@ _ONE_LARGE = threading.Lock()  # only one thread at a time may use the memory fo
 
 def _decode(contents: bytes) -> np.ndarray:
     with tf.device("CPU:0"):
-        return np.asarray(memoryview(_RGB.decode(tf.constant(contents))))  # without a copy
+        return np.asarray(memoryview(DECODED.decode(tf.constant(contents))))  # without a copy
 
 
 def _header(contents: bytes, suffix: str) -> tuple[str, tuple[tuple[str, str], ...]]:

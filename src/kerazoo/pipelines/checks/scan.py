@@ -4,16 +4,30 @@ import contextlib
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from kerazoo.caches import cache_folder
-from kerazoo.pipelines.checks.inspection import DECODER, Inspection, inspect_array, inspect_file, read_known
+from kerazoo.pipelines.checks.inspection import (
+    DECODED,
+    DECODER,
+    Inspection,
+    inspect_array,
+    inspect_decoded,
+    inspect_file,
+    read_known,
+)
 from kerazoo.pipelines.data.examples import Examples
+from kerazoo.pipelines.input.images import DECODERS, graph_code
+from kerazoo.preprocessing.headers import LARGE, announced
+from kerazoo.preprocessing.image_files import MAX_ENCODED
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 AT_ONCE = 256  # files between two writes of the cache
@@ -55,24 +69,76 @@ def inspect_and_resize(
 
     After an image that cannot be decoded, the others are inspected, and nothing more is given.
     """
-
-    def one(path: str, row: np.ndarray) -> Inspection:
-        def resize(pixels: np.ndarray) -> None:
-            row[:] = preprocessing.resize_decoded(pixels).numpy()
-
-        return inspect_file(path, resize)
-
+    together = _decoded_together(paths, preprocessing)
+    kept = first = len(found)
     sound = True
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Inspections() as known:
+    with Inspections() as known:
         for start in range(0, len(paths), A_BLOCK):
             some = paths[start : start + A_BLOCK]
             block = np.empty((len(some), *preprocessing.shape), np.uint8)
-            rows = list(pool.map(one, some, block))
-            known.keep(list(zip(some, rows, strict=True)))
-            found += rows
-            sound &= not any(row.bad for row in rows)
+            for path, row in zip(some, block, strict=True):
+                found.append(_next_of(together, path, row) or _alone(path, preprocessing, row))
+                sound &= not found[-1].bad
+            if len(found) - kept >= AT_ONCE or start + A_BLOCK >= len(paths):  # each write waits for the disk
+                known.keep(list(zip(paths[kept - first :], found[kept:], strict=False)))
+                kept = len(found)
             if sound:
                 yield block
+
+
+def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[tuple[bytes, np.ndarray, Any]]:
+    """(contents, decoded pixels, resized pixels) of each path in order, decoded in TensorFlow's threads.
+
+    Nothing more is given after the first that fails. An image that is decoded alone, since it is large, has no pixels.
+    """
+    if not all(_is_plain(path) for path in paths):
+        return
+
+    @graph_code
+    def one(path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        contents = tf.io.read_file(path)
+        nothing = tf.zeros((0, 0, 3), tf.uint8), tf.zeros(preprocessing.shape, tf.uint8)
+        both = tf.cond(announced(contents) > LARGE, lambda: nothing, lambda: decode(contents))
+        return contents, *both
+
+    def decode(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = DECODED.decode(contents)
+        return pixels, preprocessing.resize_decoded(pixels)
+
+    names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
+    images = names.map(one, num_parallel_calls=DECODERS, deterministic=True).prefetch(DECODERS)
+    with contextlib.suppress(tf.errors.OpError):  # what is bad is found and named alone
+        yield from images.as_numpy_iterator()
+
+
+def _is_plain(path: str) -> bool:
+    """Whether it is a regular file that may be read at once; what else it may be is said by `inspect_file`."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_ENCODED
+
+
+def _next_of(together: Iterator[tuple[bytes, np.ndarray, Any]], path: str, row: np.ndarray) -> Inspection | None:
+    """The inspection of the next image of `together`, that at `path`; `row` gets it resized. None if it has none."""
+    contents, pixels, resized = next(together, (b"", np.empty(0), None))
+    if not pixels.size:
+        return None
+    status = Path(path).stat()
+    if status.st_size != len(contents):  # it is being written
+        return None
+    row[:] = resized
+    return inspect_decoded(contents, Path(path).suffix, pixels, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _alone(path: str, preprocessing: Preprocessing, row: np.ndarray) -> Inspection:
+    """The inspection of one image, or why it is bad; `row` gets it resized."""
+
+    def resize(pixels: np.ndarray) -> None:
+        row[:] = preprocessing.resize_decoded(pixels).numpy()
+
+    return inspect_file(path, resize)
 
 
 class Inspections:
