@@ -76,11 +76,12 @@ def finetune(
     run_plan = plan(recipe, devices, examples=examples)
     check_probe(run_plan)
     known = check_teacher(run_plan) | {"devices": devices.describe()}
-    set_seed(run_plan.recipe.seed)
+    keras.utils.set_random_seed(run_plan.recipe.seed)
     with timed("building networks"):
         single, model = build_both(run_plan, devices)
     with timed("checking and resizing"):
         run_plan.check_images()
+    set_seed(run_plan.recipe.seed)  # not before: deterministic TensorFlow reads files one after another
     announce(single, run_plan)
     known |= start_of(single, run_plan)
     with (
