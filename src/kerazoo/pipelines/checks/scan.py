@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -86,12 +85,17 @@ def inspect_and_resize(
                 yield block
 
 
-def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[tuple[bytes, np.ndarray, Any]]:
-    """(contents, decoded pixels, resized pixels) of each path in order, decoded in TensorFlow's threads.
+Decoded = tuple[bytes, np.ndarray, np.ndarray, os.stat_result]
+
+
+def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[Decoded]:
+    """(contents, decoded pixels, resized pixels, status before) of each path in order, by TensorFlow's threads.
 
     Nothing more is given after the first that fails. An image that is decoded alone, since it is large, has no pixels.
     """
-    if not all(_is_plain(path) for path in paths):
+    known = [_plain_status(path) for path in paths]
+    statuses = [status for status in known if status is not None]
+    if len(statuses) < len(paths):
         return
 
     @graph_code
@@ -108,25 +112,26 @@ def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Ite
     names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     images = names.map(one, num_parallel_calls=DECODERS, deterministic=True).prefetch(DECODERS)
     with contextlib.suppress(tf.errors.OpError):  # what is bad is found and named alone
-        yield from images.as_numpy_iterator()
+        for image, status in zip(images.as_numpy_iterator(), statuses, strict=True):
+            yield *image, status
 
 
-def _is_plain(path: str) -> bool:
-    """Whether it is a regular file that may be read at once; what else it may be is said by `inspect_file`."""
+def _plain_status(path: str) -> os.stat_result | None:
+    """The status of a regular file that may be read at once; None for others, of which `inspect_file` says what."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_ENCODED
-
-
-def _next_of(together: Iterator[tuple[bytes, np.ndarray, Any]], path: str, row: np.ndarray) -> Inspection | None:
-    """The inspection of the next image of `together`, that at `path`; `row` gets it resized. None if it has none."""
-    contents, pixels, resized = next(together, (b"", np.empty(0), None))
-    if not pixels.size:
         return None
-    status = Path(path).stat()
-    if status.st_size != len(contents):  # it is being written
+    return status if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_ENCODED else None
+
+
+def _next_of(together: Iterator[Decoded], path: str, row: np.ndarray) -> Inspection | None:
+    """The inspection of the next image of `together`, that at `path`; `row` gets it resized. None if it has none."""
+    found = next(together, None)
+    if found is None:
+        return None
+    contents, pixels, resized, status = found
+    if not pixels.size or status.st_size != len(contents):  # it is large, or being written
         return None
     row[:] = resized
     return inspect_decoded(contents, Path(path).suffix, pixels, size=status.st_size, mtime_ns=status.st_mtime_ns)
