@@ -9,6 +9,7 @@ import pytest
 
 from kerazoo.cli.tables import timings_table
 from kerazoo.runs.timings import REST, spent, timed, timing
+from kerazoo.startup import quiet_start, starting, take_start_seconds
 
 
 def test_a_part_within_a_part_is_counted_once():
@@ -58,6 +59,16 @@ def test_the_start_of_tensorflow_counts_for_the_first_run_alone():
     whole, first, second = map(float, done.stdout.split())
     assert 0.5 * whole < first < whole + 0.5
     assert second == 0
+
+
+def test_other_quiet_work_is_no_start():
+    take_start_seconds()
+    with quiet_start(show=False):
+        time.sleep(0.01)
+    assert take_start_seconds() == 0
+    with starting(), starting():
+        time.sleep(0.02)
+    assert 0.02 <= take_start_seconds() < 1
 
 
 def test_the_parts_of_a_run_are_kept_and_told(images, tmp_path, capsys):

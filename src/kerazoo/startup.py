@@ -21,7 +21,7 @@ sys.modules["kerazoo"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["kerazoo"])
 getattr(importlib.import_module(module), function)(*arguments)
 """
-_SECONDS: list[float] = []  # of each `quiet_start`, without those within it
+_SECONDS: list[float] = []  # of each `starting`, without those within it
 HEAVY = ("numpy", "tensorflow", "h5py")  # packages that may be outside the standard folders
 
 
@@ -36,14 +36,12 @@ def fresh_python(module: str, function: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def quiet_start(*, show: bool = True) -> Iterator[None]:
-    """Inside, the output of native code to file descriptor 2 goes to a temporary file. The time counts as start-up.
+    """Inside, the output of native code to file descriptor 2 goes to a temporary file.
 
     It is shown if the body fails, unless `show` is False. Import tensorflow and use its
     devices once in here. Python's own `sys.stderr` still works.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    begin = time.perf_counter()
-    before = sum(_SECONDS)
     sys.stderr.flush()
     kept = os.dup(2)
     own, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1)
@@ -61,8 +59,20 @@ def quiet_start(*, show: bool = True) -> Iterator[None]:
             os.close(kept)
             sys.stderr.close()
             sys.stderr = own
-            within = sum(_SECONDS) - before
-            _SECONDS.append(time.perf_counter() - begin - within)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """`quiet_start` without warnings of Python, for the start of TensorFlow; its time is counted."""
+    begin = time.perf_counter()
+    before = sum(_SECONDS)
+    try:
+        with quiet_start(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        within = sum(_SECONDS) - before
+        _SECONDS.append(time.perf_counter() - begin - within)
 
 
 def take_start_seconds() -> float:
@@ -76,8 +86,7 @@ def import_keras() -> None:
     """Import keras, and TensorFlow with it, without their messages. The devices are not started."""
     if sys.modules.get("keras") is not None:
         return
-    with quiet_start(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with starting():
         import keras  # noqa: F401
 
 
@@ -89,8 +98,7 @@ def start_tensorflow(*, keras: bool = True) -> None:
     """
     if not keras:
         sys.modules.setdefault("keras", None)  # type: ignore[arg-type]
-    with quiet_start(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with starting():
         import tensorflow as tf
 
         tf.constant(0) + 1  # the first operation prints the features of the processor

@@ -67,14 +67,12 @@ class _Check:
     def blocks(self, part: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
         """Inspect `part`, and give its images. Raises _Bad at the end if one is bad, DataError if one has changed."""
         assert part.paths is not None
-        rows: list[Inspection] = []
         before = len(self.rows)
-        for block in inspect_and_resize(part.paths, preprocessing, rows):
-            self.rows[before:] = rows
-            if len(rows) % AT_ONCE == 0:
+        for block in inspect_and_resize(part.paths, preprocessing, self.rows):
+            if (len(self.rows) - before) % AT_ONCE == 0:
                 self.progress(len(self.rows))
             yield block
-        self.rows[before:] = rows
+        rows = self.rows[before:]
         if any(row.bad for row in rows):
             raise _Bad
         check_hashes(part, [row.sha256 for row in rows], part.hashes)

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from kerazoo.keras_private import check_versions
 from kerazoo.pipelines.devices.cluster import GUIDE, JAX_VARIABLES, Cluster, read_cluster
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.recipes.device_names import parse_devices
-from kerazoo.startup import quiet_start, start_tensorflow
+from kerazoo.startup import start_tensorflow, starting
 
 log = logging.getLogger("kerazoo")
 
@@ -30,8 +29,7 @@ def open_devices(name: str = "auto") -> Devices:
         cluster = None
     if cluster is not None:
         log.info(f"worker {cluster.worker} of {cluster.size} waits for the others (worker 0 is {cluster.addresses[0]})")
-    with quiet_start(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with starting():
         on_jax = _is_on_jax()
         try:
             devices: Devices | RecipeError = _on_jax(kind, cluster) if on_jax else _on_tensorflow(kind, count, cluster)
@@ -45,7 +43,7 @@ def open_devices(name: str = "auto") -> Devices:
 
 def _is_on_jax() -> bool:
     """Whether Keras uses the JAX backend."""
-    with quiet_start():
+    with starting():
         import keras
 
     return bool(keras.config.backend() == "jax")
