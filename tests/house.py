@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
         "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs", "evaluation", "insight",
     },
     "exports": {"models", "pipelines", "preprocessing", "runs", "evaluation", "tasks"},
-    "transfer": {"training", "models", "pipelines", "callbacks", "preprocessing", "recipes", "tasks", "runs"},
+    "transfer": {"training", "models", "pipelines", "callbacks", "recipes", "tasks", "runs"},
     "serving": {"evaluation", "exports", "insight", "models", "pipelines", "preprocessing", "runs", "tasks"},
 }  # fmt: skip
 # modules that every room may import

@@ -24,7 +24,7 @@ from kerazoo.models.heads.classifier import feature_extractor
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.preprocessing.preprocessing import Preprocessing
-from kerazoo.transfer import features
+from kerazoo.transfer import features, passes
 from kerazoo.transfer.features import FeaturePass
 
 ARGUMENTS = {"input_shape": (32, 32, 3), "num_classes": 2, "momentum": 0.9}
@@ -131,6 +131,7 @@ def test_views_are_of_the_image_the_seed_and_the_number(cache, examples, model):
 def test_damaged_chunks_are_made_again(cache, examples, model, monkeypatch):
     monkeypatch.setattr(features, "CHUNK", 8)
     monkeypatch.setattr(features, "BATCH", 8)
+    monkeypatch.setattr(passes, "BATCH", 8)
     first = FeaturePass(model, spec())(examples)
     flipped, short, whole = sorted(cache.glob("*/*.npy"))
     content = bytearray(flipped.read_bytes())
@@ -147,6 +148,7 @@ def test_damaged_chunks_are_made_again(cache, examples, model, monkeypatch):
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(cache, examples, model, monkeypatch):
     monkeypatch.setattr(features, "CHUNK", 8)
     monkeypatch.setattr(features, "BATCH", 8)
+    monkeypatch.setattr(passes, "BATCH", 8)
     left = [2]
 
     def full(file):
@@ -172,9 +174,9 @@ start_tensorflow()
 import keras, kerazoo
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.models.description import ModelSpec
-from kerazoo.transfer import features
+from kerazoo.transfer import features, passes
 from kerazoo.pipelines.data.load import load_examples
-features.CHUNK = features.BATCH = 4
+features.CHUNK = features.BATCH = passes.BATCH = 4
 keras.utils.set_random_seed(3)
 arguments = {"input_shape": (32, 32, 3), "num_classes": 2}
 model = kerazoo.build("vgg_small", **arguments)
@@ -220,7 +222,7 @@ def test_memory_is_not_an_image_s_fault(cache, examples, model, monkeypatch):
     def hungry(examples, preprocessing):
         return lambda index: tf.reshape(tf.fill([much], tf.uint8.max)[-3072:], (32, 32, 3))
 
-    monkeypatch.setattr(features, "decoded_from", hungry)
+    monkeypatch.setattr(passes, "decoded_from", hungry)
     with pytest.raises(KerazooError, match=r"^out of memory: .*lower data.size \(now 32\)") as caught:
         FeaturePass(model, spec())(examples)
     assert not isinstance(caught.value, DataError)

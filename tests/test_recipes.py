@@ -381,7 +381,7 @@ def test_nested_settings_mean_what_dotted_ones_do(monkeypatch, tmp_path, call, w
     tables += ["transfer={unfreeze=3}"] if call == "finetune" else []
     assert same(of_call(monkeypatch, call, *words, settings=tables), dotted)
     if call == "finetune":
-        assert (dotted.transfer.preset, dotted.transfer.unfreeze, dotted.training.epochs) == ("light", 3, 8)
+        assert (dotted.transfer.preset, dotted.transfer.unfreeze, dotted.training.epochs) == ("light", 3, 24)
         assert same(Recipe.for_finetuning("mobilenet_025", "x", **{k: v for k, v in NESTED.items() if k != "data"},
                                           **{"data.validation": 0.2, "data.size": 16}), dotted)  # fmt: skip
     else:
@@ -500,7 +500,8 @@ def test_presets_for_transformers_fix_what_learns():
     with pytest.raises(RecipeError, match="rank=4 applies only to method='lora'"):
         Recipe.for_finetuning("vgg16", "photos", preset="full", **{"transfer.rank": 4})
     assert preset_values("full", images=100, stages=13)["transfer"] == {"decay": 0.75}
-    assert preset_values("light", images=100, stages=13)["transfer"] == {"unfreeze": 2, "decay": 0.75}
+    light = {"unfreeze": 2, "stored_views": 4, "average": False, "decay": 0.75}
+    assert preset_values("light", images=100, stages=13)["transfer"] == light
     assert preset_values("norm", images=100, stages=13)["transfer"]["decay"] == 1.0
     hub = Recipe.for_finetuning("hub:dinov2_base", "photos")
     assert hub.transfer.weights == "preset"

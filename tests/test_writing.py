@@ -90,7 +90,7 @@ ALLOWED = {
     "models.weights.weights_file:_read": "a copy in a temporary folder",
     "pipelines.data.tfds:_write_out": "a folder of images under a temporary name, renamed when it is whole",
     "pipelines.devices.opening:_keep_standard_output": "no file: standard output",
-    "pipelines.input.images:_opened": "a memory map for reading",
+    "pipelines.input.kept:open_rows": "a memory map for reading",
     "runs.begin:_make": "the folder of a run, whole, gets its name; the one it replaces goes aside",
     "serving.deploy.writing:_put": "a folder whose files are whole gets its name; the one it replaces goes aside",
     "serving.looking:answer": "no file: standard output",

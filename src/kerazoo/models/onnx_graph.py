@@ -1,6 +1,9 @@
 """A function of TensorFlow as an ONNX model."""
 
 import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,28 @@ def as_onnx(function: Any, given: Any) -> Any:
     import tf2onnx
 
     _teach_erfc()
-    model, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
+    with _copies_collected():
+        model, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
     values = {inner.name: outer for outer, inner in function.get_concrete_function(given).graph.captures}
     for tensor in [one for one in model.graph.input if one.name in values]:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
         model.graph.input.remove(tensor)
     return model
+
+
+@contextmanager
+def _copies_collected() -> Iterator[None]:
+    """Let Python look for garbage among new objects only, and so more often.
+
+    tf2onnx copies the whole graph, weights included, before each of some thirty optimizations. The copies are cycles,
+    which wait for a full collection, and that waits until a quarter of all objects is new.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @functools.cache

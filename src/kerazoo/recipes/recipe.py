@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from kerazoo.errors import RecipeError
+from kerazoo.errors import InputError, RecipeError
 from kerazoo.files import open_regular
 from kerazoo.models.hub.presets import PREFIX as HUB
 from kerazoo.models.registry import find, weight_names
@@ -26,12 +26,12 @@ from kerazoo.recipes.parts import (
     OptimizerPart,
     Part,
     TrainingPart,
-    TransferPart,
     period,
     refuse,
 )
 from kerazoo.recipes.presets import PRESETS, check_preset, preset_values
 from kerazoo.recipes.refusals import one_line
+from kerazoo.recipes.transfer_part import TransferPart
 
 ZOO = Path(__file__).parent / "zoo"  # NAME.toml: the recipe of the network called NAME
 OWN = ("optimizer", "augmentation")  # the parts of that recipe that also apply to other data
@@ -265,8 +265,21 @@ def _with_defaults(values: dict[str, Any], defaults: Mapping[str, Mapping[str, A
 def _of_preset(values: dict[str, Any]) -> Mapping[str, Mapping[str, Any]] | None:
     transfer = values.get("transfer")
     preset = transfer.get("preset") if isinstance(transfer, dict) else None
+    if preset not in (*PRESETS, "bit"):
+        return None
     # the BiT-HyperRule trains longest on the fewest images
-    return preset_values(preset, images=1, stages=0) if preset in (*PRESETS, "bit") else None
+    return preset_values(preset, images=1, stages=_stages_of(values.get("model")))
+
+
+def _stages_of(model: Any) -> int:
+    """The number of stages of the network that `model` names, as far as it is known without its preset's files."""
+    name = model.get("name") if isinstance(model, dict) else None
+    if not isinstance(name, str) or name.startswith(HUB):
+        return 0
+    try:
+        return len(getattr(find(name), "stages", ()))
+    except InputError:  # said where the part is read
+        return 0
 
 
 def data_part(values: dict[str, Any]) -> DataPart:

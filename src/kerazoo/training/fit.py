@@ -55,10 +55,10 @@ def make_batches(plan: Plan, devices: Devices) -> tuple[TrainingBatches, tf.data
 
 def fit(
     model: keras.Model,
-    plan: Plan,
     batches: TrainingBatches,
     validation: tf.data.Dataset,
     *,
+    plan: Plan,
     run: Run,
     devices: Devices,
     factors: Mapping[str, float] | None = None,
@@ -76,7 +76,8 @@ def fit(
     compile_model(model, plan, devices, steps=plan.steps * epochs, factors=factors)
     resume = Resume(
         run.checkpoints, position=batches.start.assign, write=devices.is_chief,
-        epochs_only=devices.workers > 1, made_by={"recipe": run.recipe_sha256}, **recipe.checkpoint.model_dump(),
+        epochs_only=devices.workers > 1, made_by={"recipe": run.recipe_sha256, "network": model.name},
+        **recipe.checkpoint.model_dump(),
     )  # fmt: skip
     epoch, step = resume.found or (0, 0)
     if resume.found is not None:
@@ -85,7 +86,7 @@ def fit(
     with ExitStack() as stack:
         every = [batches.clock(), *control_callbacks(recipe.optimizer, recipe.training.early_stopping), StopOnNaN()]
         if devices.is_chief:
-            watch = stack.enter_context(logging_callbacks(run, plan, batches))
+            watch = stack.enter_context(logging_callbacks(run, plan, batches, validation))
             metrics = MetricsWriter(run.folder, images)
             progress = stack.enter_context(Progress(images, start_step=step))
             every += [progress, *watch(model), metrics]

@@ -28,9 +28,10 @@ from kerazoo.pipelines.input.augmentation import Augmentation, augmentation_of
 from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.recipes.checks import check_against, check_replicas, with_defaults
-from kerazoo.recipes.parts import DataPart, TrainingPart, TransferPart
+from kerazoo.recipes.parts import DataPart, TrainingPart
 from kerazoo.recipes.presets import preset_values
 from kerazoo.recipes.recipe import Recipe, make_recipe
+from kerazoo.recipes.transfer_part import TransferPart
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
 

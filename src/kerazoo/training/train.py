@@ -80,7 +80,7 @@ def train(
         ) as run,
     ):  # fmt: skip
         with timed("training"):
-            history = fit(model, run_plan, batches, validation, run=run, devices=devices, callbacks=callbacks)
+            history = fit(model, batches, validation, plan=run_plan, run=run, devices=devices, callbacks=callbacks)
         reason = divergence_message(history, run_plan.recipe.optimizer.learning_rate)
         if reason:
             raise KerazooError(reason)

@@ -9,8 +9,8 @@ from kerazoo.errors import RecipeError
 from kerazoo.insight.curves import draw_curves
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.batches import TrainingBatches
-from kerazoo.recipes.parts import TransferPart
 from kerazoo.recipes.recipe import Recipe
+from kerazoo.recipes.transfer_part import TransferPart
 from kerazoo.training.fit import build_network, compile_model, make_batches
 from kerazoo.training.overfit import BatchTrial, overfit_one_batch
 from kerazoo.training.plan import Plan, plan, set_seed, summary

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerazoo.callbacks.diagnostics import Diagnostics
 from kerazoo.callbacks.epochs import EpochMetrics
@@ -28,7 +29,7 @@ SHOWN = 40  # images of a finding
 
 @contextmanager
 def logging_callbacks(
-    run: Run, plan: Plan, batches: TrainingBatches
+    run: Run, plan: Plan, batches: TrainingBatches, validation: tf.data.Dataset
 ) -> Iterator[Callable[[keras.Model], list[keras.callbacks.Callback]]]:
     """Give a function model -> the logging callbacks of a run, which write into its folder until the context ends.
 
@@ -38,7 +39,7 @@ def logging_callbacks(
     if not recipe.log:
         yield lambda model: []
         return
-    probe = _probe(plan) if "feature_maps" in recipe.log else None
+    probe = next(validation.as_numpy_iterator())[0][:1] if "feature_maps" in recipe.log else None
 
     def watch(model: keras.Model) -> list[keras.callbacks.Callback]:
         diagnostics = []

@@ -12,7 +12,7 @@ from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import training_batches
 from kerazoo.pipelines.input.causes import true_causes
 from kerazoo.training.plan import Plan
-from kerazoo.transfer.features import BATCH
+from kerazoo.transfer.passes import BATCH
 
 REESTIMATED = 100  # largest number of batches for the statistics
 

@@ -42,6 +42,7 @@ from kerazoo.transfer.low_rank import LowRank, attention_layers
 from kerazoo.transfer.outcome import transferred
 from kerazoo.transfer.phases import Phases
 from kerazoo.transfer.refinement import described, refine
+from kerazoo.transfer.stored_views import stored_views
 from kerazoo.transfer.unfreezing import unfreeze
 
 log = logging.getLogger("kerazoo")
@@ -160,8 +161,9 @@ def tune(
     begin = time.perf_counter()
     first = single.get_weights()
     factors = rates_of(model, plan.entry, plan.transfer.decay)
-    with timed("fine-tuning"):
-        history = fit(model, plan, batches, validation, run=run, devices=devices, factors=factors, callbacks=callbacks)
+    with stored_views(single, model, plan, devices) as stored, timed("fine-tuning"):
+        part = (model, batches, validation) if stored is None else (stored.tail, stored.batches, stored.validation)
+        history = fit(*part, plan=plan, run=run, devices=devices, factors=factors, callbacks=callbacks)
     reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
     if reason:
         log.info(f"fine-tuning ended early: {reason}")

@@ -7,7 +7,7 @@ import keras
 from kerazoo.errors import ModelError
 from kerazoo.keras_private import all_layers
 from kerazoo.models.registry import Entry, Network
-from kerazoo.recipes.parts import TransferPart
+from kerazoo.recipes.transfer_part import TransferPart
 from kerazoo.transfer.batch_norm import batch_norms
 
 NORMS = (

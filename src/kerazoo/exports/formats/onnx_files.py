@@ -30,11 +30,12 @@ def write_onnx(path: Path, spec: "ModelSpec", model: "keras.Model") -> None:
 
     The inputs are those of `portable.inputs_of`.
     """
-    models = {name: to_onnx(spec, model, kind) for kind, name in FILES.items()}
+    models: dict[str, Any] = {}
     places: dict[str, int] = {}
     blocks: list[bytes] = []
-    for converted in models.values():
-        _share(converted, places, blocks)
+    for kind, name in FILES.items():
+        models[name] = to_onnx(spec, model, kind)
+        _share(models[name], places, blocks)
     write_whole(path.parent / WEIGHTS, b"".join(blocks))
     for name, converted in models.items():
         write_whole(path.parent / name, converted.SerializeToString())

@@ -24,7 +24,7 @@ from kerazoo.pipelines.checks.inspection import (
     read_known,
 )
 from kerazoo.pipelines.data.examples import Examples
-from kerazoo.pipelines.input.images import DECODERS, graph_code
+from kerazoo.pipelines.input.images import DECODERS, graph_code, untuned
 from kerazoo.preprocessing.headers import LARGE, announced
 from kerazoo.preprocessing.image_files import MAX_ENCODED
 from kerazoo.preprocessing.preprocessing import Preprocessing
@@ -110,7 +110,7 @@ def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Ite
         return pixels, preprocessing.resize_decoded(pixels)
 
     names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
-    images = names.map(one, num_parallel_calls=DECODERS, deterministic=True).prefetch(DECODERS)
+    images = untuned(names.map(one, num_parallel_calls=DECODERS, deterministic=True).prefetch(DECODERS))
     with contextlib.suppress(tf.errors.OpError):  # what is bad is found and named alone
         for image, status in zip(images.as_numpy_iterator(), statuses, strict=True):
             yield *image, status

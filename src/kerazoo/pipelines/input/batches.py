@@ -5,7 +5,7 @@ batches with any parallelism, with or without a cache, and any step of any epoch
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.augmentation import Augmentation
-from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code, rows_from
+from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code, rows_from, untuned
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
 
@@ -55,8 +55,12 @@ def training_batches(
     balance: str = "none",
     drop_last: bool = True,
     stored: np.ndarray | None = None,
+    views: Sequence[np.ndarray] = (),
 ) -> TrainingBatches:
     """Shuffled, augmented batches for `fit`; `stored` has the resized images, if they are cached.
+
+    `views`, if there are any, are given in place of images, in float32: epoch e gives the rows of view e mod V. They
+    must not be mixed.
 
     `balance` is "none"; "sampling": every class is drawn equally often, its examples in turn; or "weights": each
     example has the weight N / (K n), where n of N examples are in its class and there are K classes. `drop_last` skips
@@ -77,7 +81,7 @@ def training_batches(
         targets = tf.gather(labels, index)
         if augmentation.mixes:
             pixels, targets = augmentation.mix(pixels, task.shares(targets, classes), seeds)
-        batch = (preprocessing.scale(pixels), targets)
+        batch = (tf.cast(pixels, tf.float32) if views else preprocessing.scale(pixels), targets)
         return batch if weights is None else (*batch, tf.gather(weights, tf.gather(labels, index)))
 
     def dataset(epoch: Callable[[], tf.Tensor], start: Callable[[], tf.Tensor]) -> tf.data.Dataset:
@@ -94,8 +98,12 @@ def training_batches(
             return tf.random.experimental.stateless_fold_in(order, position)
 
         rows = tf.data.Dataset.range(1).flat_map(positions).map(draw)
-        images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
-        return images.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        if views:
+            read = rows_from(*views)
+            images = rows.map(graph_code(lambda index, position: (read(index, epoch()), index, position)), DECODERS)
+        else:
+            images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
+        return untuned(images.map(finish, num_parallel_calls=DECODERS, deterministic=True).prefetch(2))
 
     def at(epoch: int, step: int) -> tf.data.Dataset:
         tail = dataset(lambda: tf.constant(epoch, tf.int64), lambda: tf.constant(step, tf.int64))
@@ -119,11 +127,13 @@ def evaluation_batches(
     *,
     batch_size: int = 64,
     stored: np.ndarray | None = None,
+    view: np.ndarray | None = None,
     one_hot: bool = False,
 ) -> tf.data.Dataset:
     """Batches (B, h, w, C) float32 with labels: every example once, in the order of the table.
 
-    The last batch may be smaller. Labels are as in the table, or with `one_hot` (B, K) float32 of 0 and 1.
+    The last batch may be smaller. The rows of `view`, if there is one, are given in place of images. Labels are as in
+    the table, or with `one_hot` (B, K) float32 of 0 and 1.
     """
     labels = tf.constant(examples.labels)
     task = find_task(examples.task)
@@ -132,11 +142,11 @@ def evaluation_batches(
     def finish(pixels: tf.Tensor, index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         targets = tf.gather(labels, index)
         targets = task.shares(targets, len(examples.class_names)) if one_hot else targets
-        return preprocessing.scale(pixels), targets
+        return preprocessing.scale(pixels) if view is None else tf.cast(pixels, tf.float32), targets
 
     rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(graph_code(lambda index: (index, index)))
-    dataset = _images(rows, examples, preprocessing, stored, batch_size, drop=False)
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    dataset = _images(rows, examples, preprocessing, stored if view is None else view, batch_size, drop=False)
+    dataset = untuned(dataset.map(finish, num_parallel_calls=DECODERS, deterministic=True).prefetch(2))
     return dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(len(examples) / batch_size)))
 
 
@@ -164,11 +174,11 @@ def _images(
         read_rows = rows_from(stored)
         batches = rows.map(
             graph_code(lambda index, position: (read_rows(index), index, position)),
-            num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+            num_parallel_calls=DECODERS, deterministic=True,
         )  # fmt: skip
         if not seeded:
             return batches
-        each = batches.unbatch().map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        each = batches.unbatch().map(augmented, num_parallel_calls=DECODERS, deterministic=True)
     else:
         decode = decoded_from(examples, preprocessing)
         each = rows.unbatch().map(

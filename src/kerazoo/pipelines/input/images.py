@@ -1,31 +1,26 @@
 """Resized images, uint8, by index: decoded from files on demand, or read from a cache on disk.
 
 The cache is one `.npy` file, mapped into memory. Its name is a digest of the contents and of the resize settings, so a
-changed image or setting gives another cache. Scaling and augmentation come after the cache and do not affect it. The
-CRC-32 of each image follows the array. A run compares them once, when it opens the cache, and writes a damaged cache
-again before training. Batches are then read at the speed of memory.
+changed image or setting gives another cache. Scaling and augmentation come after the cache and do not affect it. A
+damaged cache is written again before training.
 """
 
 import hashlib
-import io
 import json
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from kerazoo.caches import cache_folder, room_for, sweep
-from kerazoo.errors import DataError, KerazooError
-from kerazoo.files import write_whole
+from kerazoo.caches import cache_folder, room_for
+from kerazoo.errors import DataError
 from kerazoo.pipelines.data.examples import Examples, check_contents
 from kerazoo.pipelines.input.causes import true_causes
+from kerazoo.pipelines.input.kept import open_rows, write_rows
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.terminal import format_bytes
 
@@ -33,8 +28,7 @@ log = logging.getLogger("kerazoo")
 
 AT_ONCE = 64  # images prepared before they are written
 SMALL = 0.1  # share of the free disk that an automatic cache may use
-# TensorFlow's tuner divides the processors among all parallel steps, and would give decoding only half of them
-DECODERS = os.cpu_count() or 1
+DECODERS = os.cpu_count() or 1  # images read at the same time, see `untuned`
 VERSION = 1  # change this when the results of decoding or resizing change, so that new caches are made
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +37,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 def graph_code(function: F) -> F:
     """`function`, for tf.data, as it is: AutoGraph would look for Python statements to translate, for seconds."""
     return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """`dataset` without tf.data's tuner, so each parallel step must have a number.
+
+    The tuner divides the processors among the steps, so that decoding gets half of them. While its thread runs, half
+    of the epochs use one of two cores, whatever the numbers are, and training takes 1.9 times as long (TensorFlow 2.21;
+    `benchmarks/tuner.py`).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def decoded_from(
@@ -71,13 +77,20 @@ def decoded_from(
     return lambda index: preprocessing.resize_pixels(rows(index[None])[0])
 
 
-def rows_from(stored: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function indices (B,) -> (B, h, w, C) uint8, the rows of an array in memory or mapped from disk."""
+def rows_from(*views: np.ndarray) -> Callable[..., tf.Tensor]:
+    """A function indices (B,) -> (B, ...), the rows of an array in memory or mapped from disk.
 
-    def rows(indices: tf.Tensor) -> tf.Tensor:
+    Of several arrays, a second argument, the epoch, chooses one in turn.
+    """
+    kind = tf.as_dtype(views[0].dtype)
+
+    def rows(indices: tf.Tensor, epoch: Any = 0) -> tf.Tensor:
         # a graph would copy the array, so it stays outside
-        images = tf.numpy_function(lambda index: np.take(stored, index, axis=0), [indices], tf.uint8, stateful=False)
-        return tf.ensure_shape(images, (None, *stored.shape[1:]))
+        found = tf.numpy_function(
+            lambda index, number: np.take(views[number % len(views)], index, axis=0), [indices, epoch], kind,
+            stateful=False,
+        )  # fmt: skip
+        return tf.ensure_shape(found, (None, *views[0].shape[1:]))
 
     return rows
 
@@ -100,7 +113,8 @@ def prepared(
         return None
     path = cache_path(examples, preprocessing)
     size = len(examples) * int(np.prod(preprocessing.shape))
-    images = _opened(path, (len(examples), *preprocessing.shape))
+    shape = (len(examples), *preprocessing.shape)
+    images = open_rows(path, shape)
     if images is not None:
         return images
     if path.exists():
@@ -113,7 +127,8 @@ def prepared(
         raise
     if fitted is None:
         log.info(f"writing {len(examples):,} prepared images to {path} ({format_bytes(size)})")
-    return _write(path, examples, preprocessing, fitted or _fitted)
+    with true_causes(None, examples, preprocessing):
+        return write_rows(path, shape, (fitted or _fitted)(examples, preprocessing))
 
 
 def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
@@ -126,59 +141,10 @@ def cache_path(examples: Examples, preprocessing: Preprocessing) -> Path:
     return cache_folder("images") / f"{digest.hexdigest()[:32]}.npy"
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array at `path`; None if it is missing, is damaged, or has another shape."""
-    try:
-        images: np.memmap = np.lib.format.open_memmap(path, mode="r")
-        if images.shape != shape or images.dtype != np.uint8:
-            return None
-        checksums = np.fromfile(path, "<u4", offset=images.offset + images.nbytes)
-    except (OSError, ValueError, EOFError):
-        return None
-    return images if np.array_equal(checksums, _checksums(images)) else None
-
-
-def _checksums(images: np.ndarray) -> np.ndarray:
-    """(N,) uint32: the CRC-32 of each image. It uses threads because `zlib` releases the interpreter lock."""
-    with ThreadPoolExecutor(DECODERS) as pool:
-        parts = [images[first : first + AT_ONCE] for first in range(0, len(images), AT_ONCE)]
-        sums = pool.map(lambda part: [zlib.crc32(np.ascontiguousarray(image).data) for image in part], parts)
-        return np.array([one for part in sums for one in part], "<u4")
-
-
-def _write(path: Path, examples: Examples, preprocessing: Preprocessing, fitted: Blocks) -> np.ndarray:
-    """Write the cache under a temporary name, rename it, and return it. Two processes may do so at the same time."""
-    sweep(path.parent)
-    header = io.BytesIO()
-    shape = (len(examples), *preprocessing.shape)
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    try:
-        # do not write through a memory map: a full disk would kill the process
-        with true_causes(None, examples, preprocessing):
-            # the checksums show what a power cut damaged, so it need not wait for the disk
-            write_whole(path, chain([header.getvalue()], _blocks(fitted(examples, preprocessing))), sync=False)
-    except OSError as error:
-        raise KerazooError(
-            f"{path} cannot be written: {error.strerror}; free some disk space, set KERAZOO_CACHE to another folder, "
-            "or train without a cache with data.cache=never"
-        ) from error
-    written: np.ndarray = np.load(path, mmap_mode="r")
-    return written
-
-
-def _blocks(fitted: Iterator[np.ndarray]) -> Iterator[bytes]:
-    """The bytes of the images, then of their checksums."""
-    sums = []
-    for images in fitted:
-        sums += [zlib.crc32(image) for image in images]
-        yield images.tobytes()
-    yield np.array(sums, "<u4").tobytes()
-
-
 def _fitted(examples: Examples, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
     """Blocks of resized images. Raises DataError at the end if one does not have its known hash."""
     pixels = tf.data.Dataset.range(len(examples)).map(
         graph_code(decoded_from(examples, preprocessing)), num_parallel_calls=DECODERS, deterministic=True
     )
-    yield from pixels.batch(AT_ONCE).prefetch(2).as_numpy_iterator()
+    yield from untuned(pixels.batch(AT_ONCE).prefetch(2)).as_numpy_iterator()
     check_contents(examples, examples.hashes)

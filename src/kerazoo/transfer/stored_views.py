@@ -1,0 +1,167 @@
+"""The outputs of the frozen stages, computed once for a few views of each image, from which the other stages learn.
+
+Where only the last stages learn, each epoch would compute the first ones again, which take most of its time. With
+`transfer.stored_views` = V, epoch e learns from view e mod V. The outputs are kept in 16 bits in the cache until the
+end of fine-tuning. A resumed run takes them from there, or computes the same ones again.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerazoo.caches import cache_folder, room_for, sweep
+from kerazoo.errors import DataError, KerazooError
+from kerazoo.models.registry import Network
+from kerazoo.pipelines.data.examples import Examples, check_contents
+from kerazoo.pipelines.devices.devices import Devices
+from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches, training_batches
+from kerazoo.pipelines.input.images import SMALL
+from kerazoo.pipelines.input.kept import open_rows, write_rows
+from kerazoo.runs.timings import timed
+from kerazoo.terminal import format_bytes, progress_bar
+from kerazoo.training.plan import EVALUATED, Plan
+from kerazoo.transfer.passes import BATCH, FrozenPass, View
+
+log = logging.getLogger("kerazoo")
+
+VERSION = 1  # change this when the computation or the files change
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """`tail`, the layers of the fine-tuned network after the frozen ones, with the batches that it learns from."""
+
+    tail: keras.Model
+    batches: TrainingBatches
+    validation: tf.data.Dataset
+
+
+@contextmanager
+def stored_views(single: keras.Model, model: keras.Model, plan: Plan, devices: Devices) -> Iterator[StoredViews | None]:
+    """The stored views of `plan` for `model`, whose frozen weights `single` has, too. They are removed at the end.
+
+    None if the recipe wants none, or if they are of no use; the log says why. Raises KerazooError if the outputs do not
+    fit in 16 bits or the disk is full.
+    """
+    front = _front(single, plan) if plan.transfer.stored_views else ""
+    if isinstance(front, str):
+        if front:
+            log.info(f"transfer.stored_views is not used: {front}")
+        yield None
+        return
+    files: list[Path] = []
+    with timed("stored views"), progress_bar("views", "frozen stages of") as progress:
+        frozen = FrozenPass(front, plan.spec, engine=plan.transfer.engine, name="stored views")
+        begin = time.perf_counter()
+        train, val = plan.examples.split("train"), plan.examples.split("val")
+        numbers = range(1, 1 + (plan.transfer.stored_views if plan.augmentation else 1))
+        seen = [(train, View(number, plan.recipe.seed, plan.augmentation)) for number in numbers] + [(val, View())]
+        rows = []
+        total = sum(len(examples) for examples, _ in seen)
+        for examples, view in seen:
+            split = "val" if examples is val else "train"
+            path = _path(frozen, examples, view)
+            rows.append(_rows(frozen, examples, view, path, plan.stored(split)))
+            files.append(path)
+            progress(sum(map(len, rows)), total)
+    size = format_bytes(sum(array.nbytes for array in rows))
+    log.info(
+        f"frozen stages of {len(numbers)} views of {len(train):,} images: {size}; {time.perf_counter() - begin:.1f} s"
+    )
+    with devices.scope():
+        start = model.get_layer(front.output_names[0]).output
+        tail = keras.Model(start, model.output, name=f"{model.name}_tail")
+    yield StoredViews(tail, *_batches(plan, devices, train, val, rows))
+    for path in files:  # not after an interruption: the run goes on with them
+        with suppress(OSError):
+            path.unlink()
+
+
+def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
+    """The frozen first stages of `single`; or, in words, why their outputs cannot be stored."""
+    transfer = plan.transfer
+    if isinstance(plan.entry, Network) or not transfer.unfreeze:
+        return "all stages learn (transfer.unfreeze is 0)"
+    if plan.soft:
+        return "images are mixed, or a teacher answers them"
+    if plan.recipe.data.cache == "never":
+        return "data.cache is never"
+    last = single.get_layer(plan.entry.stages[-1 - transfer.unfreeze])
+    try:
+        keras.Model(last.output, single.output)
+    except ValueError:  # a layer after it uses an earlier one
+        return f"layers after {last.name} use layers before it"
+    front = keras.Model(single.input, last.output, name=f"{single.name}_to_{last.name}")
+    count = int(np.prod(last.output.shape[1:]))
+    images = [np.sum(plan.examples.splits == split) for split in ("train", "val")]
+    try:
+        room_for(
+            cache_folder("views"), int(2 * count * (transfer.stored_views * images[0] + images[1])), "they",
+            share=SMALL if plan.recipe.data.cache == "auto" else None,
+        )  # fmt: skip
+    except DataError as error:
+        if plan.recipe.data.cache != "auto":
+            raise
+        return str(error)
+    return front
+
+
+def _path(frozen: FrozenPass, examples: Examples, view: View) -> Path:
+    """The file of a view of `examples`, which may not exist."""
+    key = {"version": VERSION, **frozen.made_by, **view.to_json(), "layers": frozen.model.name}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
+    for content in examples.hashes:
+        digest.update(content.encode())
+    return cache_folder("views") / f"{digest.hexdigest()[:32]}.npy"
+
+
+def _rows(frozen: FrozenPass, examples: Examples, view: View, path: Path, resized: np.ndarray | None) -> np.ndarray:
+    """(N, ...) float16: the outputs for a view of `examples`, from `path` or computed and written there."""
+    shape = (len(examples), *frozen.model.output_shape[1:])
+    known = open_rows(path, shape, np.float16)
+    if known is not None:
+        return known
+    sweep(path.parent, "*.npy")
+
+    def blocks() -> Iterator[np.ndarray]:
+        left = len(examples)
+        for rows in frozen(examples, view, range(len(examples)), resized):
+            with np.errstate(over="ignore"):
+                block = rows[: min(left, BATCH)].astype(np.float16)
+            if not np.isfinite(block).all():
+                raise KerazooError(
+                    f"{frozen.model.name}: outputs are not finite in 16 bits, the largest is {np.abs(rows).max():.3g}; "
+                    "set transfer.stored_views=0"
+                )
+            left -= len(block)
+            yield block
+        if resized is None:  # a cache of resized images was checked when it was opened
+            check_contents(examples, examples.hashes)
+
+    return write_rows(path, shape, blocks(), np.float16)
+
+
+def _batches(
+    plan: Plan, devices: Devices, train: Examples, val: Examples, rows: list[np.ndarray]
+) -> tuple[TrainingBatches, tf.data.Dataset]:
+    """The batches for training and for validation, of the outputs `rows`: those of the views, then those of val."""
+    training = plan.recipe.training
+    batches = training_batches(
+        train, plan.preprocessing, batch_size=int(training.batch_size), seed=plan.recipe.seed,
+        augmentation=plan.augmentation, balance=training.balance, drop_last=training.drop_last, views=rows[:-1],
+    )  # fmt: skip
+    count = devices.whole_count(len(val))
+    validation = evaluation_batches(
+        val.take(range(count)), plan.preprocessing, batch_size=devices.evaluation_size(count, EVALUATED),
+        view=rows[-1][:count],
+    )  # fmt: skip
+    return batches, validation

@@ -1,0 +1,208 @@
+"""Stored views: the last stages learn from what the frozen ones give for the same pixels, stopped anywhere or not."""
+
+import os
+import re
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_images
+from test_transfer import state_of
+
+import kerazoo
+from kerazoo.callbacks.stopping import StopOnNaN
+from kerazoo.errors import Interrupted, KerazooError
+from kerazoo.files import read_json
+from kerazoo.models.description import ModelSpec
+from kerazoo.models.registry import find
+from kerazoo.models.saved import load_model, save_model
+from kerazoo.pipelines.devices.opening import open_devices
+from kerazoo.recipes.recipe import make_recipe
+from kerazoo.training.plan import plan
+from kerazoo.transfer.batch_norm import batch_norms
+from kerazoo.transfer.finetune import build_both, finetune
+from kerazoo.transfer.passes import View
+from kerazoo.transfer.stored_views import stored_views
+
+SIZE = 32
+VIEWS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of its own, because tests look at what is left there and damage it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAZOO_CACHE", str(folder))
+        yield folder / "views"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Images, and a backbone whose weights are not random for the recipe."""
+    folder = tmp_path_factory.mktemp("stored")
+    make_images(folder / "photos", count=12, size=40)
+    keras.utils.set_random_seed(0)
+    arguments = {"input_shape": (SIZE, SIZE, 3), "num_classes": 2}
+    (folder / "weights").mkdir()
+    spec = ModelSpec("mobilenet_025", arguments, find("mobilenet_025").preprocessing(SIZE, SIZE), ("a", "b"))
+    network = kerazoo.build("mobilenet_025", **arguments)
+    for norm in batch_norms(network):
+        norm.momentum = 0.0
+    network(np.random.default_rng(0).uniform(-1, 1, (64, SIZE, SIZE, 3)), training=True)  # or it would give next to 0
+    save_model(folder / "weights", spec, network)
+    return folder
+
+
+def recipe_of(here, *settings, **transfer):
+    values = {
+        "model": {"name": "mobilenet_025"}, "data": {"path": str(here / "photos"), "size": SIZE, "validation": 0.25},
+        "training": {"epochs": 3, "batch_size": 5, "drop_last": False, "early_stopping": 3}, "seed": 4,
+        "optimizer": {"learning_rate": 1e-3}, "augmentation": {"policy": "light"}, "checkpoint": {"steps": 1},
+        "transfer": {
+            "weights": str(here / "weights"), "unfreeze": 1, "stored_views": VIEWS, "penalties": [0.1, 0.01],
+            "folds": 2, **transfer,
+        },
+    }  # fmt: skip
+    return make_recipe(values, settings)
+
+
+def opened(recipe):
+    """(plan, devices, the network that answers, the one that is fine-tuned with the same weights)."""
+    devices = open_devices(recipe.devices)
+    made = plan(recipe, devices)
+    single, model = build_both(made, devices)
+    model.set_weights(single.get_weights())
+    return made, devices, single, model
+
+
+@pytest.fixture(scope="module")
+def whole(here):
+    """A run that nothing disturbed."""
+    return finetune(recipe_of(here), name="whole", root=here)
+
+
+def test_the_tail_answers_for_stored_views_as_the_network_for_the_pixels(here):
+    made, devices, single, model = opened(recipe_of(here))
+    train, val = made.examples.split("train"), made.examples.split("val")
+    read = tf.function(made.preprocessing.read)
+    scale = made.preprocessing.scale
+    with stored_views(single, model, made, devices) as stored:
+        assert stored.tail.count_params() < model.count_params()
+        for epoch in range(VIEWS + 1):
+            view = View(1 + epoch % VIEWS, 4, made.augmentation)
+            seeds = view.seeds(train.hashes)
+            rows = stored.batches.order(epoch)
+            found = [(x, y) for x, y in stored.batches.at(epoch, 0).as_numpy_iterator()]
+            assert [len(y) for _, y in found] == [5, 5, 5, 3]
+            np.testing.assert_array_equal(np.concatenate([y for _, y in found]), train.labels[rows])
+            pixels = np.stack(
+                [scale(made.augmentation(read(tf.io.read_file(str(train.paths[i]))), seeds[i])).numpy() for i in rows]
+            )
+            answers = stored.tail.predict(np.concatenate([x for x, _ in found]), verbose=0)
+            np.testing.assert_allclose(answers, single.predict(pixels, verbose=0), atol=2e-3, rtol=1e-2)
+        pixels = np.stack([scale(read(tf.io.read_file(str(path)))).numpy() for path in val.paths])
+        answers = stored.tail.predict(stored.validation, verbose=0)
+        np.testing.assert_allclose(answers, single.predict(pixels, verbose=0), atol=2e-3, rtol=1e-2)
+
+
+def test_epochs_use_views_in_turn_and_each_in_another_order(here):
+    made, devices, single, model = opened(recipe_of(here))
+    with stored_views(single, model, made, devices) as stored:
+        by_image = []
+        for epoch in range(3):
+            rows = np.concatenate([x for x, _ in stored.batches.at(epoch, 0).as_numpy_iterator()])
+            by_image.append(rows[np.argsort(stored.batches.order(epoch))])
+        np.testing.assert_array_equal(by_image[0], by_image[2])
+        assert np.abs(by_image[0] - by_image[1]).max() > 0.1
+        assert list(stored.batches.order(0)) != list(stored.batches.order(2))
+
+
+def test_a_run_learns_the_last_stage_only_and_leaves_no_files(whole, cache, here):
+    _, _, single, _ = opened(whole.recipe)
+    _, model = load_model(whole.folder)
+    changed = {
+        layer.name
+        for layer, start in zip(model.layers, single.layers, strict=True)
+        for now, before in zip(layer.get_weights(), start.get_weights(), strict=True)
+        if not np.array_equal(now, before)
+    }
+    names = [layer.name for layer in model.layers]
+    assert changed
+    assert min(names.index(name) for name in changed) > names.index("conv_pw_11_relu")
+    assert not list(cache.glob("*"))
+    assert "fine-tuning" in [phase["name"] for phase in read_json(whole.folder / "phases.json")["phases"]]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "a view", "a byte of a view"])
+def test_a_stopped_run_goes_on_with_the_same_bits(whole, here, cache, monkeypatch, lost):
+    recipe = recipe_of(here)
+    with monkeypatch.context() as patch:
+        steps = []
+
+        def stop(self, batch, logs=None):
+            steps.append(batch)
+            if len(steps) == 6:  # in the second epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(StopOnNaN, "on_train_batch_end", stop)
+        with pytest.raises(Interrupted):
+            finetune(recipe, name=f"cut-{lost}", root=here)
+    kept = sorted(cache.glob("*.npy"), key=lambda path: path.stat().st_size)
+    assert len(kept) == VIEWS + 1
+    if lost == "a view":
+        kept[-1].unlink()
+    elif lost == "a byte of a view":
+        content = bytearray(kept[-1].read_bytes())
+        content[-1000] ^= 255
+        kept[-1].write_bytes(content)
+    run = finetune(recipe, name=f"cut-{lost}", root=here)
+    assert state_of(run.folder) == state_of(whole.folder)
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["transfer.unfreeze=0"], r"all stages learn \(transfer.unfreeze is 0\)"),
+        (["augmentation.mixup=0.2"], "images are mixed, or a teacher answers them"),
+        (["data.cache=never"], "data.cache is never"),
+        (["model.arguments.taps=['conv_pw_5_relu']"], "layers after conv_pw_11_relu use layers before it"),
+    ],
+)
+def test_where_they_are_of_no_use_the_log_says_why(here, caplog, settings, why):
+    recipe = recipe_of(here, *settings)
+    with caplog.at_level("INFO", "kerazoo"):
+        made, devices, single, model = opened(recipe)
+        with stored_views(single, model, made, devices) as stored:
+            assert stored is None
+    (line,) = [message for message in caplog.messages if "stored_views" in message]
+    assert line.startswith("transfer.stored_views is not used: ")
+    assert re.search(why, line)
+
+
+def test_a_disk_with_little_room_is_left_alone_or_said(here, caplog, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100_000})())
+    recipe = recipe_of(here)
+    with caplog.at_level("INFO", "kerazoo"):
+        made, devices, single, model = opened(recipe)
+        with stored_views(single, model, made, devices) as stored:
+            assert stored is None
+    assert any("is not used: they need" in message for message in caplog.messages)
+
+
+def test_outputs_too_large_for_16_bits_are_an_error_with_a_way_out(here, cache):
+    made, devices, single, model = opened(recipe_of(here))
+    norm = single.get_layer("conv_pw_10_bn")
+    norm.gamma.assign(np.full(norm.gamma.shape, 1e9))
+    kernel = single.get_layer("conv_pw_11").kernel
+    kernel.assign(np.full(kernel.shape, 1e3))
+    single.get_layer("conv_pw_11_relu").max_value = None  # MobileNet's is 6
+    with (
+        pytest.raises(KerazooError, match=r"are not finite in 16 bits, the largest is .*; set transfer.stored_views=0"),
+        stored_views(single, model, made, devices),
+    ):
+        pass
+    assert not list(cache.glob("*"))
