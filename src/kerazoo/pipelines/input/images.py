@@ -42,9 +42,9 @@ def graph_code(function: F) -> F:
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """`dataset` without tf.data's tuner, so each parallel step must have a number.
 
-    The tuner divides the processors among the steps, so that decoding gets half of them. While its thread runs, half
-    of the epochs use one of two cores, whatever the numbers are, and training takes 1.9 times as long (TensorFlow 2.21;
-    `benchmarks/tuner.py`).
+    The tuner divides the processors among the steps, so that decoding gets half of them. Its thread sleeps for periods
+    that double from 10 ms on, and the end of an epoch may wait until it wakes: after 5.1 s, 10.2 s, and so on, so that
+    an epoch of 5.5 s takes 10.3 s (TensorFlow 2.21; `benchmarks/tuner.py`).
     """
     options = tf.data.Options()
     options.autotune.enabled = False
