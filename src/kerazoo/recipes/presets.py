@@ -37,7 +37,7 @@ BLOCK_DECAY = 0.75
 PRESETS: dict[str, Values] = {
     "linear": {"training": {"epochs": 0, "batch_size": 32}},
     "light": {
-        "training": {"epochs": 24, "batch_size": 32, "early_stopping": 24},
+        "training": {"epochs": 24, "batch_size": 32},
         "optimizer": {"learning_rate": 2e-3, "warmup": 0.1},
         "augmentation": {"policy": "light", "crop": 0.35},
         "evaluation": {"flip": "auto"},
@@ -81,7 +81,7 @@ def preset_values(preset: str, *, images: int, stages: int) -> Values:
         last = LIGHT_BLOCKS if stages > MANY else LIGHT if stages > LIGHT else 0
         if not last:  # all of it learns, and an epoch takes long
             return PRESETS[preset] | WHOLE | {"transfer": {"unfreeze": 0, **decay}}
-        return PRESETS[preset] | {"transfer": {"unfreeze": last, "stored_views": VIEWS, "average": False, **decay}}
+        return PRESETS[preset] | {"transfer": {"unfreeze": last, "stored_views": VIEWS, **decay}}
     if preset != "bit":
         return PRESETS[preset] | {"transfer": decay | PRESETS[preset].get("transfer", {})}
     steps, milestones, warmup, mixup = next(row[1:] for row in BIT_RULE if images < row[0])

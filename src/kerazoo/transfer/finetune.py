@@ -161,20 +161,27 @@ def tune(
     begin = time.perf_counter()
     first = single.get_weights()
     factors = rates_of(model, plan.entry, plan.transfer.decay)
-    with stored_views(single, model, plan, devices) as stored, timed("fine-tuning"):
+    with stored_views(single, model, plan, devices) as stored:
         part = (model, batches, validation) if stored is None else (stored.tail, stored.batches, stored.validation)
-        history = fit(*part, plan=plan, run=run, devices=devices, factors=factors, callbacks=callbacks)
-    reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
-    if reason:
-        log.info(f"fine-tuning ended early: {reason}")
+        with timed("fine-tuning"):
+            history = fit(*part, plan=plan, run=run, devices=devices, factors=factors, callbacks=callbacks)
+        reason = divergence_message(history, plan.recipe.optimizer.learning_rate)
+        if reason:
+            log.info(f"fine-tuning ended early: {reason}")
+        keep_tuned(single, model, updates)
+        seconds = time.perf_counter() - begin
+        choices = max(len(history), 1) if training.early_stopping else 1  # epochs from which the best was chosen
+        logits = None if stored is None else stored.val_logits
+        with timed("after fine-tuning"):
+            refine(single, plan, first, batches, phases, seconds=seconds, choices=choices, logits=logits)
+    return history
+
+
+def keep_tuned(single: keras.Model, model: keras.Model, updates: LowRank | None) -> None:
+    """Give `single` the weights of `model`, with its `updates` added, and say which of its layers learned."""
     if updates is None:
         copy_weights(model, single)
     else:
         single.set_weights(updates.weights())
     for layer, tuned in zip(all_layers(single), all_layers(model), strict=True):  # outer layers before inner ones
         layer.trainable = tuned.trainable
-    seconds = time.perf_counter() - begin
-    choices = max(len(history), 1) if training.early_stopping else 1  # number of epochs from which the best was chosen
-    with timed("after fine-tuning"):
-        refine(single, plan, first, batches, phases, seconds=seconds, choices=choices)
-    return history

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kerazoo.models.description import ModelSpec
+from kerazoo.models.weights.loading import weights_digest
 from kerazoo.pipelines.input.batches import TrainingBatches
 from kerazoo.tasks.scores import Measured
 from kerazoo.training.plan import Plan
@@ -23,13 +24,14 @@ from kerazoo.transfer.phases import Phases
 
 def refine(
     model: keras.Model, plan: Plan, before: list[np.ndarray], batches: TrainingBatches, phases: Phases, *,
-    seconds: float, choices: int,
+    seconds: float, choices: int, logits: Callable[[], np.ndarray] | None = None,
 ) -> None:  # fmt: skip
     """Keep the fine-tuned weights if they beat `before`, then try batch norm re-estimation and weight averaging.
 
-    Leaves the best weights in `model`. The fine-tuned weights are the best of `choices` epochs on validation.
+    Leaves the best weights in `model`. The fine-tuned weights are the best of `choices` epochs on validation. `logits`
+    is a faster way to the logits of `model` on validation, if there is one.
     """
-    measure = measure_of(model, plan)
+    measure = measure_of(model, plan, logits)
     tuned = model.get_weights()
     kept = tuned if phases.keep_if_better("fine-tuning", measure(tuned), seconds, choices=choices) else before
     if not all(np.isfinite(weights).all() for weights in tuned):
@@ -52,11 +54,16 @@ def refine(
     model.set_weights(kept)
 
 
-def measure_of(model: keras.Model, plan: Plan) -> Callable[[list[np.ndarray]], Measured]:
-    """A function weights -> the measure of `model` with these weights on validation."""
+def measure_of(
+    model: keras.Model, plan: Plan, logits: Callable[[], np.ndarray] | None = None
+) -> Callable[[list[np.ndarray]], Measured]:
+    """A function weights -> the measure of `model` with these weights on validation; `logits` as in `refine`."""
 
     def measure(weights: list[np.ndarray]) -> Measured:
         model.set_weights(weights)
+        key = weights_digest(model), False
+        if logits is not None and key not in plan.known_logits:
+            plan.known_logits[key] = logits()
         return measured(model, plan)
 
     return measure

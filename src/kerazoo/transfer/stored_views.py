@@ -1,15 +1,15 @@
 """The outputs of the frozen stages, computed once for a few views of each image, from which the other stages learn.
 
 Where only the last stages learn, each epoch would compute the first ones again, which take most of its time. With
-`transfer.stored_views` = V, epoch e learns from view e mod V. The outputs are kept in 16 bits in the cache until the
-end of fine-tuning. A resumed run takes them from there, or computes the same ones again.
+`transfer.stored_views` = V, epoch e learns from view e mod V. The outputs are kept in the cache until the end of
+fine-tuning. A resumed run takes them from there, or computes the same ones again.
 """
 
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,15 @@ VERSION = 1  # change this when the computation or the files change
 
 @dataclass(frozen=True)
 class StoredViews:
-    """`tail`, the layers of the fine-tuned network after the frozen ones, with the batches that it learns from."""
+    """`tail`, the layers of the fine-tuned network after the frozen ones, with the batches that it learns from.
+
+    `val_logits` gives (N, K) logits on validation by the network that evaluates the run, with its weights of then.
+    """
 
     tail: keras.Model
     batches: TrainingBatches
     validation: tf.data.Dataset
+    val_logits: Callable[[], np.ndarray]
 
 
 @contextmanager
@@ -78,12 +82,22 @@ def stored_views(single: keras.Model, model: keras.Model, plan: Plan, devices: D
         f"frozen stages of {len(numbers)} views of {len(train):,} images: {size}; {time.perf_counter() - begin:.1f} s"
     )
     with devices.scope():
-        start = model.get_layer(front.output_names[0]).output
-        tail = keras.Model(start, model.output, name=f"{model.name}_tail")
-    yield StoredViews(tail, *_batches(plan, devices, train, val, rows))
+        tail = _after(front, model)
+    answering = _after(front, single)
+    outputs = evaluation_batches(val, plan.preprocessing, view=rows[-1])
+    yield StoredViews(
+        tail, *_batches(plan, devices, train, val, rows),
+        val_logits=lambda: np.asarray(answering.predict(outputs, verbose=0)),
+    )  # fmt: skip
     for path in files:  # not after an interruption: the run goes on with them
         with suppress(OSError):
             path.unlink()
+
+
+def _after(front: keras.Model, network: keras.Model) -> keras.Model:
+    """The layers of `network` after those of `front`."""
+    start = network.get_layer(front.output_names[0]).output
+    return keras.Model(start, network.output, name=f"{network.name}_tail")
 
 
 def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
@@ -105,7 +119,7 @@ def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
     images = [np.sum(plan.examples.splits == split) for split in ("train", "val")]
     try:
         room_for(
-            cache_folder("views"), int(2 * count * (transfer.stored_views * images[0] + images[1])), "they",
+            cache_folder("views"), int(count * (2 * transfer.stored_views * images[0] + 4 * images[1])), "they",
             share=SMALL if plan.recipe.data.cache == "auto" else None,
         )  # fmt: skip
     except DataError as error:
@@ -125,9 +139,13 @@ def _path(frozen: FrozenPass, examples: Examples, view: View) -> Path:
 
 
 def _rows(frozen: FrozenPass, examples: Examples, view: View, path: Path, resized: np.ndarray | None) -> np.ndarray:
-    """(N, ...) float16: the outputs for a view of `examples`, from `path` or computed and written there."""
+    """(N, ...) float16: the outputs for a view of `examples`, from `path` or computed and written there.
+
+    Those for the images themselves are float32, because they are judged.
+    """
     shape = (len(examples), *frozen.model.output_shape[1:])
-    known = open_rows(path, shape, np.float16)
+    dtype = np.float16 if view.number else np.float32
+    known = open_rows(path, shape, dtype)
     if known is not None:
         return known
     sweep(path.parent, "*.npy")
@@ -136,18 +154,18 @@ def _rows(frozen: FrozenPass, examples: Examples, view: View, path: Path, resize
         left = len(examples)
         for rows in frozen(examples, view, range(len(examples)), resized):
             with np.errstate(over="ignore"):
-                block = rows[: min(left, BATCH)].astype(np.float16)
+                block = rows[: min(left, BATCH)].astype(dtype)
             if not np.isfinite(block).all():
                 raise KerazooError(
-                    f"{frozen.model.name}: outputs are not finite in 16 bits, the largest is {np.abs(rows).max():.3g}; "
-                    "set transfer.stored_views=0"
+                    f"{frozen.model.name}: outputs are not finite in {8 * block.itemsize} bits, the largest is "
+                    f"{np.abs(rows).max():.3g}; set transfer.stored_views=0"
                 )
             left -= len(block)
             yield block
         if resized is None:  # a cache of resized images was checked when it was opened
             check_contents(examples, examples.hashes)
 
-    return write_rows(path, shape, blocks(), np.float16)
+    return write_rows(path, shape, blocks(), dtype)
 
 
 def _batches(
