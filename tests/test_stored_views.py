@@ -20,7 +20,7 @@ from kerazoo.models.registry import find
 from kerazoo.models.saved import load_model, save_model
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.recipes.recipe import make_recipe
-from kerazoo.training.plan import plan
+from kerazoo.training.plan import plan, resolve_preset
 from kerazoo.transfer.batch_norm import batch_norms
 from kerazoo.transfer.finetune import build_both, finetune
 from kerazoo.transfer.passes import View
@@ -89,7 +89,7 @@ def test_the_tail_answers_for_stored_views_as_the_network_for_the_pixels(here):
     train, val = made.examples.split("train"), made.examples.split("val")
     read = tf.function(made.preprocessing.read)
     scale = made.preprocessing.scale
-    with stored_views(single, model, made, devices) as stored:
+    with stored_views(single, model, made, devices, run=here) as stored:
         assert stored.tail.count_params() < model.count_params()
         for epoch in range(VIEWS + 1):
             view = View(1 + epoch % VIEWS, 4, made.augmentation)
@@ -111,7 +111,7 @@ def test_the_tail_answers_for_stored_views_as_the_network_for_the_pixels(here):
 
 def test_epochs_use_views_in_turn_and_each_in_another_order(here):
     made, devices, single, model = opened(recipe_of(here))
-    with stored_views(single, model, made, devices) as stored:
+    with stored_views(single, model, made, devices, run=here) as stored:
         by_image = []
         for epoch in range(3):
             rows = np.concatenate([x for x, _ in stored.batches.at(epoch, 0).as_numpy_iterator()])
@@ -177,7 +177,7 @@ def test_where_they_are_of_no_use_the_log_says_why(here, caplog, settings, why):
     recipe = recipe_of(here, *settings)
     with caplog.at_level("INFO", "kerazoo"):
         made, devices, single, model = opened(recipe)
-        with stored_views(single, model, made, devices) as stored:
+        with stored_views(single, model, made, devices, run=here) as stored:
             assert stored is None
     (line,) = [message for message in caplog.messages if "stored_views" in message]
     assert line.startswith("transfer.stored_views is not used: ")
@@ -189,21 +189,49 @@ def test_a_disk_with_little_room_is_left_alone_or_said(here, caplog, monkeypatch
     recipe = recipe_of(here)
     with caplog.at_level("INFO", "kerazoo"):
         made, devices, single, model = opened(recipe)
-        with stored_views(single, model, made, devices) as stored:
+        with stored_views(single, model, made, devices, run=here) as stored:
             assert stored is None
-    assert any("is not used: they need" in message for message in caplog.messages)
+    assert any("is not used: the outputs of the frozen stages need" in message for message in caplog.messages)
 
 
-def test_outputs_too_large_for_16_bits_are_an_error_with_a_way_out(here, cache):
+def test_outputs_too_large_for_16_bits_have_32(here, cache):
     made, devices, single, model = opened(recipe_of(here))
-    norm = single.get_layer("conv_pw_10_bn")
-    norm.gamma.assign(np.full(norm.gamma.shape, 1e9))
-    kernel = single.get_layer("conv_pw_11").kernel
-    kernel.assign(np.full(kernel.shape, 1e3))
+    norm = single.get_layer("conv_pw_11_bn")
+    norm.gamma.assign(np.full(norm.gamma.shape, 1e6))
     single.get_layer("conv_pw_11_relu").max_value = None  # MobileNet's is 6
+    with stored_views(single, model, made, devices, run=here) as stored:
+        rows = np.concatenate([x for x, _ in stored.batches.at(0, 0).as_numpy_iterator()])
+        assert rows.max() > np.finfo(np.float16).max
+        assert np.isfinite(rows).all()
+
+
+def test_outputs_that_are_not_finite_are_an_error_and_leave_no_file(here, cache):
+    made, devices, single, model = opened(recipe_of(here))
+    norm = single.get_layer("conv_pw_11_bn")
+    norm.gamma.assign(np.full(norm.gamma.shape, np.inf))
+    single.get_layer("conv_pw_11_relu").max_value = None
     with (
-        pytest.raises(KerazooError, match=r"are not finite in 16 bits, the largest is .*; set transfer.stored_views=0"),
-        stored_views(single, model, made, devices),
+        pytest.raises(KerazooError, match=r"outputs are not finite in 32 bits; use other weights or another size"),
+        stored_views(single, model, made, devices, run=here),
     ):
         pass
     assert not list(cache.glob("*"))
+
+
+def test_runs_share_no_files(here, cache):
+    made, devices, single, model = opened(recipe_of(here))
+    with stored_views(single, model, made, devices, run=here / "one") as one:
+        before = [x for x, _ in one.batches.at(0, 0).as_numpy_iterator()]
+        with stored_views(single, model, made, devices, run=here / "other"):
+            assert len(list(cache.glob("*.npy"))) == 2 * (VIEWS + 1)
+        assert len(list(cache.glob("*.npy"))) == VIEWS + 1
+        for x, (y, _) in zip(before, one.batches.at(0, 0).as_numpy_iterator(), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_light_where_all_stages_learn_is_short(here):
+    asked = {"model": {"name": "mobilenet_025"}, "data": {"path": str(here / "photos"), "size": SIZE}}
+    for unfreeze, epochs in ((0, 8), (2, 24)):
+        values = asked | {"transfer": {"weights": str(here / "weights"), "preset": "light", "unfreeze": unfreeze}}
+        recipe, _ = resolve_preset(make_recipe(values))
+        assert recipe.training.epochs == epochs

@@ -37,8 +37,12 @@ def _copies_collected() -> Iterator[None]:
     tf2onnx copies the whole graph, weights included, before each of some thirty optimizations. The copies are cycles,
     which wait for a full collection, and that waits until a quarter of all objects is new.
     """
+    if gc.get_freeze_count():  # the program froze its own objects
+        yield
+        return
     gc.collect()
     gc.freeze()
+    gc.collect()  # or the next full collection still waits for a quarter of the old objects
     try:
         yield
     finally:

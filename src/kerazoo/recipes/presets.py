@@ -74,12 +74,15 @@ OF_TUNING: dict[str, tuple[str, ...] | None] = {
 }
 
 
-def preset_values(preset: str, *, images: int, stages: int) -> Values:
-    """The recipe's parts for `preset`, with `images` to train on and a backbone of `stages` stages (0: no stages)."""
+def preset_values(preset: str, *, images: int, stages: int, whole: bool = False) -> Values:
+    """The recipe's parts for `preset`, with `images` to train on and a backbone of `stages` stages (0: no stages).
+
+    `whole` is whether the recipe wants all stages to learn.
+    """
     decay = {"decay": BLOCK_DECAY} if stages > MANY else {}
     if preset == "light":
         last = LIGHT_BLOCKS if stages > MANY else LIGHT if stages > LIGHT else 0
-        if not last:  # all of it learns, and an epoch takes long
+        if whole or not last:  # all of it learns, and an epoch takes long
             return PRESETS[preset] | WHOLE | {"transfer": {"unfreeze": 0, **decay}}
         return PRESETS[preset] | {"transfer": {"unfreeze": last, "stored_views": VIEWS, **decay}}
     if preset != "bit":

@@ -136,7 +136,8 @@ def resolve_preset(recipe: Recipe) -> tuple[Recipe, Examples]:
     if transfer.preset is None:
         return recipe, examples
     images = int(np.sum(examples.splits == "train"))
-    values = preset_values(transfer.preset, images=images, stages=len(getattr(entry, "stages", ())))
+    whole = "unfreeze" in transfer.model_fields_set and not transfer.unfreeze
+    values = preset_values(transfer.preset, images=images, stages=len(getattr(entry, "stages", ())), whole=whole)
     return with_defaults(recipe, values), examples
 
 

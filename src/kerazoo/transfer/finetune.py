@@ -57,8 +57,9 @@ def finetune(
 
     An unfinished run with the same recipe is resumed: the features come from the cache, the probe gives the same
     result, and the unfrozen network continues from its newest checkpoint. `devices` must be on one machine.
-    `callbacks` are called while the network is unfrozen; they and `reported` are as in `train`. `phases.json` in the
-    run has the cost and the gain of each phase.
+    `callbacks` are called while the network is unfrozen; they and `reported` are as in `train`. With stored views, the
+    model of callbacks is the part of the network after the frozen stages, and its inputs are the outputs of these.
+    `phases.json` in the run has the cost and the gain of each phase.
 
     Raises InputError before anything is written if the recipe, the data or the weights are bad; Interrupted if a signal
     asked to stop.
@@ -161,7 +162,7 @@ def tune(
     begin = time.perf_counter()
     first = single.get_weights()
     factors = rates_of(model, plan.entry, plan.transfer.decay)
-    with stored_views(single, model, plan, devices) as stored:
+    with stored_views(single, model, plan, devices, run=run.folder) as stored:
         part = (model, batches, validation) if stored is None else (stored.tail, stored.batches, stored.validation)
         with timed("fine-tuning"):
             history = fit(*part, plan=plan, run=run, devices=devices, factors=factors, callbacks=callbacks)

@@ -2,12 +2,14 @@
 
 Where only the last stages learn, each epoch would compute the first ones again, which take most of its time. With
 `transfer.stored_views` = V, epoch e learns from view e mod V. The outputs are kept in the cache until the end of
-fine-tuning. A resumed run takes them from there, or computes the same ones again.
+fine-tuning. A resumed run takes them from there, or computes the same ones again. The frozen stages are in inference
+mode, so their dropout does nothing.
 """
 
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,11 +52,14 @@ class StoredViews:
 
 
 @contextmanager
-def stored_views(single: keras.Model, model: keras.Model, plan: Plan, devices: Devices) -> Iterator[StoredViews | None]:
-    """The stored views of `plan` for `model`, whose frozen weights `single` has, too. They are removed at the end.
+def stored_views(
+    single: keras.Model, model: keras.Model, plan: Plan, devices: Devices, *, run: Path
+) -> Iterator[StoredViews | None]:
+    """The stored views of `plan` for `model`, whose frozen weights `single` has, too, for the run in the folder `run`.
 
-    None if the recipe wants none, or if they are of no use; the log says why. Raises KerazooError if the outputs do not
-    fit in 16 bits or the disk is full.
+    They are removed at the end, but not if the run is stopped, so that it can go on with them. None if the recipe wants
+    none, or if they are of no use; the log says why. Raises KerazooError if the outputs are not finite or the disk is
+    full.
     """
     front = _front(single, plan) if plan.transfer.stored_views else ""
     if isinstance(front, str):
@@ -62,21 +67,21 @@ def stored_views(single: keras.Model, model: keras.Model, plan: Plan, devices: D
             log.info(f"transfer.stored_views is not used: {front}")
         yield None
         return
-    files: list[Path] = []
+    train, val = plan.examples.split("train"), plan.examples.split("val")
+    frozen = FrozenPass(front, plan.spec, engine=plan.transfer.engine, name="stored views")
+    numbers = range(1, 1 + (plan.transfer.stored_views if plan.augmentation else 1))
+    seen = [(train, View(number, plan.recipe.seed, plan.augmentation)) for number in numbers] + [(val, View())]
+    files = [_path(frozen, examples, view, run) for examples, view in seen]
+    if reason := _too_large(seen, files, frozen, plan):
+        log.info(f"transfer.stored_views is not used: {reason}")
+        yield None
+        return
+    begin = time.perf_counter()
     with timed("stored views"), progress_bar("views", "frozen stages of") as progress:
-        frozen = FrozenPass(front, plan.spec, engine=plan.transfer.engine, name="stored views")
-        begin = time.perf_counter()
-        train, val = plan.examples.split("train"), plan.examples.split("val")
-        numbers = range(1, 1 + (plan.transfer.stored_views if plan.augmentation else 1))
-        seen = [(train, View(number, plan.recipe.seed, plan.augmentation)) for number in numbers] + [(val, View())]
-        rows = []
-        total = sum(len(examples) for examples, _ in seen)
-        for examples, view in seen:
-            split = "val" if examples is val else "train"
-            path = _path(frozen, examples, view)
-            rows.append(_rows(frozen, examples, view, path, plan.stored(split)))
-            files.append(path)
-            progress(sum(map(len, rows)), total)
+        rows: list[np.ndarray] = []
+        for (examples, view), path in zip(seen, files, strict=True):
+            rows.append(_rows(frozen, examples, view, path, plan.stored("train" if view.number else "val")))
+            progress(sum(map(len, rows)), sum(len(one) for one, _ in seen))
     size = format_bytes(sum(array.nbytes for array in rows))
     log.info(
         f"frozen stages of {len(numbers)} views of {len(train):,} images: {size}; {time.perf_counter() - begin:.1f} s"
@@ -89,7 +94,7 @@ def stored_views(single: keras.Model, model: keras.Model, plan: Plan, devices: D
         tail, *_batches(plan, devices, train, val, rows),
         val_logits=lambda: np.asarray(answering.predict(outputs, verbose=0)),
     )  # fmt: skip
-    for path in files:  # not after an interruption: the run goes on with them
+    for path in files:
         with suppress(OSError):
             path.unlink()
 
@@ -114,24 +119,30 @@ def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
         keras.Model(last.output, single.output)
     except ValueError:  # a layer after it uses an earlier one
         return f"layers after {last.name} use layers before it"
-    front = keras.Model(single.input, last.output, name=f"{single.name}_to_{last.name}")
-    count = int(np.prod(last.output.shape[1:]))
-    images = [np.sum(plan.examples.splits == split) for split in ("train", "val")]
+    return keras.Model(single.input, last.output, name=f"{single.name}_to_{last.name}")
+
+
+def _too_large(seen: list[tuple[Examples, View]], files: list[Path], frozen: FrozenPass, plan: Plan) -> str:
+    """Why the files that are not there yet need too much of the disk; "" if they do not.
+
+    Raises DataError with data.cache=always.
+    """
+    numbers = int(np.prod(frozen.model.output_shape[1:]))
+    missing = [one for one, path in zip(seen, files, strict=True) if not path.exists()]
+    size = sum(numbers * len(examples) * (2 if view.number else 4) for examples, view in missing)
+    share = SMALL if plan.recipe.data.cache == "auto" else None
     try:
-        room_for(
-            cache_folder("views"), int(count * (2 * transfer.stored_views * images[0] + 4 * images[1])), "they",
-            share=SMALL if plan.recipe.data.cache == "auto" else None,
-        )  # fmt: skip
+        room_for(files[0].parent, size, "the outputs of the frozen stages", share=share)
     except DataError as error:
-        if plan.recipe.data.cache != "auto":
+        if share is None:
             raise
         return str(error)
-    return front
+    return ""
 
 
-def _path(frozen: FrozenPass, examples: Examples, view: View) -> Path:
-    """The file of a view of `examples`, which may not exist."""
-    key = {"version": VERSION, **frozen.made_by, **view.to_json(), "layers": frozen.model.name}
+def _path(frozen: FrozenPass, examples: Examples, view: View, run: Path) -> Path:
+    """The file of a view of `examples`, which may not exist. Runs share none, because each removes its own."""
+    key = {"version": VERSION, **frozen.made_by, **view.to_json(), "layers": frozen.model.name, "run": run.resolve()}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode())
     for content in examples.hashes:
         digest.update(content.encode())
@@ -139,33 +150,41 @@ def _path(frozen: FrozenPass, examples: Examples, view: View) -> Path:
 
 
 def _rows(frozen: FrozenPass, examples: Examples, view: View, path: Path, resized: np.ndarray | None) -> np.ndarray:
-    """(N, ...) float16: the outputs for a view of `examples`, from `path` or computed and written there.
+    """(N, ...): the outputs for a view of `examples`, from `path` or computed and written there.
 
-    Those for the images themselves are float32, because they are judged.
+    Those of a view are float16, or float32 if they are too large for it. Those for the images themselves are float32,
+    because they are judged.
     """
     shape = (len(examples), *frozen.model.output_shape[1:])
-    dtype = np.float16 if view.number else np.float32
-    known = open_rows(path, shape, dtype)
-    if known is not None:
-        return known
+    kinds = (np.float16, np.float32) if view.number else (np.float32,)
+    for kind in kinds:
+        known = open_rows(path, shape, kind)
+        if known is not None:
+            os.utime(path)  # others remove files that are older than a day
+            return known
     sweep(path.parent, "*.npy")
+    for kind in kinds:
+        try:
+            return write_rows(path, shape, _blocks(frozen, examples, view, resized, kind), kind)
+        except OverflowError as error:
+            reason = str(error)
+    raise KerazooError(f"{frozen.model.name}: {reason}; use other weights or another size")
 
-    def blocks() -> Iterator[np.ndarray]:
-        left = len(examples)
-        for rows in frozen(examples, view, range(len(examples)), resized):
-            with np.errstate(over="ignore"):
-                block = rows[: min(left, BATCH)].astype(dtype)
-            if not np.isfinite(block).all():
-                raise KerazooError(
-                    f"{frozen.model.name}: outputs are not finite in {8 * block.itemsize} bits, the largest is "
-                    f"{np.abs(rows).max():.3g}; set transfer.stored_views=0"
-                )
-            left -= len(block)
-            yield block
-        if resized is None:  # a cache of resized images was checked when it was opened
-            check_contents(examples, examples.hashes)
 
-    return write_rows(path, shape, blocks(), dtype)
+def _blocks(
+    frozen: FrozenPass, examples: Examples, view: View, resized: np.ndarray | None, kind: type
+) -> Iterator[np.ndarray]:
+    """The outputs in blocks. Raises OverflowError if one is too large for `kind`."""
+    left = len(examples)
+    for rows in frozen(examples, view, range(len(examples)), resized):
+        with np.errstate(over="ignore"):
+            block: np.ndarray = rows[: min(left, BATCH)].astype(kind)
+        if not np.isfinite(block).all():
+            raise OverflowError(f"outputs are not finite in {8 * block.itemsize} bits")
+        left -= len(block)
+        yield block
+    if resized is None:  # a cache of resized images was checked when it was opened
+        check_contents(examples, examples.hashes)
 
 
 def _batches(

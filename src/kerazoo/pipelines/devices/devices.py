@@ -100,7 +100,7 @@ class Devices:
         if steps < 0:
             raise RecipeError("batches must have a known cardinality to be distributed; use assert_cardinality")
         if self.strategy is None:
-            share = batches.map(lambda *batch: rows_of(batch, self.worker, self.workers))
+            share = batches.map(lambda *batch: rows_of(batch, self.worker, self.workers)).prefetch(2)
             return share.apply(tf.data.experimental.assert_cardinality(steps))
         local = self.replicas // self.workers
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.augmentation import Augmentation
-from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code, rows_from, untuned
+from kerazoo.pipelines.input.images import BATCHES, DECODERS, decoded_from, graph_code, rows_from, untuned
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.tasks.task import find_task
 
@@ -100,10 +100,10 @@ def training_batches(
         rows = tf.data.Dataset.range(1).flat_map(positions).map(draw)
         if views:
             read = rows_from(*views)
-            images = rows.map(graph_code(lambda index, position: (read(index, epoch()), index, position)), DECODERS)
+            images = rows.map(graph_code(lambda index, position: (read(index, epoch()), index, position)), BATCHES)
         else:
             images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
-        return untuned(images.map(finish, num_parallel_calls=DECODERS, deterministic=True).prefetch(2))
+        return untuned(images.map(finish, num_parallel_calls=BATCHES, deterministic=True).prefetch(2))
 
     def at(epoch: int, step: int) -> tf.data.Dataset:
         tail = dataset(lambda: tf.constant(epoch, tf.int64), lambda: tf.constant(step, tf.int64))
@@ -146,7 +146,7 @@ def evaluation_batches(
 
     rows = tf.data.Dataset.range(len(examples)).batch(batch_size).map(graph_code(lambda index: (index, index)))
     dataset = _images(rows, examples, preprocessing, stored if view is None else view, batch_size, drop=False)
-    dataset = untuned(dataset.map(finish, num_parallel_calls=DECODERS, deterministic=True).prefetch(2))
+    dataset = untuned(dataset.map(finish, num_parallel_calls=BATCHES, deterministic=True).prefetch(2))
     return dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(len(examples) / batch_size)))
 
 
@@ -174,7 +174,7 @@ def _images(
         read_rows = rows_from(stored)
         batches = rows.map(
             graph_code(lambda index, position: (read_rows(index), index, position)),
-            num_parallel_calls=DECODERS, deterministic=True,
+            num_parallel_calls=BATCHES, deterministic=True,
         )  # fmt: skip
         if not seeded:
             return batches

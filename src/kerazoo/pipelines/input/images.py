@@ -29,6 +29,7 @@ log = logging.getLogger("kerazoo")
 AT_ONCE = 64  # images prepared before they are written
 SMALL = 0.1  # share of the free disk that an automatic cache may use
 DECODERS = os.cpu_count() or 1  # images read at the same time, see `untuned`
+BATCHES = min(DECODERS, 4)  # batches made at the same time, each of which takes memory
 VERSION = 1  # change this when the results of decoding or resizing change, so that new caches are made
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,13 +83,13 @@ def rows_from(*views: np.ndarray) -> Callable[..., tf.Tensor]:
 
     Of several arrays, a second argument, the epoch, chooses one in turn.
     """
-    kind = tf.as_dtype(views[0].dtype)
+    kind = np.result_type(*views)
 
     def rows(indices: tf.Tensor, epoch: Any = 0) -> tf.Tensor:
         # a graph would copy the array, so it stays outside
         found = tf.numpy_function(
-            lambda index, number: np.take(views[number % len(views)], index, axis=0), [indices, epoch], kind,
-            stateful=False,
+            lambda index, number: np.take(views[number % len(views)], index, axis=0).astype(kind, copy=False),
+            [indices, epoch], tf.as_dtype(kind), stateful=False,
         )  # fmt: skip
         return tf.ensure_shape(found, (None, *views[0].shape[1:]))
 
