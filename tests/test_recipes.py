@@ -500,7 +500,7 @@ def test_presets_for_transformers_fix_what_learns():
     with pytest.raises(RecipeError, match="rank=4 applies only to method='lora'"):
         Recipe.for_finetuning("vgg16", "photos", preset="full", **{"transfer.rank": 4})
     assert preset_values("full", images=100, stages=13)["transfer"] == {"decay": 0.75}
-    light = {"unfreeze": 2, "stored_views": 4, "average": False, "decay": 0.75}
+    light = {"unfreeze": 2, "stored_views": 4, "decay": 0.75}
     assert preset_values("light", images=100, stages=13)["transfer"] == light
     assert preset_values("norm", images=100, stages=13)["transfer"]["decay"] == 1.0
     hub = Recipe.for_finetuning("hub:dinov2_base", "photos")

@@ -26,7 +26,7 @@ from kerazoo.runs.locks import remove_left, run_lock
 from kerazoo.runs.run import Run, unfinished
 from kerazoo.training import train as training
 from kerazoo.training.train import train
-from kerazoo.transfer import features
+from kerazoo.transfer import passes
 from kerazoo.transfer.finetune import finetune
 
 NOBODY = 2**22 + 1  # above the largest number of a process
@@ -205,7 +205,7 @@ def test_a_signal_outside_of_fit_marks_the_run(data, tmp_path, monkeypatch, wher
 
     monkeypatch.setenv("KERAZOO_CACHE", str(tmp_path / "cache"))
     place = {
-        "features": (features, "_inputs"),
+        "features": (passes.FrozenPass, "__call__"),
         "probe": (head, "learn_probe"),
         "evaluation": (training, "evaluate_model"),
     }
