@@ -13,7 +13,7 @@ from test_transfer import state_of
 
 import kerazoo
 from kerazoo.callbacks.stopping import StopOnNaN
-from kerazoo.errors import Interrupted, KerazooError
+from kerazoo.errors import DataError, Interrupted, KerazooError
 from kerazoo.files import read_json
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.registry import find
@@ -184,14 +184,20 @@ def test_where_they_are_of_no_use_the_log_says_why(here, caplog, settings, why):
     assert re.search(why, line)
 
 
-def test_a_disk_with_little_room_is_left_alone_or_said(here, caplog, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100_000})())
+def test_with_little_room_on_the_disk_they_are_left_out_or_refused(here, caplog, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10_000})())
     recipe = recipe_of(here)
     with caplog.at_level("INFO", "kerazoo"):
         made, devices, single, model = opened(recipe)
         with stored_views(single, model, made, devices, run=here) as stored:
             assert stored is None
     assert any("is not used: the outputs of the frozen stages need" in message for message in caplog.messages)
+    made, devices, single, model = opened(recipe_of(here, "data.cache=always"))
+    with (
+        pytest.raises(DataError, match=r"^the outputs of the frozen stages need .*, but .* has only .* free"),
+        stored_views(single, model, made, devices, run=here),
+    ):
+        pass
 
 
 def test_outputs_too_large_for_16_bits_have_32(here, cache):

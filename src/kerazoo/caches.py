@@ -44,7 +44,7 @@ def room_for(folder: Path, size: int, what: str, share: float | None = None) -> 
 
 
 def sweep(folder: Path, files: str = "*.tmp") -> None:
-    """Remove the temporary files that killed processes left in `folder`, if they are older than a day."""
+    """Remove `files` of `folder` that are older than a day; by default, temporary ones that killed processes left."""
     for path in folder.glob(files):
         with suppress(OSError):  # another process removed it first, or it belongs to another user
             if time.time() - path.stat().st_mtime > A_DAY:

@@ -179,7 +179,7 @@ def tune(
 
 
 def keep_tuned(single: keras.Model, model: keras.Model, updates: LowRank | None) -> None:
-    """Give `single` the weights of `model`, with its `updates` added, and say which of its layers learned."""
+    """Give `single` the weights of `model`, with its `updates` added, and mark which of its layers learned."""
     if updates is None:
         copy_weights(model, single)
     else:

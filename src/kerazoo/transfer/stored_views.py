@@ -123,7 +123,7 @@ def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
 
 
 def _too_large(seen: list[tuple[Examples, View]], files: list[Path], frozen: FrozenPass, plan: Plan) -> str:
-    """Why the files that are not there yet need too much of the disk; "" if they do not.
+    """In words, why the files that are not there yet need too much of the disk; "" if they do not.
 
     Raises DataError with data.cache=always.
     """
