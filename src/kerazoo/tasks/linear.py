@@ -3,8 +3,10 @@
 Shape letters: N examples, F features, K classes, labels or numbers.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -33,17 +35,14 @@ def logistic(
     x: np.ndarray, y: np.ndarray, w: np.ndarray, path: Sequence[float], classes: int, rows: Rows
 ) -> Iterator[Solution]:
     """The solutions for class numbers, (N,) below `classes`: multinomial logistic regression by L-BFGS."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    blas = _blas()
     model = LogisticRegression(solver="lbfgs", tol=SLOPE, max_iter=ITERATIONS, warm_start=True)
     for penalty in path:
         model.set_params(C=1 / (penalty * w[rows].sum()))
-        with blas.limit(limits=1), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with SOLVING:
             model.fit(x[rows], y[rows], sample_weight=w[rows])
-        converged = not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+            converged = SOLVING.converged
         kernel = np.zeros((x.shape[1], classes))
         bias = np.zeros(classes)
         if len(model.classes_) == 2:  # coef_ has one row: the logit of the second class against the first
@@ -54,24 +53,60 @@ def logistic(
         yield kernel.copy(), bias.copy(), converged
 
 
+class Solving:
+    """Inside, in any number of threads at once, BLAS has one thread, and `converged` is about this thread's solution.
+
+    NumPy and SciPy have one BLAS each, whose threads spin while they wait: two threads take 7 to 60 times longer than
+    one in L-BFGS, and 9 to 18 times in ridge regression on 256 features. Large products elsewhere need threads. Only a
+    warning says that L-BFGS did not converge. Both settings belong to the process: the first thread that enters makes
+    them, and the last restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._settings = ExitStack()
+        self._failed = threading.local()
+
+    @property
+    def converged(self) -> bool:
+        """Whether the solution that this thread found inside has converged."""
+        return not self._failed.here
+
+    def __enter__(self) -> None:
+        from threadpoolctl import ThreadpoolController
+
+        self._failed.here = False
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                blas = ThreadpoolController().select(user_api="blas")  # the libraries that are loaded by now
+                self._settings.enter_context(blas.limit(limits=1))
+                self._settings.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("always")
+                warnings.showwarning = self._note
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._settings.close()
+
+    def _note(self, message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+
+        self._failed.here |= issubclass(category, ConvergenceWarning)
+
+
+SOLVING = Solving()
+
+
 def ridge(x: np.ndarray, y: np.ndarray, w: np.ndarray, penalty: float) -> Solution:
     """The solution for numbers: ridge regression in units of their standard deviation, so penalties are comparable."""
     from sklearn.linear_model import Ridge
 
     unit: Any = np.maximum(y.std(axis=0, dtype=np.float64), 1e-12)
     products = len(x) * x.shape[1] ** 2  # multiplications for the Gram matrix
-    with _blas().limit(limits=None if products >= LARGE else 1):
+    with SOLVING if products < LARGE else nullcontext():
         model = Ridge(alpha=penalty * w.sum(), solver="cholesky").fit(x, y / unit, sample_weight=w)
     return model.coef_.reshape(y.shape[1], -1).T * unit, np.atleast_1d(model.intercept_) * unit, True
-
-
-def _blas() -> Any:
-    """The BLAS libraries, whose threads are limited to one for small products.
-
-    NumPy and SciPy have one BLAS each, whose threads spin while they wait: two threads take 7 to 60 times longer than
-    one in L-BFGS, and 9 to 18 times in ridge regression on 256 features. The limit is local, because large products
-    elsewhere need threads.
-    """
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")

@@ -28,7 +28,7 @@ from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.transfer.passes import BATCH, FrozenPass, View
 
 CHUNK = 256  # images in a file; a killed pass loses at most this many
-VERSION = 2  # change this when the computation or the files change
+VERSION = 3  # change this when the computation or the files change
 
 
 @dataclass(frozen=True)

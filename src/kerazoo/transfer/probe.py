@@ -7,7 +7,10 @@ the weights, so the probe can be the head of the network. It uses only training 
 Source: Kornblith et al. 2018, arXiv:1805.08974, appendix A.4 (logistic regression by L-BFGS over a path of penalties).
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +18,12 @@ import numpy as np
 from kerazoo.errors import RecipeError
 from kerazoo.tasks import linear
 from kerazoo.tasks.base import Task
+from kerazoo.tasks.linear import Solution
 
 PENALTIES = tuple(float(f"{10 ** (power / 2):.3g}") for power in range(2, -11, -1))  # 10 to 1e-5, strong to weak
 FOLDS = 5
 WORSE = 2  # stop after this many penalties in a row that are worse than the best
+COPIES = 1_000_000_000  # bytes of features in all threads, each of which copies those of its fold
 NEVER = 1e-6  # a feature counts as constant if its standard deviation is at most this share of its largest value
 
 
@@ -82,14 +87,13 @@ def learn_probe(
     unsolved: list[float] = []
     if len(path) > 1:
         folds = task.fold_count(labels, class_names, folds)
-        results, unsolved = _cross_validate(x, y, w, task, path, len(labels), folds, seed)
+        results, unsolved, solutions = _cross_validate(x, y, w, task, path, len(labels), folds, seed)
         penalty = min(results, key=lambda row: row[1])[0] if results else path[0]
+        kernel, bias, converged = solutions[path.index(penalty)]
     else:
         penalty = path[0]
         folds = 0
-    # solve the larger penalties first, as in the folds: the chosen one may not converge from a cold start
-    warm_start = [*(p for p in path if p > penalty and p not in unsolved), penalty]
-    *_, (kernel, bias, converged) = task.solutions(x, y, w, warm_start)
+        kernel, bias, converged = next(task.solutions(x, y, w, path))
     if not converged or (len(path) > 1 and not results):
         raise RecipeError(
             f"transfer.penalties: L-BFGS does not converge in {linear.ITERATIONS} iterations for any of "
@@ -101,27 +105,40 @@ def learn_probe(
 
 def _cross_validate(
     x: np.ndarray, y: np.ndarray, w: np.ndarray, task: Task, path: list[float], count: int, folds: int, seed: int
-) -> tuple[list[tuple[float, float, float]], list[float]]:
-    """(penalty, mean loss, mean score) from large to small until it gets worse; the penalties that did not converge."""
+) -> tuple[list[tuple[float, float, float]], list[float], list[Solution]]:
+    """(penalty, mean loss, mean score) from large to small until it gets worse; the penalties that did not converge;
+    and the solution of all rows for each penalty so far.
+
+    All folds are solved for a penalty before the next, each from its own solution for the last penalty: with a small
+    penalty, it may not converge from a cold start.
+    """
     parts = list(task.splitter(folds, seed).split(x[:count], y[:count]))
     example = np.arange(len(y)) % count  # the example of each row, for all views
-    solutions_by_fold = []
-    for train, _ in parts:
-        solutions_by_fold.append(task.solutions(x, y, w, path, np.isin(example, train)))
+    learners = [task.solutions(x, y, w, path, np.isin(example, train)) for train, _ in parts]
+    learners.append(task.solutions(x, y, w, path))
     results: list[tuple[float, float, float]] = []
     unsolved: list[float] = []
-    for penalty, solutions in zip(path, zip(*solutions_by_fold, strict=True), strict=True):
-        if not all(converged for _, _, converged in solutions):
-            unsolved.append(penalty)
-            continue
-        losses = np.empty(count)
-        scores = np.empty(count)
-        for (kernel, bias, _), (_, rows) in zip(solutions, parts, strict=True):
-            logits = x[rows] @ kernel + bias
-            losses[rows] = task.losses(logits, y[rows])
-            scores[rows] = task.scores(logits, y[rows])
-        results.append((penalty, float(np.average(losses, weights=w[:count])), float(scores.mean())))
-        best = int(np.argmin([loss for _, loss, _ in results]))
-        if len(results) - 1 - best >= WORSE:
-            break
-    return results, unsolved
+    of_all: list[Solution] = []
+    threads = min(os.cpu_count() or 1, len(learners), max(COPIES // x.nbytes, 1))
+    with ExitStack() as stack:
+        each: Callable[..., Iterable[Solution]] = map
+        if threads > 1:
+            stack.enter_context(linear.SOLVING)  # OpenBLAS does not always take its limit from another thread
+            each = stack.enter_context(ThreadPoolExecutor(threads)).map
+        for penalty in path:
+            *solutions, whole = each(next, learners)
+            of_all.append(whole)
+            if not all(converged for _, _, converged in solutions):
+                unsolved.append(penalty)
+                continue
+            losses = np.empty(count)
+            scores = np.empty(count)
+            for (kernel, bias, _), (_, rows) in zip(solutions, parts, strict=True):
+                logits = x[rows] @ kernel + bias
+                losses[rows] = task.losses(logits, y[rows])
+                scores[rows] = task.scores(logits, y[rows])
+            results.append((penalty, float(np.average(losses, weights=w[:count])), float(scores.mean())))
+            best = int(np.argmin([loss for _, loss, _ in results]))
+            if len(results) - 1 - best >= WORSE:
+                break
+    return results, unsolved, of_all

@@ -35,7 +35,7 @@ from kerazoo.transfer.passes import BATCH, FrozenPass, View
 
 log = logging.getLogger("kerazoo")
 
-VERSION = 1  # change this when the computation or the files change
+VERSION = 2  # change this when the computation or the files change
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,13 @@ import numpy as np
 from kerazoo.caches import cache_folder
 from kerazoo.pipelines.checks.check import refuse_bad
 from kerazoo.pipelines.checks.inspection import Inspection
-from kerazoo.pipelines.checks.scan import AT_ONCE, inspect_all, inspect_and_resize
+from kerazoo.pipelines.checks.scan import AT_ONCE, COLORS, inspect_all, inspect_and_resize
 from kerazoo.pipelines.data.examples import Examples, check_hashes
 from kerazoo.pipelines.input.images import prepared
 from kerazoo.preprocessing.preprocessing import Preprocessing
 from kerazoo.terminal import format_bytes, progress_bar
 
 log = logging.getLogger("kerazoo")
-
-COLORS = 3  # channels of the pixels that the check decodes; a network for gray decodes otherwise
 
 
 class _Bad(Exception):

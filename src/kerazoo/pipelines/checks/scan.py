@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from kerazoo.caches import cache_folder
 from kerazoo.pipelines.checks.inspection import (
-    DECODED,
     DECODER,
     Inspection,
     inspect_array,
@@ -25,12 +24,13 @@ from kerazoo.pipelines.checks.inspection import (
 )
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.input.images import DECODERS, graph_code, untuned
-from kerazoo.preprocessing.headers import LARGE, announced
+from kerazoo.preprocessing.decoding import decoded
 from kerazoo.preprocessing.image_files import MAX_ENCODED
 from kerazoo.preprocessing.preprocessing import Preprocessing
 
 AT_ONCE = 256  # files between two writes of the cache
 A_BLOCK = 64  # resized images in memory
+COLORS = 3  # channels of the pixels that the check decodes; a network for gray decodes otherwise
 
 
 def inspect_all(
@@ -101,13 +101,13 @@ def _decoded_together(paths: Sequence[str], preprocessing: Preprocessing) -> Ite
     @graph_code
     def one(path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         contents = tf.io.read_file(path)
-        nothing = tf.zeros((0, 0, 3), tf.uint8), tf.zeros(preprocessing.shape, tf.uint8)
-        both = tf.cond(announced(contents) > LARGE, lambda: nothing, lambda: decode(contents))
-        return contents, *both
-
-    def decode(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = DECODED.decode(contents)
-        return pixels, preprocessing.resize_decoded(pixels)
+        pixels = decoded(contents, COLORS, resize_large=lambda image: tf.zeros((0, 0, COLORS), tf.uint8))
+        resized = tf.cond(
+            tf.size(pixels) > 0,
+            lambda: preprocessing.resize_decoded(pixels),
+            lambda: tf.zeros(preprocessing.shape, tf.uint8),
+        )
+        return contents, pixels, resized
 
     names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     images = untuned(names.map(one, num_parallel_calls=DECODERS, deterministic=True).prefetch(DECODERS))
