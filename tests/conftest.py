@@ -24,10 +24,11 @@ from kerazoo.recipes.recipe import Recipe  # noqa: E402
 os.environ["KERAZOO_CACHE"] = tempfile.mkdtemp(prefix="kerazoo-tests-")  # also for the processes that tests start
 atexit.register(shutil.rmtree, os.environ["KERAZOO_CACHE"], ignore_errors=True)
 
-# Loggers and findings cost seconds of tracing in each run, and most tests are about something else: tests about logging
-# ask for it. test_diagnosis.py sees what a run logs by default, in a process of its own.
+# Loggers and findings cost seconds of tracing in each run, a report costs one, and most tests are about something else:
+# tests about logging ask for it. test_diagnosis.py sees what a run logs by default, in a process of its own.
 Recipe.model_fields["log"].default = []
 Recipe.model_fields["findings"].default = False
+Recipe.model_fields["report"].default = False
 Recipe.model_rebuild(force=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         open_run,
         predict,
         rank,
+        report,
         resume,
         serve,
         train,
@@ -45,7 +46,7 @@ __all__ = [
     "Evaluation", "Examples", "Export", "Finding", "InputError", "Interrupted", "KerazooError", "Prediction",
     "Preprocessing", "Recipe", "Run", "__version__", "build", "callbacks", "check", "deploy", "describe", "diagnose",
     "evaluate", "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank",
-    "resume", "serve", "train", "verify",
+    "report", "resume", "serve", "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`

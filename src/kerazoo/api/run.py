@@ -77,6 +77,12 @@ class Run(runs.Run):
         start_tensorflow()
         return predict(self.folder, files, top=top)
 
+    def report(self, *, path: str | Path | None = None) -> Path:
+        """See `kerazoo.report`."""
+        from kerazoo.reports.page import write_report
+
+        return write_report(self, None if path is None else Path(path))
+
     def export(
         self,
         *,

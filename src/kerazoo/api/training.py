@@ -182,6 +182,10 @@ def _train(recipe: "Recipe", *, name: str | None = None, **arguments: Any) -> "R
         made = train_folds(recipe, make, devices=devices, name=name, **arguments)
     else:
         made = make(recipe, devices=devices, name=name, **arguments)
+    if devices.is_chief:
+        from kerazoo.api.reports import report_finished
+
+        report_finished(made)
     from kerazoo.api.run import Run
 
     return Run(made.folder, is_chief=devices.is_chief)

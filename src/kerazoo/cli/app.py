@@ -18,6 +18,7 @@ from kerazoo.cli.deploy import deploy
 from kerazoo.cli.export import export, verify
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
+from kerazoo.cli.report import report
 from kerazoo.cli.runs import evaluate, predict
 from kerazoo.cli.serve import serve
 from kerazoo.cli.signals import stoppable
@@ -77,7 +78,22 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify, serve, deploy)
+COMMANDS = (
+    models,
+    check,
+    train,
+    finetune,
+    resume,
+    rank,
+    try_,
+    evaluate,
+    predict,
+    report,
+    export,
+    verify,
+    serve,
+    deploy,
+)
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 

@@ -2,16 +2,18 @@
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerazoo.files import write_array, write_json, write_whole
-from kerazoo.tasks.measures import confusion, interval
+from kerazoo.tasks.measures import confusion, interval, mean_interval
 from kerazoo.tasks.task import find_task
+
+FOLDS = "folds"  # the name of out-of-fold answers among splits
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,26 @@ class Evaluation:
     class_names: tuple[str, ...]
     loss: float
     task: str = "multiclass"
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether each example has exactly one class."""
+        return find_task(self.task).exclusive
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the answers are probabilities, or else numbers."""
+        return find_task(self.task).probabilities
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(N,) the loss of each example, as in `loss`."""
+        return find_task(self.task).losses_of_answers(self.probabilities, self.labels)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) 1 or 0 for a class, the share of labels that are right, or minus the mean absolute error."""
+        return find_task(self.task).scores_of_answers(self.probabilities, self.labels)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -49,9 +71,29 @@ class Evaluation:
         """Wilson's 95 % interval of the share of right answers, within [0, 1]."""
         return interval(self.right, len(self.labels))
 
+    def score_interval(self) -> tuple[float, float]:
+        """Student's 95 % interval of the mean of `scores`; infinite for one example."""
+        return mean_interval(self.scores)
+
     def confusion(self) -> np.ndarray:
         """(K, K) counts; rows are true classes, columns answers."""
         return confusion(self.labels, self.predicted, len(self.class_names))
+
+    def truth(self, row: int) -> str:
+        """The true label of one example as text."""
+        return find_task(self.task).text(self.labels[row], self.class_names)
+
+    def answer(self, row: int) -> str:
+        """The predicted label of one example as text."""
+        return find_task(self.task).text(self.predicted[row], self.class_names)
+
+    def take(self, rows: Sequence[int]) -> "Evaluation":
+        """The evaluation of some examples, in that order."""
+        chosen = np.asarray(rows, np.int64)
+        labels, answers = self.labels[chosen], self.probabilities[chosen]
+        loss = float(find_task(self.task).losses_of_answers(answers, labels).mean())
+        keys = tuple(self.keys[row] for row in chosen)
+        return replace(self, keys=keys, labels=labels, probabilities=answers, loss=loss)
 
     def metrics(self) -> dict[str, Any]:
         """The metrics of the task, by name.
@@ -100,3 +142,8 @@ def as_text(value: str) -> str:
     the name again. Source: OWASP, CSV Injection.
     """
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n", "'") and value else value
+
+
+def from_text(value: str) -> str:
+    """The name that `as_text` wrote."""
+    return value.removeprefix("'")

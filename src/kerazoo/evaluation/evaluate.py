@@ -7,7 +7,7 @@ import numpy as np
 
 from kerazoo.arrays import read_answers
 from kerazoo.errors import DataError, GateError, KerazooError
-from kerazoo.evaluation.answers import Evaluation
+from kerazoo.evaluation.answers import FOLDS, Evaluation
 from kerazoo.models.description import ModelSpec
 from kerazoo.models.saved import load_model
 from kerazoo.pipelines.checks.check import check_images
@@ -19,8 +19,6 @@ from kerazoo.runs.digests import check_digests
 from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
-
-FOLDS = "folds"  # the name of out-of-fold answers among splits
 
 
 def evaluate_model(

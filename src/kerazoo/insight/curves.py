@@ -7,15 +7,15 @@ Colours are Okabe and Ito's, which colour-blind people tell apart; each curve ha
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kerazoo.insight.drawing import Drawing
+from kerazoo.insight.drawing import INK, Drawing
 
 Curve = tuple[Sequence[float], Sequence[float]]  # x, y
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ((), (6, 3), (2, 3), (9, 3, 2, 3))
-INK, FAINT, MARK = "#222222", "#dddddd", "#666666"
+FAINT, MARK = "#dddddd", "#666666"
 WIDTH, HEIGHT = 640, 400  # of a chart, px
 LEVEL_DASHES = ((1, 3), (12, 4))
 LEFT, RIGHT, FOOT = 66, 18, 46  # px around the plot
@@ -86,19 +86,28 @@ def _marked(
     return [] if number is None else [(number, f"best: {number:g}")]
 
 
-def draw_curves(
-    path: str | Path, series: Mapping[str, Curve], *, title: str, x_label: str, y_label: str, log_x: bool = False,
-    log_y: bool = False, marks: Iterable[tuple[float, str]] = (),
-) -> None:  # fmt: skip
-    """Draw curves, name -> (x, y), into one chart; `marks` are values of x with a label each.
+def draw_curves(path: str | Path, series: Mapping[str, Curve], *, title: str, **options: Any) -> None:
+    """Draw curves into the file `path`; see `chart_of`."""
+    chart_of(series, title=title, **options).save(path)
 
-    A value that is not finite, or not above 0 on a logarithmic axis, leaves a gap.
+
+def chart_of(
+    series: Mapping[str, Curve], *, title: str, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False,
+    marks: Iterable[tuple[float, str]] = (), levels: Iterable[tuple[float, str]] = (),
+    size: tuple[int, int] = (WIDTH, HEIGHT), name: str = "", description: str = "",
+) -> Drawing:  # fmt: skip
+    """One chart of curves, name -> (x, y). `marks` are values of x with a label each, `levels` values of y.
+
+    A value that is not finite, or not above 0 on a logarithmic axis, leaves a gap. `size` is in px, and `name` is as in
+    `Drawing`.
     """
-    drawing = Drawing(WIDTH, HEIGHT, title, f"{y_label} over {x_label}: {', '.join(series)}")
+    words = description or f"{y_label} over {x_label}: {', '.join(series)}"
+    drawing = Drawing(*size, title, words, name=name)
     _chart(
-        drawing, (0, 0), series, title=title, x_label=x_label, y_label=y_label, log_x=log_x, log_y=log_y, marks=marks
-    )
-    drawing.save(path)
+        drawing, (0, 0), series, title=title, x_label=x_label, y_label=y_label, log_x=log_x, log_y=log_y, marks=marks,
+        levels=levels, size=size,
+    )  # fmt: skip
+    return drawing
 
 
 def _measured(rows: Sequence[Mapping[str, float]], key: str) -> list[str]:
@@ -115,18 +124,18 @@ def _lowest(rows: Sequence[Mapping[str, float]], key: str) -> float | None:
 def _chart(
     drawing: Drawing, corner: tuple[float, float], series: Mapping[str, Curve], *, title: str, x_label: str,
     y_label: str, log_x: bool = False, log_y: bool = False, marks: Iterable[tuple[float, str]] = (),
-    levels: Iterable[tuple[float, str]] = (),
+    levels: Iterable[tuple[float, str]] = (), size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> None:  # fmt: skip
-    left, right = corner[0] + LEFT, corner[0] + WIDTH - RIGHT
+    left, right = corner[0] + LEFT, corner[0] + size[0] - RIGHT
     drawing.text(left, corner[1] + 24, title, size=16, bold=True)
     levels = [level for level in levels if _drawn(level[0], log_y)]
     legend = [(name, COLOURS[n % len(COLOURS)], DASHES[n % len(DASHES)]) for n, name in enumerate(series)]
     legend += [(label, INK, LEVEL_DASHES[n % len(LEVEL_DASHES)]) for n, (_, label) in enumerate(levels)]
     top = _legend(drawing, left, right, corner[1] + 46, legend) + 28
-    bottom = corner[1] + HEIGHT - FOOT
+    bottom = corner[1] + size[1] - FOOT
     pieces = {name: list(_pieces(*curve, log_x=log_x, log_y=log_y)) for name, curve in series.items()}
     points = [point for parts in pieces.values() for part in parts for point in part]
-    drawing.text((left + right) / 2, corner[1] + HEIGHT - 10, x_label, anchor="middle")
+    drawing.text((left + right) / 2, corner[1] + size[1] - 10, x_label, anchor="middle")
     drawing.text(left, top - 8, y_label)
     marks = [mark for mark in marks if _drawn(mark[0], log_x)] if points else []
     across = [x for x, _ in points] + [x for x, _ in marks]

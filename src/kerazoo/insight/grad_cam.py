@@ -58,6 +58,22 @@ def grad_cam(
     return shares
 
 
+def mean_grad_cam(
+    networks: Sequence[tuple[keras.Model, bool]], images: np.ndarray, *, classes: int | Sequence[int]
+) -> np.ndarray:
+    """(B, H, W, C) prepared images -> (B, h, w): the mean of the maps of several networks, for answers that are means.
+
+    Each network comes with whether it also answers the mirror images, whose maps are mirrored back.
+    """
+    maps = []
+    for network, flip in networks:
+        maps.append(grad_cam(network, images, classes=classes))
+        if flip:
+            maps.append(grad_cam(network, images[:, :, ::-1], classes=classes)[:, :, ::-1])
+    mean: np.ndarray = np.mean(maps, axis=0)
+    return mean
+
+
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """(H, W, 1 or 3) uint8 and (h, w) in [0, 1] -> (H, W, 3) uint8: the colors of `heat` over the picture in gray."""
     height, width = pixels.shape[:2]

@@ -86,6 +86,7 @@ class Recipe(Part):
     findings: bool = Field(
         True, description="At the end, say what the numbers of the training mean, and write `findings.json`"
     )
+    report: bool = Field(True, description="At the end, write `report.html`: the results and their reasons on one page")
 
     @field_validator("devices")
     @classmethod

@@ -176,7 +176,7 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
     import tensorflow as tf
     from PIL import Image
 
-    from kerazoo.insight.grad_cam import grad_cam, overlay
+    from kerazoo.insight.grad_cam import mean_grad_cam, overlay
     from kerazoo.models.answering import answering_network, trained_networks
     from kerazoo.models.saved import load_network
     from kerazoo.preprocessing.decoding import reason_of
@@ -201,12 +201,8 @@ def _looker(folder: Path) -> Callable[[bytes], bytes]:
             raise DataError(f"it cannot be decoded: {reason_of(error)}") from error
         prepared = spec.preprocessing.scale(pixels[np.newaxis]).numpy()
         number = int(answering.predict_on_batch(prepared).argmax()) if probabilities else 0
-        maps = []
-        for one, flip in trained_networks(spec, network):  # the answer is from all of these, and so is the map
-            maps.append(grad_cam(one, prepared, classes=number)[0])
-            if flip:
-                maps.append(grad_cam(one, prepared[:, :, ::-1], classes=number)[0][:, ::-1])
-        heat = np.mean(maps, axis=0)
+        # the answer is from all of these, and so is the map
+        heat = mean_grad_cam(trained_networks(spec, network), prepared, classes=number)[0]
         png = io.BytesIO()
         Image.fromarray(overlay(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1), heat)).save(png, "PNG")
         return png.getvalue()

@@ -251,6 +251,10 @@ class Task(ABC):
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
         """The cells of one example in these columns: names and numbers."""
 
+    @abstractmethod
+    def labels_of_cells(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:
+        """The labels of N examples from the texts of their `cells`. Raises ValueError, KeyError or IndexError."""
+
     def agree(self, answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
         """(N,) whether two (N, K) answers for an image are equal, within TOLERANCE."""
         return near(answers, recorded)

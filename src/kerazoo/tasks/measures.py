@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -28,6 +29,22 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
     bounds = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(bounds.low), float(bounds.high)
+
+
+def intervals(successes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95 % intervals of many shares, (n,) `successes` of `counts`: the lower and the upper ends.
+
+    As `interval`, for all at once. A share of no examples has 0 to 1.
+    """
+    z = NormalDist().inv_cdf(0.975)
+    n = np.maximum(counts, 1).astype(np.float64)
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    known = counts > 0
+    low = np.where(known & (successes > 0), middle - half, 0.0)
+    high = np.where(known & (successes < counts), middle + half, 1.0)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, float]:
@@ -69,6 +86,13 @@ def calibration_gap(chances: np.ndarray, happened: np.ndarray) -> float:
 
     15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599, section 2.
     """
+    _, happenings, confidences = calibration_bins(chances, happened)
+    return float(np.abs(happenings - confidences).sum() / len(chances))
+
+
+def calibration_bins(chances: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(15,) for bins of equal width of (n,) `chances`: how many there are, how often it `happened`, and their sum."""
     number = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(number, weights=happened - chances, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(chances))
+    counts = np.bincount(number, minlength=BINS)
+    sums = [np.bincount(number, weights=values, minlength=BINS) for values in (happened, chances)]
+    return counts, sums[0], sums[1]

@@ -191,6 +191,11 @@ class Multiclass(Probabilities):
         """As in `Task`."""
         return [names[label], names[predicted], answer[predicted]]
 
+    def labels_of_cells(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:
+        """Class numbers."""
+        number = {name: place for place, name in enumerate(names)}
+        return np.array([number[row[0]] for row in rows], np.int64)
+
     def agree(self, answers: np.ndarray, recorded: np.ndarray) -> np.ndarray:
         """(N,) whether the answers are equal and predict the same class."""
         same: np.ndarray = super().agree(answers, recorded) & (answers.argmax(axis=1) == recorded.argmax(axis=1))

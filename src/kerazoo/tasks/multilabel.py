@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError
-from kerazoo.tasks.columns import in_order, labels_in, numbers
+from kerazoo.tasks.columns import BETWEEN, in_order, labels_in, numbers
 from kerazoo.tasks.linear import ALL, Rows, Solution, one_label
 from kerazoo.tasks.measures import average_precisions, calibration_gap, interval
 from kerazoo.tasks.probabilities import LEAST, MOST, Probabilities, log_mean
@@ -162,5 +162,18 @@ class Multilabel(Probabilities):
 
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
         """As in `Task`."""
-        words = ["|".join(name for name, on in zip(names, ones, strict=True) if on) for ones in (label, predicted)]
+        words = [BETWEEN.join(name for name, on in zip(names, ones, strict=True) if on) for ones in (label, predicted)]
         return [*words, *answer]
+
+    def labels_of_cells(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:
+        """0 and 1. The labels of a cell are in the order of `names`, which themselves may have a `|`."""
+        labels = np.zeros((len(rows), len(names)), np.float32)
+        for number, row in enumerate(rows):
+            left = f"{row[0]}{BETWEEN}" if row[0] else ""
+            for place, name in enumerate(names):
+                if left.startswith(f"{name}{BETWEEN}"):
+                    labels[number, place] = 1
+                    left = left[len(name) + 1 :]
+            if left:
+                raise ValueError(f"{row[0]!r:.60} has a label that is not known")
+        return labels

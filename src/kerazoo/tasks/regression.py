@@ -111,6 +111,10 @@ class Regression(Task):
         """As in `Task`."""
         return [*label, *answer]
 
+    def labels_of_cells(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:
+        """The numbers."""
+        return np.array([[float(cell) for cell in row[: len(names)]] for row in rows], np.float32)
+
     def signature(self, answers: Any, every: Any, names: Any, count: int) -> Mapping[str, Any]:
         """As in `Task`."""
         return {"values": answers, "class_names": every}

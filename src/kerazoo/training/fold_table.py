@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kerazoo.evaluation.answers import Evaluation
-from kerazoo.evaluation.evaluate import FOLDS
+from kerazoo.evaluation.answers import FOLDS, Evaluation
 from kerazoo.tasks.measures import interval, mean_interval
 from kerazoo.tasks.task import find_task
 

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from kerazoo.errors import RecipeError
-from kerazoo.evaluation.evaluate import FOLDS, evaluate_model, evaluation_of_answers, recorded_evaluation
+from kerazoo.evaluation.answers import FOLDS
+from kerazoo.evaluation.evaluate import evaluate_model, evaluation_of_answers, recorded_evaluation
 from kerazoo.models.description import Member, ModelSpec
 from kerazoo.models.ensemble import side_by_side
 from kerazoo.models.saved import load_model, load_network, save_model

@@ -1,0 +1,57 @@
+"""Reports: one page about a run, or about several side by side."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kerazoo.api.runs import open_run
+from kerazoo.api.settings import PathLike, path_of
+
+if TYPE_CHECKING:
+    from kerazoo.api.run import Run
+    from kerazoo.runs.run import Run as PlainRun
+
+log = logging.getLogger("kerazoo")
+
+
+def report(runs: "PathLike | Run | Sequence[PathLike | Run]", *, path: PathLike | None = None) -> Path:
+    """Write the report of a run, or the comparison of several, as one HTML file that needs nothing else.
+
+    Args:
+        runs: A run, its folder, or its name under runs/; or several of them, of which the first is what the others are
+            compared with.
+        path: Where to write. The default is `report.html`, or `comparison.html`, in the folder of the (first) run.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        RunError: if there is no such run, it did not finish, or its answers cannot be read.
+        OSError: if the file cannot be written.
+
+    Example:
+    ```python
+    kerazoo.report("first")
+    ```
+    """
+    from kerazoo.reports.comparison import write_comparison
+    from kerazoo.reports.page import write_report
+
+    named = [*runs] if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    opened = [open_run(path_of(run)) for run in named]
+    place = None if path is None else Path(path)
+    return write_report(opened[0], place) if len(opened) == 1 else write_comparison(opened, place)
+
+
+def report_finished(run: "PlainRun") -> None:
+    """Write the report of a run that has just finished, if its recipe wants one. A failure is one line in the log."""
+    from kerazoo.reports.page import FILE, write_report
+
+    if not run.recipe.report or (run.folder / FILE).is_file():
+        return
+    try:
+        log.info(f"report: {write_report(run)}")
+    except Exception as error:  # the run is finished, and stays so
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        log.warning(f"the report could not be written: {reason}; repeat it with `kerazoo report {run.folder}`")
