@@ -16,6 +16,7 @@ from kerazoo.cli import weights as cli_weights
 from kerazoo.cli.data import check
 from kerazoo.cli.deploy import deploy
 from kerazoo.cli.export import export, verify
+from kerazoo.cli.inspect import inspect
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
 from kerazoo.cli.runs import evaluate, predict
@@ -77,7 +78,9 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-COMMANDS = (models, check, train, finetune, resume, rank, try_, evaluate, predict, export, verify, serve, deploy)
+COMMANDS = (
+    models, check, train, finetune, resume, rank, try_, evaluate, predict, inspect, export, verify, serve, deploy,
+)  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 
