@@ -37,7 +37,7 @@ def linear(model):
     def called(layer, *args, **kwargs):
         if isinstance(layer, layers.Multiply):
             return max(args[0], key=lambda each: each.shape[1] or 10**6)  # not the factors, which are 1 x 1
-        return layer(*args, **kwargs)
+        return layer(*args) if isinstance(layer, layers.Identity) else layer(*args, **kwargs)
 
     functional = not isinstance(model, keras.Sequential)  # in which there are no factors
     clone = keras.models.clone_model(model, clone_function=replaced, call_function=called if functional else None)

@@ -108,7 +108,8 @@ def test_the_gradient_reaches_the_field_of_blocks(name):
 @pytest.mark.parametrize(
     "part",
     [
-        layers.UpSampling2D(3), layers.UpSampling2D(2, interpolation="bilinear"), layers.UpSampling2D(3, interpolation="bilinear"),
+        layers.UpSampling2D(3), layers.UpSampling2D(2, interpolation="bilinear"),
+        layers.UpSampling2D(3, interpolation="bilinear"),
         layers.Conv2DTranspose(2, 4, strides=2, padding="same"), layers.Conv2DTranspose(2, 3, strides=2),
         layers.Conv2DTranspose(2, 2, strides=2), layers.Conv2DTranspose(2, 5, strides=3, padding="same"),
     ],

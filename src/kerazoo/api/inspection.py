@@ -162,13 +162,13 @@ class _Subject:
     def of(cls, model: Any, input_size: Size | None) -> "_Subject":
         """The subject that `model` names. Raises ModelError and RunError, before TensorFlow starts if it can."""
         size = (input_size, input_size) if isinstance(input_size, int) else input_size
-        if isinstance(model, Run) or (isinstance(model, str | Path) and not _is_name(str(model))):
-            if str(model).endswith(FILES):
-                _check_file(Path(model))
-                start_tensorflow()
-                from kerazoo.models.architecture_file import load_architecture
+        if isinstance(model, str | Path) and str(model).endswith(FILES):
+            _check_file(Path(model))
+            start_tensorflow()
+            from kerazoo.models.architecture_file import load_architecture
 
-                return cls(load_architecture(model), size)
+            return cls(load_architecture(model), size)
+        if isinstance(model, Run) or (isinstance(model, str | Path) and not _is_name(str(model))):
             spec = (model if isinstance(model, Run) else open_run(str(model))).spec
             arguments = dict(spec.arguments)
             return cls(

@@ -93,7 +93,7 @@ def _einsum(equation: str, shapes: Sequence[Sequence[int]]) -> int:
 
 
 def _attention(call: Call) -> int | None:
-    """N D h d_k for queries, M D h (d_k + d_v) for keys and values, h N M (d_k + d_v), and N h d_v D' for the output."""
+    """N D h d_k for N queries, M D h (d_k + d_v) for M keys and values, h N M (d_k + d_v), N h d_v D for the output."""
     config = call.operation.get_config()
     axes = config["attention_axes"]
     if axes is not None and sorted(axes) != list(range(1, len(call.input) - 1)):
