@@ -21,9 +21,11 @@ def linear(model):
     """A clone of `model` as above."""
 
     def replaced(layer):
-        config = layer.get_config()
         if isinstance(layer, keras.Model):
             return linear(layer)
+        if not isinstance(layer, keras.Layer):  # an operation of keras.ops
+            return layer
+        config = layer.get_config()
         if isinstance(layer, LEFT_OUT) or type(layer).__name__ in OF_APPLICATIONS:
             return layers.Identity(name=layer.name, dtype="float64")
         kind = type(layer)
@@ -40,7 +42,13 @@ def linear(model):
         return layer(*args) if isinstance(layer, layers.Identity) else layer(*args, **kwargs)
 
     functional = not isinstance(model, keras.Sequential)  # in which there are no factors
-    clone = keras.models.clone_model(model, clone_function=replaced, call_function=called if functional else None)
+    inputs = keras.Input(batch_shape=model.inputs[0].shape, dtype="float64")  # else it would be cast to float32
+    clone = keras.models.clone_model(
+        model,
+        input_tensors=inputs if functional else [inputs],
+        clone_function=replaced,
+        call_function=called if functional else None,
+    )
     for layer in clone.layers:
         if isinstance(layer, keras.Model) or not layer.weights:
             continue

@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from kerazoo.insight.calls import Call
-from kerazoo.insight.field_rules import LAYERS
+from kerazoo.insight.layer_rules import LAYERS
 
 Rule = Callable[[Call], int | None]
 
