@@ -7,7 +7,7 @@ subclassed or nested. A layer that is made of others is one row with the sums of
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from keras import KerasTensor
 from kerazoo.errors import ModelError
 from kerazoo.insight.calls import Call, unfold
 from kerazoo.insight.field_rules import field_of, rule_of
+from kerazoo.insight.layer_outputs import reason_of
 from kerazoo.insight.macs import macs_of
 from kerazoo.insight.receptive_field import Field, field_of_input, joined, unknown
 
@@ -175,24 +176,27 @@ class _Walk:
 
     def follow(
         self, layer: keras.Layer, args: Any, kwargs: Any, seen: list[Field], prefix: str | None
-    ) -> tuple[list[Field], int | None]:
-        """(fields of the outputs, MACs) of a layer by the calls in it. They have rows unless `prefix` is None."""
+    ) -> tuple[list[Field | None], int | None]:
+        """(fields of the outputs, MACs) of a layer by the calls in it. They have rows unless `prefix` is None.
+
+        A field is None if the output does not depend on the image.
+        """
         try:
             unfolded = unfold(layer, args, kwargs)
         except Exception as error:  # whatever the code of a layer raises
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            reason = lines[0].partition(". ")[0][:200]
+            reason = reason_of(error).partition(". ")[0]
             raise _UnfollowedError(f"{layer.name} does not run on symbolic tensors: {reason}") from error
-        fields = dict(zip(map(id, unfolded.inputs), seen, strict=True))
+        fields: dict[int, Field | None] = dict(zip(map(id, unfolded.inputs), seen, strict=True))
         total: int | None = 0
         for call in unfolded.calls:
-            own = [fields[id(tensor)] for tensor in call.tensors]
-            made, macs = self._call(call, own, prefix)
+            plain = _without_constants(call, fields)
+            own = [field for field in (fields[id(tensor)] for tensor in plain.tensors) if field is not None]
+            made, macs = self._call(plain, own, prefix)
             fields |= zip(map(id, call.outputs), made, strict=True)
             total = None if total is None or macs is None else total + macs
-        return [fields[id(tensor)] for tensor in unfolded.outputs], total
+        return [None if tensor is None else fields[id(tensor)] for tensor in unfolded.outputs], total
 
-    def _call(self, call: Call, seen: list[Field], prefix: str | None) -> tuple[list[Field], int | None]:
+    def _call(self, call: Call, seen: list[Field], prefix: str | None) -> tuple[list[Field | None], int | None]:
         """(fields of the outputs, MACs) of one call."""
         layer = call.operation
         if isinstance(layer, keras.Model) and prefix is not None:
@@ -201,12 +205,14 @@ class _Walk:
             except _UnfollowedError:
                 pass  # one row, which says so
         made, macs = self._measured(call, seen)
-        if prefix is not None and call.kind not in UNSEEN:
+        if prefix is not None and call.kind not in UNSEEN and made[0] is not None:
             self._add(call, made[0], macs, prefix)
         return made, macs
 
-    def _measured(self, call: Call, seen: list[Field]) -> tuple[list[Field], int | None]:
+    def _measured(self, call: Call, seen: list[Field]) -> tuple[list[Field | None], int | None]:
         layer = call.operation
+        if not seen:  # only constants
+            return [None] * len(call.outputs), macs_of(call)
         if any(None in tensor.shape[1:] for tensor in (*call.tensors, *call.outputs)):
             field = unknown(f"the shapes of {layer.name} are not known before it runs")
             return [field] * len(call.outputs), None
@@ -234,6 +240,20 @@ class _Walk:
                 parameters=parameters, macs=macs, activation_bytes=sum(map(_bytes, call.outputs)), field=field,
             )
         )  # fmt: skip
+
+
+def _without_constants(call: Call, fields: dict[int, Field | None]) -> Call:
+    """`call` with zeros in place of the tensors that do not depend on the image."""
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, KerasTensor) and fields[id(value)] is None:
+            return keras.ops.zeros(value.shape, value.dtype)
+        return value
+
+    if all(fields[id(tensor)] is not None for tensor in call.tensors):
+        return call
+    args, kwargs = keras.tree.map_structure(replaced, (call.args, dict(call.kwargs)))
+    return replace(call, args=args, kwargs=kwargs)
 
 
 def _bytes(tensor: KerasTensor) -> int:

@@ -53,11 +53,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Unfolded:
-    """The calls in a layer, in an order in which they can run, from `inputs` to `outputs`."""
+    """The calls in a layer, in an order in which they can run, from `inputs` to `outputs`.
+
+    An output is None if it does not depend on the inputs, as the codes of positions.
+    """
 
     inputs: tuple[KerasTensor, ...]
     calls: tuple[Call, ...]
-    outputs: tuple[KerasTensor, ...]
+    outputs: tuple[KerasTensor | None, ...]
 
 
 def unfold(layer: keras.Layer, args: Any, kwargs: Mapping[str, Any] | None = None) -> Unfolded:
@@ -75,12 +78,13 @@ def unfold(layer: keras.Layer, args: Any, kwargs: Mapping[str, Any] | None = Non
 
     own_args, own_kwargs = keras.tree.map_structure(fresh, (tuple(args), dict(kwargs or {})))
     own_kwargs.pop("training", None)  # recorded for layers that do not take it, too
-    if "training" in inspect.signature(layer.call).parameters:
+    is_graph = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")  # it hands it on to such layers, too
+    if "training" in inspect.signature(layer.call).parameters and not is_graph:
         own_kwargs["training"] = False
     with forgotten_calls(layer):
         results = layer.call(*own_args, **own_kwargs)
-        outputs = [each for each in keras.tree.flatten(results) if isinstance(each, KerasTensor)]
+        outputs = [each if isinstance(each, KerasTensor) else None for each in keras.tree.flatten(results)]
         own = {id(each) for each in inputs}
-        made = [each for each in outputs if id(each) not in own]
+        made = [each for each in outputs if each is not None and id(each) not in own]
         calls = calls_between(inputs, made) if made else []
     return Unfolded(tuple(inputs), tuple(Call(a, b, c, tuple(d)) for a, b, c, d in calls), tuple(outputs))
