@@ -69,8 +69,8 @@ def inception(x):
 
 def offset(x):
     """Branches that see different sides: the sum sees both."""
-    left = layers.Cropping2D(((0, 0), (0, 4)))(layers.Conv2D(3, 3, padding="same")(x))
-    return layers.Add()([left, layers.Cropping2D(((0, 0), (4, 0)))(x)])
+    right = layers.Cropping2D(((0, 0), (4, 0)))(layers.Conv2D(3, 3, padding="same")(x))
+    return layers.Add()([layers.Cropping2D(((0, 0), (0, 4)))(x), right])
 
 
 def residual(x):
