@@ -245,3 +245,23 @@ def test_peers_are_asked_and_shared_work_is_ended(monkeypatch):
     assert called == [(tf.errors.UNAVAILABLE, "worker 1 does not answer")]
     parameters = context.Context.abort_collective_ops.__code__.co_varnames[:3]
     assert parameters == ("self", "code", "message")
+
+
+def test_calls_on_symbolic_tensors_are_listed_and_then_removed():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="inner")])
+    inputs = keras.Input((2,))
+    add = keras.layers.Dense(3, name="dense")
+    model = keras.Model(inputs, keras.ops.maximum(inner(inputs), add(inputs)))
+    parts = [*private.all_layers(model), *model.operations]
+    before = [(len(one._inbound_nodes), len(one._outbound_nodes)) for one in parts]
+    fresh = keras.Input((2,))
+    with private.forgotten_calls(model):
+        calls = private.calls_between([fresh], [model.call(fresh)])
+        assert before != [(len(one._inbound_nodes), len(one._outbound_nodes)) for one in parts]
+    assert before == [(len(one._inbound_nodes), len(one._outbound_nodes)) for one in parts]
+    assert {type(call[0]).__name__ for call in calls} == {"ConvertToTensor", "Sequential", "Dense", "Maximum"}
+    operation, args, kwargs, outputs = calls[-1]
+    assert type(operation).__name__ == "Maximum"
+    assert {id(each) for each in args} <= {id(call[3][0]) for call in calls[:-1]}
+    assert kwargs == {}
+    assert outputs[0].shape == (None, 3)

@@ -12,6 +12,7 @@ from kerazoo.version import __version__
 if TYPE_CHECKING:
     from kerazoo import callbacks
     from kerazoo.api import (
+        anatomy,
         build,
         check,
         deploy,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         open_export,
         open_run,
         predict,
+        push,
         rank,
         report,
         resume,
@@ -44,9 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation", "Examples", "Export", "Finding", "InputError", "Interrupted", "KerazooError", "Prediction",
-    "Preprocessing", "Recipe", "Run", "__version__", "build", "callbacks", "check", "deploy", "describe", "diagnose",
-    "evaluate", "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict", "rank",
-    "report", "resume", "serve", "train", "verify",
+    "Preprocessing", "Recipe", "Run", "__version__", "anatomy", "build", "callbacks", "check", "deploy", "describe",
+    "diagnose", "evaluate", "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict",
+    "push", "rank", "report", "resume", "serve", "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`

@@ -120,6 +120,42 @@ def sublayers(layer: "keras.Layer") -> list["keras.Layer"]:
 
 
 @_tested
+@contextmanager
+def forgotten_calls(layer: "keras.Layer") -> Iterator[None]:
+    """Inside, calls of `layer` and of what is in it on symbolic tensors are recorded as usual; then they are removed.
+
+    Keras keeps each such call for ever, and `layer.output` raises an error after the second one.
+    """
+    operations = {}
+    for part in layer._flatten_layers():
+        for operation in (part, *getattr(part, "operations", ())):
+            operations[id(operation)] = operation
+    before = [(one, len(one._inbound_nodes), len(one._outbound_nodes)) for one in operations.values()]
+    try:
+        yield
+    finally:
+        for operation, inbound, outbound in before:
+            del operation._inbound_nodes[inbound:]
+            del operation._outbound_nodes[outbound:]
+
+
+@_tested
+def calls_between(
+    inputs: list[Any], outputs: list[Any]
+) -> list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Any]]]:
+    """(operation, its arguments, its keyword arguments, its outputs) of each call from `inputs` to `outputs`.
+
+    They are symbolic tensors, and the calls are in an order in which they can run. `operations` of a `keras.Function`
+    has no arguments, and has each operation once.
+    """
+    import keras
+
+    by_depth = keras.Function(inputs, outputs)._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+    return [(node.operation, node.arguments.args, node.arguments.kwargs, list(node.outputs)) for node in nodes]
+
+
+@_tested
 def averages_of(optimizer: "keras.optimizers.Optimizer") -> list[tuple[Any, Any]]:
     """The (variable, average) pairs of an optimizer with `use_ema`; the public way overwrites the weights."""
     return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))

@@ -52,6 +52,14 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
+def format_macs(macs: int) -> str:
+    """A number of multiply-accumulate operations in words: 3.86 GMACs."""
+    if macs < 100_000:
+        return f"{macs:,} MACs"
+    unit, size = ("GMACs", 1e9) if macs >= 1e8 else ("MMACs", 1e6)
+    return f"{macs / size:.3g} {unit}"
+
+
 @contextmanager
 def progress_bar(doing: str = "checking", done: str = "checked") -> Iterator[Callable[[int, int], None]]:
     """A function (count, total) that shows them on standard error: a bar on a terminal, else a line now and then."""

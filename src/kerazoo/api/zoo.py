@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from kerazoo.models import installed, registry
 from kerazoo.models.hub.backbone import HubBackbone
-from kerazoo.models.hub.families import title_of
+from kerazoo.models.hub.families import FAMILIES, title_of
 from kerazoo.models.hub.presets import PREFIX, source_of, table
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def describe(name: str) -> "ModelInfo":
 
     Returns:
         `ModelInfo` with `name`, `kind` ("network", "backbone", "hub" or "installed"), `input_shape`, `parameters`,
-        `weights`, `summary`, `arguments` (with their defaults), and `preprocessing()`: what turns images into its
-        input.
+        `macs`, `weights`, `summary`, the published accuracy (`top1`, `top5`) and `license` of the weights, `arguments`
+        (with their defaults), and `preprocessing()`: what turns images into its input.
 
     Raises:
         ModelError: if no model is called `name`.
@@ -57,6 +57,8 @@ def describe(name: str) -> "ModelInfo":
     ```
     """
     from kerazoo.models.info import ModelInfo
+    from kerazoo.models.macs import macs
+    from kerazoo.models.weights.published import manifest
 
     if name not in registry.REGISTRY and name in registry.list_models():
         return ModelInfo(
@@ -71,7 +73,9 @@ def describe(name: str) -> "ModelInfo":
         return ModelInfo(
             name=name, kind="hub", input_shape=None, parameters=None if row is None else row[2],
             weights=entry.weights, summary=", ".join(filter(None, [title, source_of(entry.preset)])),
+            license="" if row is None else FAMILIES[row[0]].license,
         )  # fmt: skip
+    file = manifest().get(entry.name)
     return ModelInfo(
         name=entry.name,
         kind="network" if isinstance(entry, registry.Network) else "backbone",
@@ -79,4 +83,8 @@ def describe(name: str) -> "ModelInfo":
         parameters=entry.parameters,
         weights=entry.weights,
         summary=entry.summary,
+        macs=macs().get(entry.name),
+        top1=None if file is None else file.top1,
+        top5=None if file is None else file.top5,
+        license="" if file is None else file.license,
     )

@@ -16,9 +16,10 @@ from kerazoo.cli import weights as cli_weights
 from kerazoo.cli.data import check
 from kerazoo.cli.deploy import deploy
 from kerazoo.cli.export import export, verify
+from kerazoo.cli.inspect import inspect
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
-from kerazoo.cli.report import report
+from kerazoo.cli.report import push, report
 from kerazoo.cli.runs import evaluate, predict
 from kerazoo.cli.serve import serve
 from kerazoo.cli.signals import stoppable
@@ -79,21 +80,9 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS = (
-    models,
-    check,
-    train,
-    finetune,
-    resume,
-    rank,
-    try_,
-    evaluate,
-    predict,
-    report,
-    export,
-    verify,
-    serve,
+    models, check, train, finetune, resume, rank, try_, evaluate, predict, report, inspect, export, verify, push, serve,
     deploy,
-)
+)  # fmt: skip
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
 

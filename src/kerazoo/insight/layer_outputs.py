@@ -113,10 +113,10 @@ def run_recorded(model: keras.Model, inputs: Any, layers: Mapping[str, keras.Lay
             return model(inputs, training=False)
         except Exception as error:
             shapes = keras.tree.map_structure(lambda value: f"{tuple(value.shape)} {value.dtype}", inputs)
-            raise ModelError(f"{model.name} cannot be run on inputs {shapes}: {_reason(error)}") from error
+            raise ModelError(f"{model.name} cannot be run on inputs {shapes}: {reason_of(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What `error` says, without the lines that Keras puts around it."""
     plain = re.sub(r"\x1b\[\d*m", "", str(error))
     lines = [

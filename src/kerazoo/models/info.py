@@ -17,6 +17,10 @@ class ModelInfo:
     `input_shape` is (H, W, C) at the default size. `parameters` includes moving statistics, but not the head of a
     backbone. Both are None for an installed network, because its package is not imported for this. A preset of
     keras-hub is not fetched for this: its `input_shape` is None, and its `parameters` are as keras-hub states them.
+
+    `macs` are multiply-accumulate operations for one image of the default size, without the head of a backbone; None
+    if they are not known. `top1` and `top5` are the published accuracies on ImageNet, in percent, and `license` is that
+    of the published weights; None and "" if no source states them.
     """
 
     name: str
@@ -25,6 +29,10 @@ class ModelInfo:
     parameters: int | None
     weights: tuple[str, ...]
     summary: str
+    macs: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+    license: str = ""
 
     @property
     def arguments(self) -> dict[str, Any]:
