@@ -1,4 +1,4 @@
-"""Reports: one page about a run, or about several side by side."""
+"""What others see of a run: its report, the comparison of several, its card, and its export on a hub."""
 
 import logging
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from kerazoo.api.settings import PathLike, path_of
 
 if TYPE_CHECKING:
     from kerazoo.api.run import Run
+    from kerazoo.exports.folder import Export
     from kerazoo.runs.run import Run as PlainRun
 
 log = logging.getLogger("kerazoo")
@@ -44,14 +45,61 @@ def report(runs: "PathLike | Run | Sequence[PathLike | Run]", *, path: PathLike 
     return write_report(opened[0], place) if len(opened) == 1 else write_comparison(opened, place)
 
 
+def push(export: "PathLike | Export", *, to: str, private: bool = False) -> str:
+    """Upload an export to the Hugging Face hub, with its card, as one commit.
+
+    Args:
+        export: An export, or its path.
+        to: The repository, "hf://USER/NAME". One that does not exist is made. Files of a former export are replaced
+            or removed; other files stay.
+        private: Whether a new repository is private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        InputError: if `to` is no such name, or huggingface_hub is not installed.
+        RunError: if there is no such export, or a file of it was changed.
+        KerazooError: if the hub refuses or cannot be reached.
+
+    Example:
+    ```python
+    kerazoo.push("saved_models/first", to="hf://ada/first")
+    ```
+    """
+    from kerazoo.api.exports import open_export
+    from kerazoo.reports.push import check_address
+    from kerazoo.reports.push import push as upload
+
+    check_address(to)
+    return upload(open_export(path_of(export)), to, private=private)
+
+
 def report_finished(run: "PlainRun") -> None:
-    """Write the report of a run that has just finished, if its recipe wants one. A failure is one line in the log."""
+    """Write the card of a run that has just finished, and its report, if its recipe wants one.
+
+    A failure is one line in the log.
+    """
     from kerazoo.reports.page import FILE, write_report
 
+    write_card_of(run)
     if not run.recipe.report or (run.folder / FILE).is_file():
         return
     try:
         log.info(f"report: {write_report(run)}")
     except Exception as error:  # the run is finished, and stays so
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        log.warning(f"the report could not be written: {reason}; repeat it with `kerazoo report {run.folder}`")
+        log.warning(f"the report could not be written: {_line(error)}; repeat it with `kerazoo report {run.folder}`")
+
+
+def write_card_of(made: "PlainRun | Export") -> None:
+    """Write the card of a finished run or an export. A failure is one line in the log."""
+    from kerazoo.reports.card import write_card
+
+    try:
+        write_card(made)
+    except Exception as error:  # what it is about is there, and stays so
+        log.warning(f"{made.folder} has no README.md: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

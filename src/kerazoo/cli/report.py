@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""The commands `report` and `push`."""
 
 import webbrowser
 from pathlib import Path
@@ -27,3 +27,17 @@ def report(
         print_text(str(written))
     if show and not webbrowser.open(written.absolute().as_uri()):
         say(f"kerazoo: no browser could be started; open {written} in one")
+
+
+def push(
+    export: Annotated[str, typer.Argument(help="An export: saved_models/NAME, or .../VERSION.")],
+    to: Annotated[str, typer.Option("--to", metavar="hf://USER/NAME", help="The repository; a new one is made.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload an export to the Hugging Face hub, with its model card."""
+    address = api.push(export, to=to, private=private)
+    if as_json:
+        print_json({"export": export, "url": address})
+    else:
+        print_text(address)

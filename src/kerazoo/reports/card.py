@@ -1,0 +1,219 @@
+"""The model card of a run or an export: a `README.md` that people, and the Hugging Face hub, read.
+
+The header is YAML, as the hub wants it; the rest says what the model is for, how it was measured, and its limits.
+Source: Mitchell et al. 2019, arXiv:1810.03993 (model cards); huggingface.co/docs/hub/model-cards (the header).
+"""
+
+import html
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from kerazoo.errors import RunError
+from kerazoo.exports.folder import Export
+from kerazoo.exports.passport import passport_of
+from kerazoo.files import write_whole
+from kerazoo.runs.run import Run
+
+FILE = "README.md"
+TASKS = {
+    "multiclass": "image classification",
+    "multilabel": "multi-label image classification",
+    "regression": "regression",
+}
+NAMES = {
+    "accuracy": "accuracy", "exact_match": "all labels right", "mean_average_precision": "mean average precision",
+    "mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R²", "loss": "loss",
+}  # fmt: skip
+SHOWN = 50  # classes that are listed; the rest are counted
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+
+
+def write_card(made: Run | Export) -> Path:
+    """Write the card of a finished run, or of an export, into its folder, and return its path.
+
+    A card that is there is replaced. Raises RunError if what it tells of cannot be read, and OSError if it cannot be
+    written.
+    """
+    path = made.folder / FILE
+    write_whole(path, card_of(made))
+    return path
+
+
+def card_of(made: Run | Export) -> str:
+    """The card of a finished run, or of an export, as Markdown with a YAML header. Raises RunError."""
+    passport = made.passport if isinstance(made, Export) else _passport_of(made)
+    name = made.folder.parent.name if isinstance(made, Export) else made.name
+    try:
+        return "\n".join([*_header(name, passport), *_body(name, passport, made)]) + "\n"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{made.folder}: its description was changed ({error}); export or train it again") from error
+
+
+def _passport_of(run: Run) -> dict[str, Any]:
+    """What the passport of an export of `run` would hold."""
+    return passport_of(run, run.spec, []) | {"metrics": run.results}
+
+
+def _header(name: str, passport: Mapping[str, Any]) -> list[str]:
+    """Each value is JSON, which is YAML, too: so no name can end its line or become another key."""
+    task = passport["task"]
+    values: dict[str, Any] = {"library_name": "keras"}
+    tags = ["kerazoo", "keras", "tensorflow"]
+    if task != "regression":
+        values["pipeline_tag"] = "image-classification"
+    else:
+        tags.append("image-regression")
+    if task == "multilabel":
+        tags.append("multi-label")
+    source = str(passport["started_from"]["weights"])
+    if source.startswith("hub:hf://"):
+        values["base_model"] = source.removeprefix("hub:hf://")
+    values["tags"] = tags
+    splits = _splits(passport)
+    values["metrics"] = sorted({metric for found in splits.values() for metric in found if metric in NAMES})
+    values["model-index"] = [{"name": name, "results": [_result(passport, *found) for found in splits.items()]}]
+    return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()), "---", ""]
+
+
+def _result(passport: Mapping[str, Any], split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "image-classification" if passport["task"] != "regression" else "image-regression"
+    data = _data(passport)
+    return {
+        "task": {"type": kind},
+        "dataset": {"name": data, "type": re.sub(r"[^\w.-]+", "-", data).strip("-") or "data", "split": split},
+        "metrics": [
+            {"type": metric, "name": NAMES[metric], "value": value}
+            for metric, value in metrics.items()
+            if metric in NAMES and isinstance(value, int | float)
+        ],
+    }
+
+
+def _splits(passport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics of each split, test first."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in passport["metrics"].items():
+        split, metric = name.split("_", 1)
+        found.setdefault(split, {})[metric] = value
+    return dict(sorted(found.items(), key=lambda item: item[0] != "test"))
+
+
+def _data(passport: Mapping[str, Any]) -> str:
+    """The last part of the name of the data: where it was is nobody's business."""
+    path = str(passport["recipe"]["data"]["path"])
+    return path if path.startswith("tfds:") else PurePath(path).name
+
+
+def _weights(start: Mapping[str, Any]) -> str:
+    """The weights that training started from, without the folder of a file."""
+    weights = str(start["weights"])
+    return weights if weights.startswith("hub:") else PurePath(weights).name
+
+
+def _body(name: str, passport: Mapping[str, Any], made: Run | Export) -> list[str]:
+    network, task, classes = _plain(passport["name"]), passport["task"], passport["class_names"]
+    start = passport["started_from"]
+    recipe = passport["recipe"]
+    tuned = recipe.get("transfer") is not None
+    how = f"fine-tuned from weights {_plain(_weights(start))}" if tuned else "trained from random weights"
+    what = "numbers" if task == "regression" else "labels" if task == "multilabel" else "classes"
+    listed = ", ".join(_plain(one) for one in classes[:SHOWN])
+    more = f" and {len(classes) - SHOWN:,} more" if len(classes) > SHOWN else ""
+    return [
+        f"# {_plain(name)}", "",
+        f"{TASKS[task].capitalize()} by {network}, {how} on {_plain(_data(passport))} with kerazoo "
+        f"{passport['kerazoo']}.", "",
+        f"{len(classes):,} {what}: {listed}{more}.", "",
+        "## Results", "", *_table(passport), "",
+        "Intervals are of 95 %." + _judged(recipe, tuned, passport), "",
+        "## Use", "", *_use(passport, made), "",
+        "## Intended use and limits", "",
+        f"For images like those of {_plain(_data(passport))}. {_always(task, len(classes))} Nothing is known of its "
+        "answers for images of another kind, of another camera or of another time. Do not let it alone decide about "
+        "people.", "",
+        "## Data", "",
+        f"{_plain(_data(passport))}, digest `{passport['data_digest']}`. The license of these images is not recorded "
+        "here.", "",
+        "## Weights", "",
+        f"`sha256` of the weights: `{passport['weights_sha256']}`.", *_license(start), "",
+        "The license of this model is for its publisher to state, as `license:` in the header.", "",
+        "## Reproduce", "", *_again(passport, made), "",
+        "## Citation", "", "```bibtex", "@software{kerazoo,", "  title = {kerazoo: a Keras model zoo},",
+        f"  version = {{{passport['kerazoo']}}},", "}", "```",
+    ]  # fmt: skip
+
+
+def _table(passport: Mapping[str, Any]) -> list[str]:
+    lines = ["| images | metric | value | 95 % interval |", "|---|---|---:|---|"]
+    for split, metrics in _splits(passport).items():
+        for metric, words in NAMES.items():
+            value = metrics.get(metric)
+            if isinstance(value, int | float):
+                low, high = metrics.get(f"{metric}_interval") or (None, None)
+                between = "" if low is None else f"{low:.4f} to {high:.4f}"
+                lines.append(f"| {metrics['examples']:,} of {split} | {words} | {value:.4f} | {between} |")
+    return lines
+
+
+def _judged(recipe: Mapping[str, Any], tuned: bool, passport: Mapping[str, Any]) -> str:
+    """What was chosen on the validation images, so that their numbers may be too good."""
+    chosen = []
+    if tuned:
+        chosen.append("the phases of fine-tuning that were kept")
+    if recipe["training"].get("early_stopping"):
+        chosen.append("the epoch")
+    if passport.get("temperature", 1.0) != 1.0:
+        chosen.append("the temperature")
+    if not chosen:
+        return ""
+    words = " and ".join([", ".join(chosen[:-1]), chosen[-1]] if chosen[1:] else chosen)
+    return f" Chosen on the images of val: {words}. So these numbers of val may be a little too good."
+
+
+def _always(task: str, classes: int) -> str:
+    if task == "multiclass":
+        return f"It answers with one of the {classes:,} classes for every image, also for one that has none of them."
+    if task == "multilabel":
+        return "It knows only these labels."
+    return "It gives a number for every image, also for one where it means nothing."
+
+
+def _license(start: Mapping[str, Any]) -> list[str]:
+    if not start.get("license"):
+        return []
+    return ["", f"The weights that training started from: license {_plain(start['license'])} "
+                f"({_plain(start.get('license_source', ''))})."]  # fmt: skip
+
+
+def _use(passport: Mapping[str, Any], made: Run | Export) -> list[str]:
+    if isinstance(made, Run):
+        return ["```", "pip install kerazoo", f"kerazoo predict {_word(made.name)} image.jpg", "```"]
+    answer = "label" if passport["task"] == "multiclass" else "probabilities"
+    return [
+        "It needs TensorFlow only; images are prepared inside.", "",
+        "```python", "from pathlib import Path", "", "import tensorflow as tf", "",
+        'served = tf.saved_model.load(".").signatures["serving_default"]  # this folder',
+        'image = Path("image.jpg").read_bytes()',
+        f'print(served(image_bytes=tf.constant([image]))["{answer}"].numpy())', "```", "",
+        "`assets.extra/passport.json` holds labels, preprocessing, metrics, hashes and versions.",
+    ]  # fmt: skip
+
+
+def _again(passport: Mapping[str, Any], made: Run | Export) -> list[str]:
+    seed = passport["recipe"]["seed"]
+    where = "`recipe.toml`" if isinstance(made, Run) else "`recipe` in `assets.extra/passport.json`"
+    return [f"{where} has every setting (seed {seed}), and the digest above names the images."]
+
+
+def _plain(text: object) -> str:
+    """`text` in one line, without Markdown or HTML in it."""
+    return SPECIAL.sub(r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+
+
+def _word(name: str) -> str:
+    """A name as one word of a command in a block of code."""
+    return shlex.quote(" ".join(name.split())).replace("```", "")

@@ -1,0 +1,69 @@
+"""Upload an export to the Hugging Face hub: its files as the gate saw them, and its card."""
+
+import logging
+
+from kerazoo.errors import InputError, KerazooError, RunError
+from kerazoo.exports.folder import Export
+from kerazoo.exports.formats.table import FORMATS
+from kerazoo.exports.hashes import changed_file
+from kerazoo.reports.card import FILE, write_card
+
+log = logging.getLogger("kerazoo")
+
+HUB = "hf://"
+OURS = ("variables/*", "assets/*", "assets.extra/*", "preprocessing/*", *(f"{name}/*" for name in FORMATS))
+
+
+def push(export: Export, to: str, *, private: bool = False) -> str:
+    """Upload `export` to the repository `to`, "hf://USER/NAME", as one commit, and return its address.
+
+    A repository that does not exist is made, `private` or not. Files of a former export that this one does not have are
+    removed from it; other files stay. A `README.md` in the export is its card; one is written if there is none.
+
+    Raises InputError if `to` is no such name or huggingface_hub is not installed, RunError if a file of the export was
+    changed, and KerazooError if the hub refuses or cannot be reached.
+    """
+    name = check_address(to)
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+        from huggingface_hub.utils import httpx
+    except ModuleNotFoundError as error:
+        raise InputError(f"{to} needs {error.name}, which is not installed; run pip install 'kerazoo[hub]'") from error
+    changed = changed_file(export.folder, export.passport)
+    if changed:
+        raise RunError(f"{export.folder / changed} was changed after the export; export the run again")
+    if not (export.folder / FILE).exists():
+        write_card(export)
+    hub = HfApi()
+    try:
+        hub.create_repo(name, private=private or None, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=name, folder_path=export.folder, delete_patterns=list(OURS),
+            commit_message=f"{export.folder.parent.name}, version {export.version}, by kerazoo",
+        )  # fmt: skip
+    except HFValidationError as error:
+        raise InputError(f"--to {to}: {_first_line(error)}") from error
+    except LocalTokenNotFoundError as error:
+        raise KerazooError(f"{to}: {LOG_IN}") from error
+    except HfHubHTTPError as error:
+        refused = error.response is not None and error.response.status_code in (401, 403)
+        raise KerazooError(f"{to}: {LOG_IN if refused else _first_line(error)}") from error
+    except httpx.HTTPError as error:
+        raise KerazooError(f"{to}: {hub.endpoint} cannot be reached ({_first_line(error)}); try again later") from error
+    return str(done.repo_url)
+
+
+LOG_IN = "the hub refused to write; run `hf auth login`, or set HF_TOKEN to a token that may write there"
+
+
+def check_address(to: str) -> str:
+    """USER/NAME of "hf://USER/NAME". Raises InputError."""
+    name = to.removeprefix(HUB)
+    if name == to or name.count("/") != 1 or not all(name.split("/")):
+        raise InputError(f"--to must be hf://USER/NAME, got {to!r}")
+    return name
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
