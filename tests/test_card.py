@@ -79,7 +79,8 @@ def test_names_are_text_and_nothing_else(tmp_path):
     (run.folder / "recipe.toml").write_text(
         (run.folder / "recipe.toml").read_text().replace("a.npz", r"x: [y]\n---\n\"z.npz")
     )
-    assert ModelCard(card_of(kerazoo.open_run(run.folder))).data.eval_results[0].dataset_split == "val"
+    result = ModelCard(card_of(kerazoo.open_run(run.folder))).data.eval_results[0]
+    assert (result.dataset_name, result.dataset_split) == ('x: [y]\n---\n"z.npz', "val")
 
 
 def test_an_export_has_its_card_and_a_run_too(run, export):
