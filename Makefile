@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test test-slow docs lint types format clean
 
 demo: $(READY)  ## fine-tune, evaluate, export and serve, on real digit scans
 	$(BIN)/python examples/digits.py
@@ -14,6 +14,9 @@ test: lint types  ## everything CI runs; tests wait for processes of their own, 
 
 test-slow: $(READY)  ## what takes minutes, one at a time: every backbone (the largest take many GB), drills, several processes
 	$(BIN)/python -m pytest -m slow
+
+docs: $(READY)  ## the documentation as a site, in site/
+	$(BIN)/zensical build --strict
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

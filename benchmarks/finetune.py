@@ -170,7 +170,7 @@ def report(found, arguments):
             curves[f"{kind}, {name}"] = (seconds, np.median(so_far, axis=0).tolist())
     if curves:
         draw_curves(
-            arguments.csv.with_suffix(".svg"), curves, title=f"{arguments.data.name}, {arguments.backbone}",
+            arguments.chart, curves, title=f"{arguments.data.name}, {arguments.backbone}",
             x_label="seconds", y_label="best validation accuracy so far", log_x=True,
         )  # fmt: skip
 
@@ -194,6 +194,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--set", action="append", default=[], help="for ours: KEY=VALUE of the recipe")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--chart", type=Path, default=Path(__file__).parents[1] / "docs" / "finetune.svg")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     arguments.weights = arguments.weights.resolve()

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import log_lines, make_images
+from hub_uploads import serving
 from huggingface_hub import ModelCard
 
 import kerazoo
-from hub_uploads import serving
 from kerazoo.api.reports import write_card_of
 from kerazoo.errors import InputError, KerazooError, RunError
 from kerazoo.files import read_json
@@ -140,7 +140,8 @@ def test_push_uploads_every_file_as_it_is(hub, export):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "run `hf auth login`, or set HF_TOKEN"), (500, "500 Server Error|Internal Server Error")]
+    ("status", "words"),
+    [(401, "run `hf auth login`, or set HF_TOKEN"), (500, "500 Server Error|Internal Server Error")],
 )
 def test_a_refusal_is_one_line(hub, export, status, words):
     kind, push = hub

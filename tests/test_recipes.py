@@ -452,12 +452,17 @@ def test_settings_are_refused_by_their_keys():
 
 
 def test_the_reference_is_what_the_fields_say(monkeypatch):
-    for key, value in (("log", list(LOGGERS)), ("findings", True)):  # conftest.py sets others for tests
+    for key, value in (
+        ("log", list(LOGGERS)),
+        ("findings", True),
+        ("report", True),
+    ):  # conftest.py sets others for tests
         monkeypatch.setattr(Recipe.model_fields[key], "default", value)
     folder = Path(__file__).parents[1] / "docs" / "reference"
     made = runpy.run_path(str(folder / "make.py"))
     page = made["page"]()
     assert made["python_page"]() == (folder / "python.md").read_text(), "run `python docs/reference/make.py`"
+    assert made["commands_page"]() == (folder / "commands.md").read_text(), "run `python docs/reference/make.py`"
     assert page == (folder / "recipe.md").read_text(), "run `python docs/reference/make.py`"
     for key in ("data.path", "optimizer.milestones", "augmentation.hue", "transfer.preset", "devices", "log"):
         assert f"| `{key}` | " in page

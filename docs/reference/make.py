@@ -1,4 +1,7 @@
-"""Write recipe.md and python.md beside this file, from fields and docstrings: `python docs/reference/make.py`."""
+"""Write recipe.md, python.md and commands.md beside this file: `python docs/reference/make.py`.
+
+They are made from the fields of the recipe, the docstrings of public names, and the options of commands.
+"""
 
 import importlib
 import inspect
@@ -8,10 +11,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import kerazoo
+from kerazoo.cli.app import app
 from kerazoo.recipes.augmentation import POLICIES
 from kerazoo.recipes.recipe import Recipe
 from kerazoo.recipes.refusals import allowed, parts_of
@@ -150,6 +155,62 @@ def members(kind: type) -> str:
     return "\n" + "\n".join(rows) + "\n" if rows else ""
 
 
+COMMANDS = Path(__file__).parent / "commands.md"
+COMMANDS_HEAD = """# Commands
+
+Every command with its arguments and options, as `kerazoo COMMAND --help` shows them. This page is written by
+`python docs/reference/make.py`. DATA is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`.
+A RUN is a folder, or its name under `runs/`. Exit codes: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
+"""
+
+
+def commands_page() -> str:
+    """The page of the commands, as it should be."""
+    found = typer.main.get_command(app)
+    sections = [COMMANDS_HEAD, "## Of every command\n", options(found)]
+    for name, command in sorted(found.commands.items()):
+        inner = getattr(command, "commands", {})
+        sections.append(f"## kerazoo {name}\n\n{words_of(command.help)}\n")
+        sections += [] if inner else [usage(f"kerazoo {name}", command)]
+        for part, one in inner.items():
+            sections += [f"### kerazoo {name} {part}\n\n{words_of(one.help)}\n", usage(f"kerazoo {name} {part}", one)]
+    return "\n".join(sections)
+
+
+def words_of(text: str | None) -> str:
+    """The paragraphs of a help text, each in one line."""
+    return "\n\n".join(" ".join(part.split()) for part in (text or "").split("\n\n"))
+
+
+def usage(name: str, command: Any) -> str:
+    """How it is called, and what its arguments and options mean."""
+    given = [one for one in command.params if one.param_type_name == "argument"]
+    words = [name, *(metavar(one) if one.required else f"[{metavar(one)}]" for one in given)]
+    needed = [f"{one.opts[0]} {metavar(one)}" for one in command.params if one not in given and one.required]
+    return f"```text\n{' '.join([*words, *needed, '[OPTIONS]'])}\n```\n\n{options(command)}"
+
+
+def options(command: Any) -> str:
+    """A row for each argument and option."""
+    rows = ["| | meaning | default |", "|---|---|---|"]
+    for one in command.params:
+        if getattr(one, "hidden", False) or one.name == "help":
+            continue
+        is_argument = one.param_type_name == "argument"
+        name = metavar(one) if is_argument else ", ".join([*one.opts, *one.secondary_opts])
+        value = "" if is_argument or getattr(one, "is_flag", False) else f" {metavar(one)}"
+        shown = "" if callable(one.default) or one.default in (None, False, True, "", ()) else f"`{one.default}`"
+        cells = (f"`{name}{value}`", words_of(one.help), shown)
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def metavar(one: Any) -> str:
+    """What stands for the value of an argument or an option."""
+    return str(one.metavar or one.name.upper().replace("_", "-"))
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     PYTHON.write_text(python_page(), encoding="utf-8")
+    COMMANDS.write_text(commands_page(), encoding="utf-8")
