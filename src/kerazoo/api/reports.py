@@ -1,6 +1,7 @@
 """Reports: one page about a run, or about several side by side."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +51,10 @@ def report_finished(run: "PlainRun") -> None:
 
     if not run.recipe.report or (run.folder / FILE).is_file():
         return
+    start = time.perf_counter()
     try:
-        log.info(f"report: {write_report(run)}")
+        path = write_report(run)
+        log.info(f"report: {path}, {time.perf_counter() - start:.1f} s")
     except Exception as error:  # the run is finished, and stays so
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         log.warning(f"the report could not be written: {reason}; repeat it with `kerazoo report {run.folder}`")

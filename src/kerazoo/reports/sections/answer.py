@@ -112,7 +112,7 @@ def _looks(material: Material) -> list[Html]:
     if pairs and pairs[0].count >= max(MANY * mistakes, 3):
         pair, names = pairs[0], result.class_names
         both = join([name_of(names[pair.true]), " taken for ", name_of(names[pair.answer])])
-        share = f" are {percent(pair.count / mistakes, 0)} of all mistakes; more images of both help most."
+        share = f": {percent(pair.count / mistakes, 0)} of all mistakes; more images of both help most."
         steps.append(join([tag("strong", "Look at "), tag("a", both, href="#pairs"), share]))
     return steps
 
