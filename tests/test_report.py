@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import devtools
-import keras
 import numpy as np
 import pytest
 from conftest import make_images
@@ -21,6 +20,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 import kerazoo
+from kerazoo.api.reports import report_finished
 from kerazoo.errors import DataError, InputError, RunError
 from kerazoo.evaluation.calibration import calibration_of
 from kerazoo.evaluation.comparison import compare, mcnemar
@@ -123,20 +123,16 @@ def test_images_that_are_gone_leave_a_report_with_one_line(trained, tmp_path, sa
     assert [line for line in said if "without images" in line] == said
 
 
-def test_a_report_that_fails_leaves_the_run_finished(tmp_path, said, monkeypatch):
-    """The page's place is a folder, as a full disk or a damaged one would refuse it: one line says what to do."""
-    monkeypatch.chdir(tmp_path)
-    data = make_images(tmp_path / "images", count=4, size=16)
-
-    class Block(keras.callbacks.Callback):
-        def on_train_end(self, logs=None):
-            (tmp_path / "runs" / "two" / "report.html").mkdir()
-
-    run = kerazoo.train("mlp", data, epochs=1, size=16, name="two", settings={"report": True}, callbacks=[Block()])
-    assert run.status == "finished"
-    (line,) = [line for line in said if "report" in line]
-    assert "could not be written" in line
-    assert line.endswith("repeat it with `kerazoo report runs/two`")
+def test_a_report_that_fails_leaves_the_run_finished(trained, tmp_path, said):
+    """A folder has the page's name, so that it cannot be written, as on a full disk: one line says what to do."""
+    folder = shutil.copytree(trained.folder, tmp_path / "copy")
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    report_finished(Run(folder))
+    assert Run(folder).status == "finished"
+    (line,) = said
+    assert line.startswith("the report could not be written: ")
+    assert line.endswith(f"repeat it with `kerazoo report {folder}`")
 
 
 def test_the_command_writes_the_page(trained, capsys, monkeypatch, tmp_path):

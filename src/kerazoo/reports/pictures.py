@@ -78,6 +78,10 @@ class Pictures:
         """A larger picture."""
         return self._picture(key, words, LARGE)
 
+    def has_look(self, key: str) -> bool:
+        """Whether there is a heat map for an example."""
+        return key in self._heats
+
     def looked(self, key: str, words: str) -> Html | None:
         """The heat map over the picture; None if there is none."""
         if key not in self._heats:
