@@ -114,8 +114,9 @@ def test_a_training_ends_with_its_report(trained):
 
 def test_images_that_are_gone_leave_a_report_with_one_line(trained, tmp_path, said):
     folder = shutil.copytree(trained.folder, tmp_path / "copy")
-    recipe = (folder / "recipe.toml").read_text()
-    (folder / "recipe.toml").write_text(recipe.replace(str(trained.recipe.data.path), str(tmp_path / "gone")))
+    for name in ("recipe.toml", "data.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace(str(trained.recipe.data.path), str(tmp_path / "gone")))
     page = check_page(write_report(Run(folder)))
     assert not [each for each in page.of("img") if "where the network looked" in each["alt"]]
     assert "images could not be shown" in page.text

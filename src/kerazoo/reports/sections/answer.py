@@ -19,6 +19,8 @@ from kerazoo.runs.run import RUNS, Run
 
 EXPORTS = Path("saved_models")
 DESCRIPTION = "model.json"
+GOOD = 0.95  # of the answers are right: no advice about fitting
+ALONE, EQUAL = 0.5, 0.8  # shares of the validation loss: a training loss below, and above
 WORTH = 0.01  # of F1: thresholds that gain as much are worth a word
 MANY = 0.15  # of all mistakes: a pair of classes with as many is worth a look
 METRICS = {
@@ -95,9 +97,26 @@ def _steps(material: Material) -> list[Html]:
         if reaches([finding], "warning"):
             words = tag("strong", f"{finding.severity.capitalize()}: {finding.name.replace('_', ' ')}. ")
             steps.append(join([words, with_code(finding.change), " (", tag("a", "why", href="#findings"), ")"]))
+    steps += _fit(material) if not steps else []
     steps += _looks(material)
     steps += _commands(material)
     return steps
+
+
+def _fit(material: Material) -> list[Html]:
+    """Whether the network learned too little of its training images, or them alone; by the losses at the end."""
+    train, val = (material.history.get(name, [math.nan])[-1] for name in ("loss", "val_loss"))
+    if not (train > 0 and val > 0 and material.main.has_probabilities) or material.main.right > GOOD:
+        return []
+    losses = f"(loss {train:.3g} in training, {val:.3g} on validation)"
+    if train < ALONE * val:
+        words = f" it knows its training images much better than others {losses}; augmentation.policy helps, too."
+        return [join([tag("strong", "Add images:"), words])]
+    if train > EQUAL * val:
+        more = 2 * int(material.run.recipe.training.epochs)
+        words = f" it knows its training images hardly better than others {losses}: "
+        return [join([tag("strong", "Train longer:"), words, code(f"--epochs {more}"), ", or take a larger network."])]
+    return []
 
 
 def _looks(material: Material) -> list[Html]:
