@@ -1,6 +1,7 @@
 """What others see of a run: its report, the comparison of several, its card, and its export on a hub."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,8 +86,10 @@ def report_finished(run: "PlainRun") -> None:
     write_card_of(run)
     if not run.recipe.report or (run.folder / FILE).is_file():
         return
+    start = time.perf_counter()
     try:
-        log.info(f"report: {write_report(run)}")
+        path = write_report(run)
+        log.info(f"report: {path}, {time.perf_counter() - start:.1f} s")
     except Exception as error:  # the run is finished, and stays so
         log.warning(f"the report could not be written: {_line(error)}; repeat it with `kerazoo report {run.folder}`")
 

@@ -15,6 +15,7 @@ from kerazoo.models.saved import load_network
 from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import read_examples
 from kerazoo.pipelines.input.images import DECODERS, decoded_from, graph_code, untuned
+from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run
 
 BATCH = 64
@@ -31,10 +32,23 @@ class Shown:
         """The network's description."""
         return self.run.spec
 
-    @cached_property
-    def examples(self) -> Examples:
-        """All examples of the data as it is now. Raises DataError if it cannot be read."""
-        return read_examples(self.run.recipe.data)
+    def examples(self, keys: Iterable[str]) -> Examples:
+        """Those of some examples that are there now, without their labels. Raises DataError if the data cannot be read.
+
+        The keys of an image folder are paths below it, so that it need not be searched.
+        """
+        source = Path(read_data(self.run.folder).get("source", ""))
+        if not source.is_dir():
+            whole = read_examples(self.run.recipe.data)
+            rows = {key: row for row, key in enumerate(whole.keys)}
+            part = whole.take([rows[key] for key in dict.fromkeys(keys) if key in rows])
+            if part.paths is None:
+                return part
+            return part.take([row for row, path in enumerate(part.paths) if Path(path).is_file()])
+        kept = tuple(key for key in dict.fromkeys(keys) if (source / key).is_file())
+        paths = tuple(str(source / key) for key in kept)
+        labels, splits = np.zeros(len(kept), np.int64), np.full(len(kept), "val")
+        return Examples(str(source), kept, labels, splits, self.spec.class_names, paths=paths)
 
     @cached_property
     def networks(self) -> list[tuple[keras.Model, bool]]:
@@ -49,18 +63,13 @@ class Shown:
 
         Raises DataError if the data cannot be read, and TensorFlow's error if a file cannot be decoded.
         """
-        rows = {key: row for row, key in enumerate(self.examples.keys)}
-        paths = self.examples.paths
-        kept = [
-            key for key in dict.fromkeys(keys) if key in rows and (paths is None or Path(paths[rows[key]]).is_file())
-        ]
-        if not kept:
+        part = self.examples(keys)
+        if not len(part):
             return {}
-        part = self.examples.take([rows[key] for key in kept])
         read = graph_code(decoded_from(part, self.spec.preprocessing))
         dataset = tf.data.Dataset.range(len(part)).map(read, num_parallel_calls=DECODERS, deterministic=True)
         batches = list(untuned(dataset.batch(BATCH)).as_numpy_iterator())
-        return dict(zip(kept, np.concatenate(batches), strict=True))
+        return dict(zip(part.keys, np.concatenate(batches), strict=True))
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
         """(B, h, w, C) uint8 -> (B, h, w, C) float32, the input of the network."""

@@ -67,9 +67,10 @@ def mean_grad_cam(
     """
     maps = []
     for network, flip in networks:
-        maps.append(grad_cam(network, images, classes=classes))
-        if flip:
-            maps.append(grad_cam(network, images[:, :, ::-1], classes=classes)[:, :, ::-1])
+        both = np.concatenate([images, images[:, :, ::-1]]) if flip else images
+        chosen = np.broadcast_to(classes, len(images)).tolist()
+        heat = grad_cam(network, both, classes=chosen * 2 if flip else chosen)
+        maps += [heat[: len(images)], heat[len(images) :, :, ::-1]] if flip else [heat]
     mean: np.ndarray = np.mean(maps, axis=0)
     return mean
 

@@ -14,7 +14,7 @@ from kerazoo.files import write_whole
 from kerazoo.reports.html import Cell, Html, code, join, name_of, number, plural, section, table, tag
 from kerazoo.reports.material import Material
 from kerazoo.reports.page import FILE, page
-from kerazoo.reports.sections.answer import words_for
+from kerazoo.reports.sections.answer import next_command
 from kerazoo.reports.words import headline, interval_words, split_words
 from kerazoo.runs.run import Run
 
@@ -41,7 +41,9 @@ def comparison_of(runs: Sequence[Run]) -> Html:
         raise InputError("a run is named twice; name each run once")
     first, *others = (Material.of(run) for run in runs)
     pairs = [(other, each) for other in others for each in _compared(first, other, choices=len(others))]
-    top = join([*(tag("p", _sentence(first, other, each), class_="lead") for other, each in pairs), *_about(pairs)])
+    top = join(
+        [*(tag("p", _sentence(first, other, each), class_="lead") for other, each in pairs), *_about(first, pairs)]
+    )
     sections = [_paired(first, pairs), _metrics([first, *others]), _recipes([first, *others]), _facts([first, *others])]
     names = join([name_of(run.name) for run in runs], ", ")
     return page(f"{', '.join(run.name for run in runs)}: comparison", join(["Comparison of ", names]), top, sections)
@@ -79,7 +81,7 @@ def _size(each: Comparison, result: Evaluation) -> str:
     return f"{100 * gained.mean:+.1f} points of {what} (95 % {100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
 
 
-def _about(pairs: Pairs) -> list[Html]:
+def _about(first: Material, pairs: Pairs) -> list[Html]:
     """What an interval with 0 in it means, and what to do."""
     known = [each for _, each in pairs if isinstance(each, Comparison)]
     unclear = [each for each in known if difference_of(each.gained) == "not clear"]
@@ -91,8 +93,10 @@ def _about(pairs: Pairs) -> list[Html]:
         )))  # fmt: skip
     best = max(pairs, key=lambda pair: pair[1].gained.mean if isinstance(pair[1], Comparison) else -math.inf)
     better = isinstance(best[1], Comparison) and difference_of(best[1].gained) == "better"
-    if known and better:
-        lines.append(tag("p", "Export the better one: ", code(f"kerazoo export {words_for(best[0].run)}")))
+    others_worse = all(difference_of(each.gained) == "worse" for each in known)
+    if known and (better or others_worse):
+        chosen = best[0] if better else first
+        lines.append(tag("p", "Export the better one: ", code(next_command(chosen.run))))
     lines.append(tag("p", f"Each run has a report of its own: {FILE} in its folder."))
     return lines
 
@@ -167,4 +171,4 @@ def _facts(materials: Sequence[Material]) -> Html:
         ["kerazoo", *(str((m.environment.get("versions") or {}).get("kerazoo", "")) for m in materials)],
     ]
     names = [name_of(m.run.name) for m in materials]
-    return section("Data and time", tag("p", about), table("Facts", ["", *names], rows), anchor="facts")
+    return section("Data and time", tag("p", about), table("Facts", ["fact", *names], rows), anchor="facts")

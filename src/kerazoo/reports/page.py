@@ -46,7 +46,7 @@ def report_of(run: Run) -> Html:
     pictures.look(chosen.outputs)
     about: list[Html | None] = [results(material)]
     if confused is not None:
-        about += [confusion.confusion(confused), confusion.pairs(confused, pictures)]
+        about += [confusion.confusion(confused, pictures), confusion.pairs(confused, pictures)]
     about += [looks.largest_losses(chosen, pictures), looks.labels_to_check(chosen, pictures)]
     if not main.has_probabilities:
         about.append(answers.residuals(main))

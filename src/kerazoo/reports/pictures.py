@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from kerazoo.errors import ModelError
 from kerazoo.reports.html import Html, tag
 from kerazoo.reports.material import Material
 from kerazoo.startup import start_tensorflow
@@ -50,8 +51,10 @@ class Pictures:
             prepared = self._shown.prepared(np.stack([self._images[key] for key in chosen]))
             heats = mean_grad_cam(self._shown.networks, prepared, classes=list(chosen.values()))
             self._heats = dict(zip(chosen, heats, strict=True))
-        except Exception as error:  # networks without feature maps, among others
-            self.material.leave_out("where the network looked (Grad-CAM)", error)
+        except ModelError:  # a network without feature maps
+            return
+        except Exception as error:
+            self.material.leave_out("Grad-CAM", error)
 
     @cached_property
     def _shown(self) -> "Shown":
@@ -74,6 +77,10 @@ class Pictures:
     def large(self, key: str, words: str) -> Html:
         """A larger picture."""
         return self._picture(key, words, LARGE)
+
+    def has_look(self, key: str) -> bool:
+        """Whether there is a heat map for an example."""
+        return key in self._heats
 
     def looked(self, key: str, words: str) -> Html | None:
         """The heat map over the picture; None if there is none."""

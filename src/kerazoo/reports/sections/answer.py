@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kerazoo.errors import KerazooError
 from kerazoo.evaluation.answers import Evaluation
-from kerazoo.evaluation.mistakes import likely_label_errors
+from kerazoo.evaluation.label_thresholds import label_results
+from kerazoo.evaluation.mistakes import likely_label_errors, top_losses
 from kerazoo.evaluation.per_class import most_confused
 from kerazoo.exports.folder import Export, find_export
 from kerazoo.files import read_json
@@ -18,9 +19,13 @@ from kerazoo.runs.run import RUNS, Run
 
 EXPORTS = Path("saved_models")
 DESCRIPTION = "model.json"
+GOOD = 0.95  # of the answers are right: no advice about fitting
+ALONE, EQUAL = 0.5, 0.8  # shares of the validation loss: a training loss below, and above
+WORTH = 0.01  # of F1: thresholds that gain as much are worth a word
 MANY = 0.15  # of all mistakes: a pair of classes with as many is worth a look
 METRICS = {
-    "accuracy": "Share of right answers.", "exact_match": "Share of images for which every label is right.",
+    "accuracy": "Share of right answers; with several labels, of all labels of all images.",
+    "exact_match": "Share of images for which every label is right.",
     "mean_average_precision": "How well the labels are ranked, from 0 to 1; the mean over the labels.",
     "mae": "Mean absolute error, in the unit of the numbers.", "rmse": "Root of the mean squared error.",
     "r2": "Share of the variance that is explained; 1 is perfect, 0 as good as always the mean.",
@@ -92,15 +97,33 @@ def _steps(material: Material) -> list[Html]:
         if reaches([finding], "warning"):
             words = tag("strong", f"{finding.severity.capitalize()}: {finding.name.replace('_', ' ')}. ")
             steps.append(join([words, with_code(finding.change), " (", tag("a", "why", href="#findings"), ")"]))
+    steps += _fit(material) if not steps else []
     steps += _looks(material)
     steps += _commands(material)
     return steps
 
 
+def _fit(material: Material) -> list[Html]:
+    """Whether the network learned too little of its training images, or them alone; by the losses at the end."""
+    train, val = (material.history.get(name, [math.nan])[-1] for name in ("loss", "val_loss"))
+    if not (train > 0 and val > 0 and material.main.has_probabilities) or material.main.right > GOOD:
+        return []
+    losses = f"(loss {train:.3g} in training, {val:.3g} on validation)"
+    if train < ALONE * val:
+        words = f" it knows its training images much better than others {losses}; augmentation.policy helps, too."
+        return [join([tag("strong", "Add images:"), words])]
+    if train > EQUAL * val:
+        more = 2 * int(material.run.recipe.training.epochs)
+        words = f" it knows its training images hardly better than others {losses}: "
+        return [join([tag("strong", "Train longer:"), words, code(f"--epochs {more}"), ", or take a larger network."])]
+    return []
+
+
 def _looks(material: Material) -> list[Html]:
     result = material.main
     if not result.is_exclusive:
-        return []
+        steps = [join([tag("strong", "Look at "), tag("a", "the images with the largest losses", href="#losses"), "."])]
+        return [*steps, *_thresholds(result)] if top_losses(result, 1) else []
     steps = []
     suspects = likely_label_errors(result)
     if suspects:
@@ -112,9 +135,23 @@ def _looks(material: Material) -> list[Html]:
     if pairs and pairs[0].count >= max(MANY * mistakes, 3):
         pair, names = pairs[0], result.class_names
         both = join([name_of(names[pair.true]), " taken for ", name_of(names[pair.answer])])
-        share = f" are {percent(pair.count / mistakes, 0)} of all mistakes; more images of both help most."
+        share = f": {percent(pair.count / mistakes, 0)} of all mistakes; more images of both help most."
         steps.append(join([tag("strong", "Look at "), tag("a", both, href="#pairs"), share]))
     return steps
+
+
+def _thresholds(result: Evaluation) -> list[Html]:
+    """Whether other thresholds than 0.5 are worth their while."""
+    rows = [each for each in label_results(result) if each.f1_best is not None] if result.has_probabilities else []
+    if not rows:
+        return []
+    before, after = (sum(values) / len(rows) for values in zip(*((r.f1, r.f1_best or 0.0) for r in rows), strict=True))
+    if after < before + WORTH:
+        return []
+    link = tag("a", "thresholds of their own", href="#thresholds")
+    return [
+        join([tag("strong", "Use "), link, f" for the labels: the mean F1 is {after:.3f} instead of {before:.3f}."])
+    ]
 
 
 def _commands(material: Material) -> list[Html]:

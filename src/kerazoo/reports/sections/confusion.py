@@ -53,12 +53,12 @@ class Confused:
         return [self.result.keys[row] for rows in self.rows.values() for row in rows]
 
 
-def confusion(confused: Confused) -> Html:
+def confusion(confused: Confused, pictures: Pictures) -> Html:
     """The matrix: a row for each true class, a column for each answer; cells lead to their images."""
     names = confused.result.class_names
     chosen = _chosen(confused)
     sizes = np.maximum(confused.counts.sum(axis=1), 1)
-    linked = {place for place, rows in confused.rows.items() if rows}
+    linked = {place for place, rows in confused.rows.items() if rows and pictures}
     columns = tag("tr", tag("th", "true class", scope="col"), *(
         tag("th", tag("span", name_of(names[k]), title=names[k]), scope="col", data_key=str(k), class_="turned")
         for k in chosen
@@ -74,7 +74,8 @@ def confusion(confused: Confused) -> Html:
     made = tag("table", tag("caption", caption), tag("thead", columns), tag("tbody", *body), class_="matrix",
                data_matrix=True)  # fmt: skip
     frame = tag("div", made, class_="scroll", tabindex="0", role="region", aria_label="Confusion matrix (table)")
-    note = "The darker a cell, the larger its share of the row. Underlined numbers lead to the images behind them."
+    note = "The darker a cell, the larger its share of the row."
+    note += " Underlined numbers lead to the images behind them." if linked else ""
     if len(chosen) < len(names):
         note += f" Of {len(names):,} classes, these {len(chosen)} are confused most often."
     return section("Confusion matrix", tag("p", note), frame, anchor="confusion")

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from kerazoo.insight.curves import chart_of
-from kerazoo.reports.html import Cell, Html, chart, number, section, table, tag, with_code
+from kerazoo.reports.html import Cell, Html, chart, join, number, section, table, tag, with_code
 from kerazoo.reports.material import Material
 from kerazoo.reports.pictures import of_file
 
@@ -42,8 +42,8 @@ def _gain(values: Any) -> Cell:
     if not isinstance(values, dict) or values.get("mean") is None:
         return Cell("", None, kind="number")
     low, high = values.get("low"), values.get("high")
-    ends = "" if low is None or high is None else f" ({low:+.4f} to {high:+.4f})"
-    return Cell(f"{values['mean']:+.4f}{ends}", float(values["mean"]))
+    ends = None if low is None or high is None else tag("span", f" ({low:+.4f} to {high:+.4f})", class_="ends")
+    return Cell(join([f"{values['mean']:+.4f}", ends]), float(values["mean"]))
 
 
 def curves(material: Material) -> Html | None:

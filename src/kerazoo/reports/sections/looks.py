@@ -68,11 +68,18 @@ def largest_losses(looks: Looks, pictures: Pictures) -> Html | None:
         looked = pictures.looked(key, f"where the network looked in {key}")
         caption = tag("figcaption", words, tag("span", f" loss {losses[row]:.3g}, ", name_of(key), class_="note"))
         figures.append(tag("figure", *images, looked, caption, class_="pair" if looked is not None else None))
-    what = "mistakes" if result.has_probabilities else "images"
-    about = f"The {what} of {split_words(result.split)} with the largest losses: the surest wrong answers."
-    if any(pictures.looked(result.keys[row], "") is not None for row in looks.losses[:1]):
-        about += " Bright colors show where the network looked for its answer (Grad-CAM)."
+    what = "surest wrong answers" if result.has_probabilities else "answers furthest from the truth"
+    about = f"The {what} of {split_words(result.split)}."
+    if any(pictures.has_look(result.keys[row]) for row in looks.losses):
+        about += f" Bright colors show where the network looked for {_explained(result)} (Grad-CAM)."
     return section("Largest losses", tag("p", about), tag("div", *figures, class_="images"), anchor="losses")
+
+
+def _explained(result: Evaluation) -> str:
+    """What the heat maps are for."""
+    if result.is_exclusive:
+        return "its answer"
+    return "its most probable label" if result.has_probabilities else f"the first number, {result.class_names[0]}"
 
 
 def _words(result: Evaluation, row: int) -> Html:
