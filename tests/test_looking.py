@@ -21,6 +21,9 @@ from kerazoo.insight.maps_sheet import MARGIN, draw_sheet
 from kerazoo.insight.rollout import attention_rollout
 
 
+REAL = pytest.mark.slow(reason="weights of ImageNet are read in a process of their own")
+
+
 def scaled(heat):
     heat = np.maximum(heat, 0)
     return heat / np.where(heat.max(axis=(1, 2), keepdims=True) > 0, heat.max(axis=(1, 2), keepdims=True), 1)
@@ -85,6 +88,7 @@ def real_network(shared):
     return kerazoo.build("mobilenet_025", weights=weights, num_classes=5, input_shape=(96, 96, 3))
 
 
+@REAL
 def test_a_real_network_agrees_with_the_equations(shared):
     model, images = real_network(shared), np.tanh(images_of(3, 96))
     first, second = by_the_papers(model, images, [3, 0, 1], "conv_pw_11_relu")
@@ -94,6 +98,7 @@ def test_a_real_network_agrees_with_the_equations(shared):
         np.testing.assert_allclose(heat, wanted, atol=1e-4)
 
 
+@REAL
 def test_a_real_network_agrees_with_tf_keras_vis(shared):
     vis = pytest.importorskip("tf_keras_vis.gradcam")  # pip install tf-keras-vis, with deprecated and imageio
     from tf_keras_vis.utils.scores import CategoricalScore
@@ -142,6 +147,7 @@ def planted(rng, kinds):
     return image, columns
 
 
+@pytest.mark.slow  # a training
 def test_it_points_to_the_right_one_of_two_objects():
     """A network that learned images with one patch each, upright or lying stripes; 90 % of images with both."""
     keras.utils.set_random_seed(0)
