@@ -20,7 +20,6 @@ from kerazoo.insight.map_files import sheets_of
 from kerazoo.insight.maps_sheet import MARGIN, draw_sheet
 from kerazoo.insight.rollout import attention_rollout
 
-
 REAL = pytest.mark.slow(reason="weights of ImageNet are read in a process of their own")
 
 
