@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from kerazoo.models.depthwise import compute_depthwise
+
 LEFT_OUT = (
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.BatchNormalization, layers.LayerNormalization,
     layers.Rescaling, layers.Normalization, layers.Dropout,
@@ -49,6 +51,7 @@ def linear(model):
         clone_function=replaced,
         call_function=called if functional else None,
     )
+    compute_depthwise(clone)  # ConvNeXt's grouped convolutions take minutes otherwise
     for layer in clone.layers:
         if isinstance(layer, keras.Model) or not layer.weights:
             continue

@@ -142,7 +142,8 @@ def test_every_public_function_says_what_it_takes_gives_and_raises_with_an_examp
 
 # a story: what an example needs comes before it
 STORY = (
-    "list_models", "describe", "build", "load_examples", "check", "diagnose", "train", "resume", "finetune", "rank",
+    "list_models", "describe", "build", "anatomy", "grad_cam", "load_examples", "check", "diagnose", "train", "resume",
+    "finetune", "rank",
     "evaluate", "predict", "export", "verify", "open_run", "open_export", "serve", "deploy",
 )  # fmt: skip
 

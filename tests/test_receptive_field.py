@@ -43,7 +43,7 @@ def same_as_the_gradient(model, height, width):
 def test_the_gradient_reaches_the_field(name):
     keras.backend.clear_session()
     height, width = APPLICATIONS[name]
-    model = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(None, None, 3))
+    model = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(height, width, 3))
     axis = same_as_the_gradient(model, height, width)
     first, end = axis.of(axis.count // 2)
     assert first >= 0 or end <= width  # wide enough to see one edge at least

@@ -88,7 +88,8 @@ Callbacks are in the [guide to training](../guides/training.md#callbacks-in-your
 [the recipe](recipe.md).
 """
 RETURNED = (  # what functions return and `kerazoo` does not name
-    "kerazoo.models.info.ModelInfo", "kerazoo.pipelines.checks.check.CheckReport",
+    "kerazoo.models.info.ModelInfo", "kerazoo.insight.anatomy.Anatomy", "kerazoo.insight.anatomy.LayerAnatomy",
+    "kerazoo.pipelines.checks.check.CheckReport",
     "kerazoo.pipelines.checks.check.Finding", "kerazoo.transfer.ranking.Ranked", "kerazoo.exports.gate.GateResult",
 )  # fmt: skip
 SECTION = re.compile(r"^(Args|Returns|Raises|Example):$")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        grad_cam,
         list_models,
         load_examples,
         open_export,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation", "Examples", "Export", "Finding", "InputError", "Interrupted", "KerazooError", "Prediction",
     "Preprocessing", "Recipe", "Run", "__version__", "anatomy", "build", "callbacks", "check", "deploy", "describe",
-    "diagnose", "evaluate", "export", "finetune", "list_models", "load_examples", "open_export", "open_run", "predict",
-    "push", "rank", "report", "resume", "serve", "train", "verify",
+    "diagnose", "evaluate", "export", "finetune", "grad_cam", "list_models", "load_examples", "open_export", "open_run",
+    "predict", "push", "rank", "report", "resume", "serve", "train", "verify",
 ]  # fmt: skip
 
 PLACES = {  # modules of names that are not functions of `kerazoo.api`

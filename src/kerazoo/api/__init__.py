@@ -8,6 +8,7 @@ Each looks at names, paths and values first, and starts TensorFlow only then, wh
 from kerazoo.api.data import check, load_examples
 from kerazoo.api.exports import deploy, export, open_export, verify
 from kerazoo.api.inspection import anatomy, compare_convolutions, draw_receptive_field
+from kerazoo.api.looking import draw_feature_maps, draw_grad_cam, grad_cam
 from kerazoo.api.reports import push, report
 from kerazoo.api.runs import evaluate, open_run, predict
 from kerazoo.api.serving import serve
@@ -19,7 +20,7 @@ from kerazoo.models.build import build
 
 __all__ = [
     "Finding", "anatomy", "build", "check", "compare_convolutions", "deploy", "describe", "diagnose",
-    "draw_receptive_field", "evaluate", "export", "find_learning_rate", "finetune", "has_finding", "list_models",
-    "load_examples", "open_export", "open_run", "overfit_one_batch", "predict", "push", "rank", "report", "resume",
-    "serve", "train", "verify",
+    "draw_feature_maps", "draw_grad_cam", "draw_receptive_field", "evaluate", "export", "find_learning_rate",
+    "finetune", "grad_cam", "has_finding", "list_models", "load_examples", "open_export", "open_run",
+    "overfit_one_batch", "predict", "push", "rank", "report", "resume", "serve", "train", "verify",
 ]  # fmt: skip

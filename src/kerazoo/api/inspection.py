@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerazoo.api.looking import png_of, read_encoded_of
 from kerazoo.api.settings import PathLike
 from kerazoo.errors import InputError, ModelError
 from kerazoo.files import write_whole
@@ -115,14 +116,14 @@ def draw_receptive_field(
     row = rows.last_map if layer is None else rows.layer(layer)
     if row is None:
         raise ModelError(f"no layer of {rows.model} has positions that see different pixels; name one by its name")
-    content = _read(Path(image))
+    content = read_encoded_of(Path(image))
     from kerazoo.insight.field_picture import box_of, draw_field
 
     middle = tuple(axis.count // 2 for axis in row.field.axes[:2])
     place = unit or (middle if len(middle) == 2 else (0, 0))
     box = box_of(row.field, place, row.name)
     pixels = subject.pixels(content, rows.input_shape, image)
-    write_whole(picture, _png(draw_field(pixels, box)))
+    write_whole(picture, png_of(draw_field(pixels, box)))
     return DrawnField(row.name, place, box.top, box.left, box.bottom, box.right, picture)
 
 
@@ -228,24 +229,3 @@ def _shape(size: Any, channels: int) -> dict[str, Any]:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"there is no file {path}; name a model, a run, or a file that model.to_json() made")
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of an image file. Raises DataError."""
-    from kerazoo.errors import DataError
-    from kerazoo.preprocessing.image_files import read_encoded
-
-    try:
-        return read_encoded(path)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _png(pixels: Any) -> bytes:
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

@@ -17,6 +17,7 @@ from kerazoo.cli.data import check
 from kerazoo.cli.deploy import deploy
 from kerazoo.cli.export import export, verify
 from kerazoo.cli.inspect import inspect
+from kerazoo.cli.looking import feature_maps, grad_cam
 from kerazoo.cli.models import models
 from kerazoo.cli.output import log_to_stderr, say
 from kerazoo.cli.report import push, report
@@ -80,11 +81,11 @@ def _stops_as_error(command: Callable[..., None]) -> Callable[..., None]:
 
 
 COMMANDS = (
-    models, check, train, finetune, resume, rank, try_, evaluate, predict, report, inspect, export, verify, push, serve,
-    deploy,
+    models, check, train, finetune, resume, rank, try_, evaluate, predict, report, inspect, grad_cam, feature_maps,
+    export, verify, push, serve, deploy,
 )  # fmt: skip
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(_stops_as_error(command))
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(_stops_as_error(command))
 
 
 def main() -> None:

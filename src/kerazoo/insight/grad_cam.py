@@ -1,9 +1,13 @@
 """Grad-CAM, where a network looked: Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2; and its picture.
 
+Grad-CAM++ (Chattopadhyay et al. 2018, arXiv:1710.11063) weights positions by higher derivatives, equation 19, so that
+several objects of a class, and small ones, have as much heat as a single one.
+
 Shape letters: B images, H W pixels, C channels, K outputs of the network; h w positions and F channels of a layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +26,34 @@ INFERNO = (
 FAINT, STRONG = 0.3, 0.85  # the share of the colors where the heat is 0, and where it is 1
 
 
+METHODS = ("grad-cam", "grad-cam++")
+PROBABILITIES = ("softmax", "sigmoid")  # functions that make probabilities of logits
+
+
 def grad_cam(
-    model: keras.Model, images: Any, *, classes: int | Sequence[int] | None = None, layer: str | None = None
-) -> np.ndarray:
+    model: keras.Model, images: Any, *, classes: int | Sequence[int] | None = None, layer: str | None = None,
+    method: str = "grad-cam",
+) -> np.ndarray:  # fmt: skip
     """(B, H, W, C) prepared images -> (B, h, w) float32 in [0, 1]: how much each position speaks for a class.
 
     relu(sum_f a_f A_f), divided by its maximum, where A are the maps of `layer` and a_f is the mean of dy/dA_f over
-    the positions. It is 0 everywhere if no position speaks for the class. y is an output of the network, and should be
-    a logit: behind a softmax, gradients vanish for sure answers. `classes` are numbers of outputs, one or B of them;
-    by default the largest output of each image. `layer` is a path of `layers_by_path`, or its last part; by default the
-    last layer that gives feature maps of more than one position. The model is not changed. Raises ModelError.
+    the positions. It is 0 everywhere if no position speaks for the class. y is an output of the network before a last
+    softmax or sigmoid, behind which gradients vanish for sure answers; in a subclassed model it is the output itself.
+    `classes` are numbers of outputs, one or B of them; by default the largest output of each image. `layer` is a path
+    of `layers_by_path`, or its last part; by default the last layer that gives feature maps of more than one position.
+
+    With method "grad-cam++", a_f is the sum over the positions of alpha_f relu(dy/dA_f), where alpha_f = g^2 / (2 g^2 +
+    g^3 sum(A_f)) and g = dy/dA_f. The model is not changed. Raises ModelError.
     """
+    if method not in METHODS:
+        raise ModelError(f"method must be {' or '.join(METHODS)}, got {method!r:.40}")
+    with _logits(model):
+        return _heat(model, images, classes, layer, method)
+
+
+def _heat(
+    model: keras.Model, images: Any, classes: int | Sequence[int] | None, layer: str | None, method: str
+) -> np.ndarray:
     images = keras.ops.convert_to_tensor(images)
     maps, scores = _last_maps(model, images, layer)
     chosen = keras.ops.convert_to_tensor(_one_hot(scores, classes))
@@ -52,6 +73,8 @@ def grad_cam(
     slopes = _gradient(score, keras.ops.zeros_like(maps.values))
     a, slopes = (channels_last(_numbers(each), maps.layer) for each in (maps.values, slopes))
     weights = slopes.mean(axis=(1, 2), keepdims=True)  # (B, 1, 1, F), equation 1
+    if method == "grad-cam++":
+        weights = _second_order(a, slopes)
     heat = np.nan_to_num(np.maximum((weights * a).sum(axis=-1), 0.0))  # equation 2
     highest = heat.max(axis=(1, 2), keepdims=True)
     shares: np.ndarray = heat / np.where(highest > 0, highest, 1.0).astype(np.float32)
@@ -59,20 +82,51 @@ def grad_cam(
 
 
 def mean_grad_cam(
-    networks: Sequence[tuple[keras.Model, bool]], images: np.ndarray, *, classes: int | Sequence[int]
-) -> np.ndarray:
+    networks: Sequence[tuple[keras.Model, bool]], images: np.ndarray, *, classes: int | Sequence[int],
+    layer: str | None = None, method: str = "grad-cam",
+) -> np.ndarray:  # fmt: skip
     """(B, H, W, C) prepared images -> (B, h, w): the mean of the maps of several networks, for answers that are means.
 
-    Each network comes with whether it also answers the mirror images, whose maps are mirrored back.
+    Each network comes with whether it also answers the mirror images, whose maps are mirrored back. `layer` and
+    `method` are as in `grad_cam`.
     """
     maps = []
     for network, flip in networks:
         both = np.concatenate([images, images[:, :, ::-1]]) if flip else images
         chosen = np.broadcast_to(classes, len(images)).tolist()
-        heat = grad_cam(network, both, classes=chosen * 2 if flip else chosen)
+        heat = grad_cam(network, both, classes=chosen * 2 if flip else chosen, layer=layer, method=method)
         maps += [heat[: len(images)], heat[len(images) :, :, ::-1]] if flip else [heat]
     mean: np.ndarray = np.mean(maps, axis=0)
     return mean
+
+
+def _second_order(a: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """(B, h, w, F) maps and dy/dA -> (B, 1, 1, F) weights of Grad-CAM++.
+
+    The paper differentiates exp(y), whose factor exp(y) is the same for all weights of an image, and is left out.
+    """
+    square = np.square(slopes)
+    below = 2 * square + square * slopes * a.sum(axis=(1, 2), keepdims=True)
+    alphas = np.divide(square, below, out=np.zeros_like(square), where=below != 0)
+    weights: np.ndarray = (alphas * np.maximum(slopes, 0)).sum(axis=(1, 2), keepdims=True)
+    return weights
+
+
+@contextmanager
+def _logits(model: keras.Model) -> Iterator[None]:
+    """Inside, the last layer of a functional or Sequential model gives what it has before its softmax or sigmoid."""
+    last = model
+    while isinstance(last, keras.Model) and getattr(last, "outputs", None) and last.layers:
+        last = last.layers[-1]
+    function = getattr(last, "activation", None)
+    if getattr(function, "__name__", "") not in PROBABILITIES or isinstance(last, keras.Model):
+        yield
+        return
+    last.activation = keras.activations.linear
+    try:
+        yield
+    finally:
+        last.activation = function
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -25,7 +25,6 @@ from kerazoo.startup import fresh_python, start_tensorflow
 log = logging.getLogger("kerazoo")
 
 SECONDS = 60  # for one picture, and the start of the child before the first
-SMALLEST = 224  # pixels of a picture's shorter side: smaller images are shown with larger pixels
 PICTURE, REFUSED, FAILED = b"p", b"r", b"f"
 LENGTH = 8  # bytes
 # the server has the GPU, if there is one; TensorFlow would take all of its memory
@@ -172,37 +171,18 @@ def answer(folder: str) -> None:
 def _looker(folder: Path) -> Callable[[bytes], bytes]:
     """The function from an encoded image to a PNG. Raises RunError and WeightsError if the run cannot be loaded."""
     start_tensorflow()
-    import numpy as np
-    import tensorflow as tf
     from PIL import Image
 
-    from kerazoo.insight.grad_cam import mean_grad_cam, overlay
-    from kerazoo.models.answering import answering_network, trained_networks
-    from kerazoo.models.saved import load_network
-    from kerazoo.preprocessing.decoding import reason_of
-    from kerazoo.preprocessing.image_files import EMPTY
-    from kerazoo.runs.digests import check_digests
-    from kerazoo.tasks.task import find_task
+    from kerazoo.insight.grad_cam import overlay
+    from kerazoo.serving.run_network import RunNetwork
 
-    check_digests(folder)
-    spec, network = load_network(folder)
-    answering = answering_network(spec, network)
-    probabilities = find_task(spec.task).probabilities
-    zoom = max(1, SMALLEST // min(spec.preprocessing.height, spec.preprocessing.width))
+    network = RunNetwork(folder)
+    zoom = network.zoom
 
     def look(image: bytes) -> bytes:
-        if not image:
-            raise DataError(EMPTY)
-        try:
-            pixels = spec.preprocessing.read(tf.constant(image, tf.string)).numpy()
-        except tf.errors.ResourceExhaustedError as error:
-            raise KerazooError("there is not enough memory for Grad-CAM of one image") from error
-        except tf.errors.OpError as error:
-            raise DataError(f"it cannot be decoded: {reason_of(error)}") from error
-        prepared = spec.preprocessing.scale(pixels[np.newaxis]).numpy()
-        number = int(answering.predict_on_batch(prepared).argmax()) if probabilities else 0
-        # the answer is from all of these, and so is the map
-        heat = mean_grad_cam(trained_networks(spec, network), prepared, classes=number)[0]
+        pixels = network.read(image)
+        prepared = network.prepared(pixels)
+        heat = network.heat(prepared, network.answer(prepared))
         png = io.BytesIO()
         Image.fromarray(overlay(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1), heat)).save(png, "PNG")
         return png.getvalue()
