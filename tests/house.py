@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "exports": {"models", "pipelines", "preprocessing", "runs", "evaluation", "tasks"},
     "transfer": {"training", "models", "pipelines", "callbacks", "recipes", "tasks", "runs"},
-    "reports": {"evaluation", "exports", "insight", "runs"},
+    "reports": {"evaluation", "exports", "insight", "runs", "tasks"},
     "serving": {"evaluation", "exports", "insight", "models", "pipelines", "preprocessing", "runs", "tasks"},
 }  # fmt: skip
 # modules that every room may import

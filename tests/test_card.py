@@ -15,11 +15,10 @@ from hub_uploads import serving
 from huggingface_hub import ModelCard
 
 import kerazoo
-from kerazoo.api.reports import write_card_of
 from kerazoo.errors import InputError, KerazooError, RunError
 from kerazoo.files import read_json
 from kerazoo.recipes.recipe import make_recipe
-from kerazoo.reports.card import card_of
+from kerazoo.reports.card import card_of, write_card_or_say
 from kerazoo.training.train import train
 
 NAMES = ("a|b", "`c` <script>alert(1)</script>", "d\u202e *e* [f](http://g)")
@@ -106,7 +105,7 @@ def test_a_card_that_cannot_be_written_is_a_line(run, tmp_path):
     (folder / "README.md").unlink(missing_ok=True)
     (folder / "README.md").mkdir()
     with log_lines() as lines:
-        write_card_of(kerazoo.open_run(folder))
+        write_card_or_say(kerazoo.open_run(folder))
     (line,) = lines
     assert re.fullmatch(r".*/copy has no README.md: .*Is a directory.*", line)
 

@@ -106,7 +106,8 @@ def test_commands_and_flags_exist(page):
 @each_page
 def test_commands_and_flags_within_sentences_exist(page):
     root = typer.main.get_command(app)
-    everywhere = {flag for command in root.commands.values() for option in command.params for flag in option.opts}
+    found = [root, *root.commands.values()]
+    everywhere = {flag for command in found for option in command.params for flag in option.opts}
     for code in inline(page):
         words = code.split()
         flags = everywhere
@@ -131,7 +132,7 @@ def test_keys_of_recipes_exist(page):
     text = " ".join([*inline(page), *fenced(page, "", "sh", "yaml")])
     keys = {word.removeprefix("--set=") for word in text.split() if PART.match(word.removeprefix("--set="))}
     keys |= set(re.findall(r"--set ([\w.]+)=", text))
-    for key in keys - {"key"}:
+    for key in keys - {"key", "KEY"}:
         name = re.match(r"[\w.]+", key)[0]
         if not name.endswith(".json") and not name.startswith("model.arguments."):
             assert name in known_keys(), f"{page.name}: there is no {name}"

@@ -159,7 +159,7 @@ def members(kind: type) -> str:
 COMMANDS = Path(__file__).parent / "commands.md"
 COMMANDS_HEAD = """# Commands
 
-Every command with its arguments and options, as `kerazoo COMMAND --help` shows them. This page is written by
+Every command with its arguments and options, as `--help` shows them. This page is written by
 `python docs/reference/make.py`. DATA is an image folder, an `.npz` file, a CSV, TSV or Parquet table, or `tfds:NAME`.
 A RUN is a folder, or its name under `runs/`. Exit codes: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
 """

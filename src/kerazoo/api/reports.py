@@ -81,9 +81,10 @@ def report_finished(run: "PlainRun") -> None:
 
     A failure is one line in the log.
     """
+    from kerazoo.reports.card import write_card_or_say
     from kerazoo.reports.page import FILE, write_report
 
-    write_card_of(run)
+    write_card_or_say(run)
     if not run.recipe.report or (run.folder / FILE).is_file():
         return
     start = time.perf_counter()
@@ -91,18 +92,5 @@ def report_finished(run: "PlainRun") -> None:
         path = write_report(run)
         log.info(f"report: {path}, {time.perf_counter() - start:.1f} s")
     except Exception as error:  # the run is finished, and stays so
-        log.warning(f"the report could not be written: {_line(error)}; repeat it with `kerazoo report {run.folder}`")
-
-
-def write_card_of(made: "PlainRun | Export") -> None:
-    """Write the card of a finished run or an export. A failure is one line in the log."""
-    from kerazoo.reports.card import write_card
-
-    try:
-        write_card(made)
-    except Exception as error:  # what it is about is there, and stays so
-        log.warning(f"{made.folder} has no README.md: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        log.warning(f"the report could not be written: {reason}; repeat it with `kerazoo report {run.folder}`")

@@ -98,10 +98,10 @@ class Run(runs.Run):
         check_images(images)
         find_formats(formats)
         start_tensorflow()
-        from kerazoo.api.reports import write_card_of
         from kerazoo.exports.export import export_run
         from kerazoo.exports.folder import Export
+        from kerazoo.reports.card import write_card_or_say
 
         made = Export(export_run(self, name=name, new_version=new_version, images=images, formats=formats, root=root))
-        write_card_of(made)
+        write_card_or_say(made)
         return made

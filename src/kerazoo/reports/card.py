@@ -6,6 +6,7 @@ Source: Mitchell et al. 2019, arXiv:1810.03993 (model cards); huggingface.co/doc
 
 import html
 import json
+import logging
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,17 +18,17 @@ from kerazoo.exports.folder import Export
 from kerazoo.exports.passport import passport_of
 from kerazoo.files import write_whole
 from kerazoo.runs.run import Run
+from kerazoo.tasks.base import Task
+from kerazoo.tasks.task import find_task
+
+log = logging.getLogger("kerazoo")
 
 FILE = "README.md"
-TASKS = {
-    "multiclass": "image classification",
-    "multilabel": "multi-label image classification",
-    "regression": "regression",
-}
 NAMES = {
     "accuracy": "accuracy", "exact_match": "all labels right", "mean_average_precision": "mean average precision",
     "mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R²", "loss": "loss",
 }  # fmt: skip
+CLASSIFICATION, REGRESSION = "image-classification", "image-regression"
 SHOWN = 50  # classes that are listed; the rest are counted
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
@@ -41,6 +42,15 @@ def write_card(made: Run | Export) -> Path:
     path = made.folder / FILE
     write_whole(path, card_of(made))
     return path
+
+
+def write_card_or_say(made: Run | Export) -> None:
+    """`write_card`; a failure is one line in the log, because what the card is about is there, and stays so."""
+    try:
+        write_card(made)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        log.warning(f"{made.folder} has no README.md: {reason}")
 
 
 def card_of(made: Run | Export) -> str:
@@ -60,14 +70,14 @@ def _passport_of(run: Run) -> dict[str, Any]:
 
 def _header(name: str, passport: Mapping[str, Any]) -> list[str]:
     """Each value is JSON, which is YAML, too: so no name can end its line or become another key."""
-    task = passport["task"]
+    task = find_task(passport["task"])
     values: dict[str, Any] = {"library_name": "keras"}
     tags = ["kerazoo", "keras", "tensorflow"]
-    if task != "regression":
-        values["pipeline_tag"] = "image-classification"
+    if task.probabilities:
+        values["pipeline_tag"] = CLASSIFICATION
     else:
-        tags.append("image-regression")
-    if task == "multilabel":
+        tags.append(REGRESSION)
+    if task.probabilities and not task.exclusive:
         tags.append("multi-label")
     source = str(passport["started_from"]["weights"])
     if source.startswith("hub:hf://"):
@@ -80,7 +90,7 @@ def _header(name: str, passport: Mapping[str, Any]) -> list[str]:
 
 
 def _result(passport: Mapping[str, Any], split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    kind = "image-classification" if passport["task"] != "regression" else "image-regression"
+    kind = CLASSIFICATION if find_task(passport["task"]).probabilities else REGRESSION
     data = _data(passport)
     return {
         "task": {"type": kind},
@@ -115,21 +125,20 @@ def _weights(start: Mapping[str, Any]) -> str:
 
 
 def _body(name: str, passport: Mapping[str, Any], made: Run | Export) -> list[str]:
-    network, task, classes = _plain(passport["name"]), passport["task"], passport["class_names"]
+    network, task, classes = _plain(passport["name"]), find_task(passport["task"]), passport["class_names"]
     start = passport["started_from"]
-    recipe = passport["recipe"]
-    tuned = recipe.get("transfer") is not None
+    tuned = passport["recipe"].get("transfer") is not None
     how = f"fine-tuned from weights {_plain(_weights(start))}" if tuned else "trained from random weights"
-    what = "numbers" if task == "regression" else "labels" if task == "multilabel" else "classes"
+    kind = "regression" if not task.probabilities else f"{'' if task.exclusive else 'multi-label '}image classification"
     listed = ", ".join(_plain(one) for one in classes[:SHOWN])
     more = f" and {len(classes) - SHOWN:,} more" if len(classes) > SHOWN else ""
     return [
         f"# {_plain(name)}", "",
-        f"{TASKS[task].capitalize()} by {network}, {how} on {_plain(_data(passport))} with kerazoo "
+        f"{kind.capitalize()} by {network}, {how} on {_plain(_data(passport))} with kerazoo "
         f"{passport['kerazoo']}.", "",
-        f"{len(classes):,} {what}: {listed}{more}.", "",
+        f"{len(classes):,} {task.units}: {listed}{more}.", "",
         "## Results", "", *_table(passport), "",
-        "Intervals are of 95 %." + _judged(recipe, tuned, passport), "",
+        "Intervals are of 95 %." + _judged(passport, tuned), "",
         "## Use", "", *_use(passport, made), "",
         "## Intended use and limits", "",
         f"For images like those of {_plain(_data(passport))}. {_always(task, len(classes))} Nothing is known of its "
@@ -159,12 +168,12 @@ def _table(passport: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _judged(recipe: Mapping[str, Any], tuned: bool, passport: Mapping[str, Any]) -> str:
+def _judged(passport: Mapping[str, Any], tuned: bool) -> str:
     """What was chosen on the validation images, so that their numbers may be too good."""
     chosen = []
     if tuned:
         chosen.append("the phases of fine-tuning that were kept")
-    if recipe["training"].get("early_stopping"):
+    if passport["recipe"]["training"].get("early_stopping"):
         chosen.append("the epoch")
     if passport.get("temperature", 1.0) != 1.0:
         chosen.append("the temperature")
@@ -174,10 +183,10 @@ def _judged(recipe: Mapping[str, Any], tuned: bool, passport: Mapping[str, Any])
     return f" Chosen on the images of val: {words}. So these numbers of val may be a little too good."
 
 
-def _always(task: str, classes: int) -> str:
-    if task == "multiclass":
+def _always(task: Task, classes: int) -> str:
+    if task.exclusive:
         return f"It answers with one of the {classes:,} classes for every image, also for one that has none of them."
-    if task == "multilabel":
+    if task.probabilities:
         return "It knows only these labels."
     return "It gives a number for every image, also for one where it means nothing."
 
@@ -192,7 +201,7 @@ def _license(start: Mapping[str, Any]) -> list[str]:
 def _use(passport: Mapping[str, Any], made: Run | Export) -> list[str]:
     if isinstance(made, Run):
         return ["```", "pip install kerazoo", f"kerazoo predict {_word(made.name)} image.jpg", "```"]
-    answer = "label" if passport["task"] == "multiclass" else "probabilities"
+    answer = "label" if find_task(passport["task"]).exclusive else "probabilities"
     return [
         "It needs TensorFlow only; images are prepared inside.", "",
         "```python", "from pathlib import Path", "", "import tensorflow as tf", "",
