@@ -69,14 +69,14 @@ def positive(layer, weight):
     return np.full(weight.shape, 1 / weight.shape[-2])
 
 
-def seen_columns(model, height, width, column):
-    """(first, last) column of pixels that the column of that number in the output depends on."""
+def seen_columns(model, height, width, column, axis=1):
+    """(first, last) column of pixels that the column of that number in the output depends on; rows with axis 0."""
     images = tf.ones((1, height, width, 3), tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(images)
         maps = model(images, training=False)
-        total = tf.reduce_sum(maps[:, :, column])
-    gradient = np.abs(tape.gradient(total, images).numpy()).sum(axis=(0, 1, 3))
+        total = tf.reduce_sum(tf.gather(maps, column, axis=axis + 1))
+    gradient = np.abs(tape.gradient(total, images).numpy()).sum(axis=(0, 2 - axis, 3))
     assert np.isfinite(gradient).all()
     [columns] = np.nonzero(gradient)
     return int(columns[0]), int(columns[-1])
