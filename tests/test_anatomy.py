@@ -147,7 +147,7 @@ def one(*parts, shape=(10, 12, 6)):
         (lambda x: ops.matmul(x, ops.transpose(x, (0, 1, 3, 2))), 0, 10 * 12 * 6 * 12),
         (lambda x: ops.einsum("bhwc,bhwd->bhcd", x, x), 0, 10 * 12 * 6 * 6),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
 def test_the_cost_of_one_layer(part, parameters, macs_of_one):
     rows = anatomy_of(one(part))
