@@ -452,11 +452,7 @@ def test_settings_are_refused_by_their_keys():
 
 
 def test_the_reference_is_what_the_fields_say(monkeypatch):
-    for key, value in (
-        ("log", list(LOGGERS)),
-        ("findings", True),
-        ("report", True),
-    ):  # conftest.py sets others for tests
+    for key, value in {"log": list(LOGGERS), "findings": True, "report": True}.items():  # conftest.py sets others
         monkeypatch.setattr(Recipe.model_fields[key], "default", value)
     folder = Path(__file__).parents[1] / "docs" / "reference"
     made = runpy.run_path(str(folder / "make.py"))
