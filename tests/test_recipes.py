@@ -46,7 +46,7 @@ BAD = {
     "optimizer.milestones=[]": r"optimizer.milestones must be a list of one or more, .*, got \[\]$",
     "log=true": "recipe key log must be a list, each item 'gradients', 'weights' or 'feature_maps', got True$",
     "log=['gradient']": "recipe key log.0 must be 'gradients', .*, got 'gradient'; did you mean 'gradients'",
-    "watch=false": "the recipe has no key 'watch'; known here: .*, findings, report$",
+    "watch=false": "the recipe has no key 'watch'; known here: .*, report$",
     "training.batch_size=some": "training.batch_size must be a whole number from 1, or \"all\", got 'some'",
     "optimizer.warmup=long": r"optimizer.warmup must be a share of the run in \(0, 1\), or a whole number of its steps",
     "optimizer=3": "optimizer must be a table of keys, got 3",
@@ -452,11 +452,7 @@ def test_settings_are_refused_by_their_keys():
 
 
 def test_the_reference_is_what_the_fields_say(monkeypatch):
-    for key, value in (
-        ("log", list(LOGGERS)),
-        ("findings", True),
-        ("report", True),
-    ):  # conftest.py sets others for tests
+    for key, value in {"log": list(LOGGERS), "findings": True, "report": True}.items():  # conftest.py sets others
         monkeypatch.setattr(Recipe.model_fields[key], "default", value)
     folder = Path(__file__).parents[1] / "docs" / "reference"
     made = runpy.run_path(str(folder / "make.py"))

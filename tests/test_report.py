@@ -235,11 +235,12 @@ def test_thresholds_of_labels():
 
 
 def test_cross_fitted_f1_of_noise_is_no_better_than_chance():
-    """With the threshold of the same examples, noise looks better than it is."""
+    """With the threshold of the same examples, noise looks better than it is: 0.485; all labels given have 0.46."""
     rng = np.random.default_rng(0)
-    labels = (rng.random((400, 8)) < 0.3).astype(np.float32)
-    found = label_results(evaluation(range(400), labels, rng.random((400, 8)), tuple("abcdefgh"), "multilabel"))
-    assert np.mean([each.f1_best for each in found]) <= 2 * 0.3 / 1.3 + 0.01
+    labels = (rng.random((60, 40)) < 0.3).astype(np.float32)
+    names = tuple(f"label {n}" for n in range(40))
+    found = label_results(evaluation(range(60), labels, rng.random((60, 40)), names, "multilabel"))
+    assert np.mean([each.f1_best for each in found]) <= 2 * 0.3 / 1.3
 
 
 def test_wrong_labels_come_first():
@@ -357,6 +358,7 @@ def look_at(chromium, path, width, scheme):
     assert not [e for e in chromium.events if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")]
     assert chromium.evaluate("window.bad") is None
     assert chromium.evaluate(OVER) == []
+    assert chromium.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -63,7 +63,7 @@ class Cell:
     def __init__(self, shown: object, key: float | str | None = None, *, kind: str | None = None) -> None:
         self.shown = shown
         self.key = key
-        self.kind = kind or ("number" if isinstance(key, float | int) else None)
+        self.kind = kind or ("number" if isinstance(key, float | int) or shown == "" else None)
 
 
 def table(
