@@ -65,6 +65,7 @@ BAD = {
     "training.early_stopping=0": r"training.early_stopping must be a whole number in \[1, inf\), got 0",
     "augmentation.hue=0.6": r"augmentation.hue must be a number in \[0, 0.5\], got 0.6",
     "augmentation.flip=yes": "augmentation.flip must be true or false, got 'yes'",
+    "augmentation.flip_alternately=true": "augmentation.flip_alternately=true needs flip=true; set it, or remove",
     "data.group='('": r"data.group must be a regular expression \(missing \), .*\), got '\('",
     "seed=-1": r"recipe key seed must be a whole number in \[0, 2147483648\), got -1",
     # unknown names, with the nearest
