@@ -51,16 +51,16 @@ def test_the_components_of_its_patches_are_white(channels):
 
 
 def test_two_pixels_by_hand():
-    """One channel, one row: patches (a, a) with a = 0, 2: the covariance is 1 everywhere, eigenvalues 2 and 0."""
+    """Patches (a, a) with a = 0 and 4: the covariance is 4 everywhere, the eigenvalues are 8 and 0, their mean is 4."""
     layer = PatchWhitening(size=1, epsilon=0.5)
     layer.build((None, 1, 2, 2))
-    layer.adapt([np.array([[[[0, 0], [2, 2]]]], np.float32)])
-    # first component (1, 1) / sqrt(2) / sqrt(2 + 0.5 * 1), second (1, -1) / sqrt(2) / sqrt(0 + 0.5 * 1)
+    layer.adapt([np.array([[[[0, 0], [4, 4]]]], np.float32)])
+    # first component (1, 1) / sqrt(2) / sqrt(8 + 0.5 * 4), second (1, -1) / sqrt(2) / sqrt(0 + 0.5 * 4)
     kernel = np.array(layer.kernel)[0, 0]
-    np.testing.assert_allclose(kernel[:, 0], np.full(2, 1 / np.sqrt(5)), rtol=1e-6)
-    np.testing.assert_allclose(np.abs(kernel[:, 1]), np.ones(2), rtol=1e-6)
+    np.testing.assert_allclose(kernel[:, 0], np.full(2, 1 / np.sqrt(20)), rtol=1e-6)
+    np.testing.assert_allclose(np.abs(kernel[:, 1]), np.full(2, 0.5), rtol=1e-6)
     assert kernel[0, 1] == -kernel[1, 1]
-    np.testing.assert_allclose(layer.bias, [-2 / np.sqrt(5), 0, 2 / np.sqrt(5), 0], atol=1e-6)
+    np.testing.assert_allclose(layer.bias, [-4 / np.sqrt(20), 0, 4 / np.sqrt(20), 0], atol=1e-6)
 
 
 def test_batches_and_order_do_not_matter():
