@@ -143,7 +143,7 @@ SMALL = {
 
 
 class Stop(keras.callbacks.Callback):
-    """Raise after `batches` of the run."""
+    """Raise after `batches` of the run; `factors` are those of the optimizer's rate."""
 
     def __init__(self, batches):
         super().__init__()
@@ -151,6 +151,7 @@ class Stop(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
+        self.factors = self.model.optimizer.factors
         if not self.left:
             raise InterruptedError
 
@@ -180,8 +181,10 @@ def test_a_run_whitens_by_its_training_images_only(run, data):
 
 def test_a_stopped_run_goes_on_with_the_same_bits(run, data, tmp_path, monkeypatch):
     settings = SMALL | {"checkpoint.steps": 1}
+    stop = Stop(4)
     with pytest.raises(InterruptedError):
-        kerazoo.train("fast_cnn", data, settings=settings, name="cut", root=tmp_path, callbacks=[Stop(4)])
+        kerazoo.train("fast_cnn", data, settings=settings, name="cut", root=tmp_path, callbacks=[stop])
+    assert stop.factors == {"block1_1_bn/beta": 4.0, "block1_2_bn/beta": 4.0}
     assert newest_checkpoint(tmp_path / "cut/checkpoints") is not None
     # the checkpoint has the filters: what a resumed run computes, or cannot compute, has no effect
     monkeypatch.setattr(PatchWhitening, "adapt", lambda *_: None)
