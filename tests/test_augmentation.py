@@ -212,7 +212,7 @@ def test_a_value_out_of_range_is_named(field, value, allowed):
 
 
 def test_every_field_has_a_range_and_its_ends_are_allowed():
-    assert set(Augmentation.model_fields) == {"policy", *EVERYTHING.describe()}
+    assert set(Augmentation.model_fields) == {"policy", "flip_alternately", *EVERYTHING.describe()}
     Augmentation(shift=0, rotate=180, zoom=0.99, crop=1, brightness=0.99, hue=0.5, magnitude=0, erase=1, mixup=1e9)
 
 

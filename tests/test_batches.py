@@ -17,6 +17,7 @@ from kerazoo.caches import cache_folder
 from kerazoo.errors import DataError, RecipeError
 from kerazoo.exports.signatures import write_saved_model
 from kerazoo.models.description import ModelSpec
+from kerazoo.pipelines.data.examples import Examples
 from kerazoo.pipelines.data.load import load_examples
 from kerazoo.pipelines.input.augmentation import Augmentation
 from kerazoo.pipelines.input.batches import evaluation_batches, training_batches
@@ -367,6 +368,28 @@ def test_shifts_move_whole_pixels():
         assert len(where) == 1
         found.add(where[0])
     assert len(found) == 25
+
+
+def test_alternate_mirroring_shows_both_sides_in_any_two_epochs():
+    """Half of the images are mirrored in the first epoch, and each is mirrored in every other epoch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 5, 1)).astype(np.uint8)
+    examples = Examples("x", ("a",) * 40, np.arange(40) % 2, np.array(["train"] * 40), ("one", "two"), pixels=pixels)
+    augmentation = Augmentation(flip=True, flip_alternately=True)
+    batches = training_batches(
+        examples, Preprocessing(4, 5, channels=1), batch_size=8, seed=3, augmentation=augmentation
+    )
+    seen = []
+    for epoch in range(4):
+        images = np.concatenate([x for x, _ in batches.at(epoch, 0).as_numpy_iterator()])
+        original = pixels[batches.order(epoch)] / np.float32(255)
+        plain = [np.allclose(a, b) for a, b in zip(images, original, strict=True)]
+        turned = [np.allclose(a, b[:, ::-1]) for a, b in zip(images, original, strict=True)]
+        assert all(a != b for a, b in zip(plain, turned, strict=True))
+        seen.append(np.array(turned)[np.argsort(batches.order(epoch))])
+    np.testing.assert_array_equal(seen[0], ~seen[1])
+    np.testing.assert_array_equal(seen[0], seen[2])
+    np.testing.assert_array_equal(seen[1], seen[3])
+    assert 10 <= seen[0].sum() <= 30
 
 
 def test_augmentation_parts():

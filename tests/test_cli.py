@@ -325,7 +325,7 @@ def test_models_lists_the_registry(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "models", "--json")
     rows = {row["name"]: row for row in json.loads(out)["models"]}
     assert code == 0
-    assert len(rows) == 61
+    assert len(rows) == 62
     assert rows["vgg16"]["parameters"] == 14_714_688
     code, out, _ = call(monkeypatch, capsys, "models", "--filter", "ResNet50")
     assert [line.split()[0] for line in out.splitlines()] == ["resnet50", "resnet50_v2"]

@@ -130,6 +130,7 @@ def test_jax_gives_the_same_answers(tmp_path):
         "min": {"network": "cnn", "pooling": "min", "filters": [4, 4], "activation": "tanh"},
         "sum": {"network": "cnn", "pooling": "sum", "filters": [4, 4]},
         "shortcut": {"network": "resnet20"},
+        "whitening": {"network": "fast_cnn", "filters": [4, 6]},
         "min_same": {"network": "cnn", "pooling": "min", "strides": 2, "filters": [4], "activation": "tanh"},
     }
     x = np.random.default_rng(0).normal(size=(3, 11, 13, 2)).astype(np.float32)

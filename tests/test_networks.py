@@ -82,6 +82,14 @@ def test_resnet_counts_by_formula(depth):
     assert trainable / 1e6 == pytest.approx({20: 0.27, 32: 0.46, 56: 0.85}[depth], abs=0.006)
 
 
+def test_fast_cnn_counts_by_formula():
+    """Filters of 2x2x3 = 12 components with both signs, then pairs of 3x3 convolutions, batch norms without scale."""
+    widths = (64, 256, 256)
+    pairs = sum(9 * (before + after) * after for before, after in zip((24, *widths), widths, strict=False))
+    norms = sum(2 * 3 * width for width in widths)
+    assert kerazoo.build("fast_cnn").count_params() == 12 * 24 + 24 + pairs + norms + 256 * 10 + 10
+
+
 def test_bottleneck_default_is_small():
     assert kerazoo.build("bottleneck_cnn").count_params() <= 8_000
 
@@ -123,6 +131,8 @@ def test_build_is_seeded_and_unknown_things_are_named():
         ("bottleneck_cnn", {"momentum": 5}, "momentum=5 must be a number in"),
         ("mlp", {"input_shape": 28}, "input_shape=28"),
         ("resnet20", {"input_shape": (4, 4, 3)}, "height and width must be at least 8 px"),
+        ("fast_cnn", {"filters": ()}, "filters=.* must be a list of whole numbers"),
+        ("fast_cnn", {"input_shape": (8, 32, 3)}, "height and width must be at least 9 px"),
         ("perceptron", {"output": "sigmoid"}, "output='sigmoid' must be one of logits, threshold"),
     ],
 )

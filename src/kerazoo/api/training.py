@@ -27,7 +27,7 @@ def train(
     was never stopped.
 
     Args:
-        model: A name of `list_models()`, a recipe file (.toml), or a `Recipe`.
+        model: A name of `list_models()`, a recipe of the zoo ("fast"), a recipe file (.toml), or a `Recipe`.
         data: As in `load_examples`. A recipe names its own.
         epochs: Passes over the training images.
         learning_rate: The learning rate, its peak where it follows a schedule.

@@ -12,7 +12,7 @@ def batch_size(text: str) -> int | str:
 
 DATA = "An image folder, an .npz file, a table (.csv, .tsv, .parquet), or tfds:NAME."
 RUN = "A run folder, or its name under runs/."
-MODEL = "A name from `kerazoo models`, or a recipe file (.toml)."
+MODEL = "A name from `kerazoo models`, or a recipe: fast, or a file (.toml)."
 
 Data = Annotated[str | None, typer.Option("--data", help=DATA)]
 Name = Annotated[str | None, typer.Option("--name", help="The name of the run, in runs/NAME. [default: numbered]")]

@@ -105,6 +105,10 @@ NETWORKS: tuple[Network, ...] = (
         "inception_small", "inception_small", "inception_small", (32, 32, 3), 1_654_538,
         "small Inception (Zhang et al. 2016, Figure 3)", smallest=8,
     ),
+    Network(
+        "fast_cnn", "fast_cnn", "fast_cnn", (32, 32, 3), 1_973_954,
+        "whitened patches, then six 3x3 convolutions: learns CIFAR-10 in minutes (Jordan 2024)", smallest=9,
+    ),
 )  # fmt: skip
 
 Entry = Network | Backbone | HubBackbone

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializationInfo, model_serializer, model_validator
 
-from kerazoo.recipes.parts import Part
+from kerazoo.recipes.parts import Part, refuse
 
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "none": {},
@@ -38,6 +38,11 @@ class AugmentationPart(Part):
     rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation in each direction, in degrees")
     zoom: float = Field(0.0, ge=0, lt=1, description="Largest share by which an image grows or shrinks")
     flip: bool = Field(False, description="Mirror left and right with probability 1/2")
+    flip_alternately: bool = Field(
+        False,
+        description="In training, let `flip` mirror half of the images, drawn at random, in the first epoch, and then "
+        "each image in every other epoch (arXiv:2404.00498, section 3.6)",
+    )
     crop: float = Field(
         0.0, ge=0, le=1,
         description="Crop at random, keeping at least this share of the area, and resize to the full size "
@@ -73,6 +78,8 @@ class AugmentationPart(Part):
     def _resolve(self) -> Self:
         """Take the keys that are not set from the policy."""
         self.fill(**{key: value for key, value in POLICIES[self.policy].items() if key not in self.model_fields_set})
+        if self.flip_alternately and not self.flip:
+            refuse("flip_alternately=true needs flip=true; set it, or remove flip_alternately")
         return self
 
     @model_serializer

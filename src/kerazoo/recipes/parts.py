@@ -182,6 +182,9 @@ class OptimizerPart(Part):
     patience: int | None = Field(
         None, ge=1, description="Epochs that the plateau schedule waits for a better val_loss; default: 5"
     )
+    norm_bias_rate: float = Field(
+        1.0, gt=0, description="Factor of the learning rate for the biases (beta) of batch normalization"
+    )
     clip_norm: float | None = Field(None, gt=0, description="Upper bound on the global norm of all gradients")
     clip_value: float | None = Field(None, gt=0, description="Upper bound on the absolute value of each gradient entry")
     accumulate: int = Field(1, ge=1, description="Number of batches whose gradients make one update")

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from kerazoo.errors import InputError, RecipeError
 from kerazoo.files import open_regular
 from kerazoo.models.hub.presets import PREFIX as HUB
-from kerazoo.models.registry import find, weight_names
+from kerazoo.models.registry import REGISTRY, find, weight_names
 from kerazoo.recipes.augmentation import AugmentationPart
 from kerazoo.recipes.device_names import parse_devices
 from kerazoo.recipes.parts import (
@@ -128,10 +128,11 @@ class Recipe(Part):
     ) -> "Recipe":
         """The recipe of `kerazoo train MODEL --data DATA`, changed by `settings`.
 
-        For a name, it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`.
+        For a network, it starts from the optimizer and the augmentation of the network's own recipe, `zoo/NAME.toml`. A
+        recipe of the zoo that is not named after a network, such as "fast", is taken whole.
 
         Args:
-            model: A name of the registry, or a recipe file (.toml).
+            model: A name of the registry, the name of such a recipe, or a recipe file (.toml).
             data: An image folder, a table, an `.npz` file or `tfds:NAME`; optional if the recipe file names the data.
                 Or the keys of the recipe's `data`, as a mapping.
             **settings: Keys of the recipe: a part as a mapping (`optimizer={"learning_rate": 0.1}`), or one key
@@ -145,8 +146,9 @@ class Recipe(Part):
             RecipeError: A key or a value is unknown or not allowed.
         """
         where = flattened(_data_keys(data))
-        if str(model).endswith(".toml"):
-            return cls.read(model, **{**where, **flattened(settings)})
+        file = model if str(model).endswith(".toml") else _zoo_file(str(model))
+        if file is not None:
+            return cls.read(file, **{**where, **flattened(settings)})
         values: dict[str, Any] = {"model": {"name": find(str(model)).name}}
         change(values, where)
         change(values, settings)
@@ -293,6 +295,12 @@ def _validated(values: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(one_line(error, Recipe)) from error
+
+
+def _zoo_file(name: str) -> Path | None:
+    """The recipe of the zoo called `name`, if no network of the registry has that name; None if there is none."""
+    own = [path for path in ZOO.glob("*.toml") if path.stem == name and name not in REGISTRY]
+    return own[0] if own else None
 
 
 def own_recipe(model: str) -> Mapping[str, Mapping[str, Any]] | None:

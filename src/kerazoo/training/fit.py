@@ -16,6 +16,7 @@ from kerazoo.errors import InputError
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.input.batches import TrainingBatches, evaluation_batches, training_batches
 from kerazoo.runs.run import Run
+from kerazoo.training.layer_rates import with_norm_bias_rate
 from kerazoo.training.optimizers import control_callbacks, make_optimizer
 from kerazoo.training.plan import EVALUATED, Plan, precision
 from kerazoo.training.teacher import load_teacher, taught
@@ -125,9 +126,12 @@ def compile_model(
     model: keras.Model, plan: Plan, devices: Devices, *, steps: int, factors: Mapping[str, float] | None = None
 ) -> None:
     """Compile `model` with the optimizer, the loss and the metric of `plan`; the schedule covers `steps`."""
+    part = plan.recipe.optimizer
+    if part.norm_bias_rate != 1:
+        factors = with_norm_bias_rate(model, part.norm_bias_rate, factors or {})
     with devices.building(), devices.scope():
         model.compile(
-            optimizer=make_optimizer(plan.recipe.optimizer, steps=steps, factors=factors),
+            optimizer=make_optimizer(part, steps=steps, factors=factors),
             loss=devices.weighted_loss(plan.loss),
             metrics=[plan.task.make_metric(soft=plan.soft)],
             jit_compile=devices.jit_compile,

@@ -18,7 +18,7 @@ from kerazoo.recipes.augmentation import AugmentationPart
 
 # The number that each operation folds into the image's seed; shift, rotate, zoom and flip use the seed itself. Results
 # for a seed depend on these numbers: give a new operation a new number, and do not change the others.
-CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX = range(1, 8)
+CROP, FLIP_VERTICAL, RANDAUGMENT, COLOUR, ERASE, NOISE, MIX, TURN = range(1, 9)
 
 
 class Augmentation(AugmentationPart):
@@ -28,8 +28,10 @@ class Augmentation(AugmentationPart):
         """Whether a call changes anything; mixing does not count."""
         return bool(self.describe().keys() - {"magnitude", "mixup", "cutmix"})
 
-    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor, turn: tf.Tensor | None = None) -> tf.Tensor:
         """(H, W, C) uint8 and a seed (2,) -> (H, W, C) uint8; H, W and C are known when the graph is built.
+
+        `turn` is that of `turn_of`, for images that are mirrored alternately; the seed decides if there is none.
 
         Crop comes first, so that it resamples the photograph, not reflected edges or repeated pixels. The operations
         that move pixels come next, then RandAugment, which may move pixels or change colors, then the operations that
@@ -37,7 +39,7 @@ class Augmentation(AugmentationPart):
         """
         if self.crop:
             pixels = self._cropped(pixels, _fold(seed, CROP))
-        pixels = self._moved(pixels, seed)
+        pixels = self._moved(pixels, seed, turn)
         if self.randaugment:
             operations = int(self.randaugment)
             pixels = randaugment(pixels, _fold(seed, RANDAUGMENT), operations=operations, magnitude=self.magnitude)
@@ -54,10 +56,22 @@ class Augmentation(AugmentationPart):
         whole = tf.image.resize(tf.cast(part, tf.float32), (height, width), antialias=True)
         return tf.ensure_shape(to_uint8(whole), pixels.shape)
 
-    def _moved(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def turn_of(self, index: tf.Tensor, epoch: tf.Tensor, seed: int) -> tf.Tensor | None:
+        """Whether to mirror image `index` in this `epoch`, if images are mirrored alternately; None if at random.
+
+        It is drawn from `seed` and the index for the first epoch, and changes with each epoch.
+        """
+        if not self.flip_alternately:
+            return None
+        own = tf.random.experimental.stateless_fold_in(tf.constant([seed, TURN], tf.int64), index)
+        mirrored_at_first = tf.random.stateless_uniform((), own) < 0.5
+        return tf.equal(mirrored_at_first, epoch % 2 == 0)
+
+    def _moved(self, pixels: tf.Tensor, seed: tf.Tensor, turn: tf.Tensor | None) -> tf.Tensor:
         draws = tf.random.stateless_uniform((5,), seed, -1.0, 1.0)
         if self.flip:
-            pixels = tf.cond(draws[4] < 0, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+            mirrored = draws[4] < 0 if turn is None else turn
+            pixels = tf.cond(mirrored, lambda: tf.reverse(pixels, [1]), lambda: pixels)
         if self.flip_vertical:
             draw = tf.random.stateless_uniform((), _fold(seed, FLIP_VERTICAL))
             upright = pixels

@@ -98,11 +98,15 @@ def training_batches(
             return tf.random.experimental.stateless_fold_in(order, position)
 
         rows = tf.data.Dataset.range(1).flat_map(positions).map(draw)
+
+        def turn_of(index: tf.Tensor) -> tf.Tensor | None:
+            return augmentation.turn_of(index, epoch(), seed)
+
         if views:
             read = rows_from(*views)
             images = rows.map(graph_code(lambda index, position: (read(index, epoch()), index, position)), BATCHES)
         else:
-            images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of)
+            images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of, turn_of)
         return untuned(images.map(finish, num_parallel_calls=BATCHES, deterministic=True).prefetch(2))
 
     def at(epoch: int, step: int) -> tf.data.Dataset:
@@ -154,6 +158,7 @@ def _images(
     rows: tf.data.Dataset, examples: Examples, preprocessing: Preprocessing, stored: np.ndarray | None,
     batch_size: int, drop: bool, augmentation: Augmentation | None = None,
     seed_of: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    turn_of: Callable[[tf.Tensor], tf.Tensor | None] = lambda index: None,
 ) -> tf.data.Dataset:  # fmt: skip
     """Batches of (indices, positions) -> batches of (pixels uint8, indices, seeds), each image augmented with its seed.
 
@@ -168,7 +173,7 @@ def _images(
         if not seeded or augmentation is None or seed_of is None:
             return pixels, index, position
         seed = seed_of(position)
-        return augmentation(pixels, seed), index, seed
+        return augmentation(pixels, seed, turn_of(index)), index, seed
 
     if stored is not None:
         read_rows = rows_from(stored)
