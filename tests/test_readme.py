@@ -273,5 +273,5 @@ def test_the_table_of_models_has_the_small_networks():
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Models")[1].split("\n## ")[0]
     small = [name for name in list_models() if f"`{name}`" in section]
     assert small == list_models()[: len(small)]
-    assert len(small) == 11
+    assert len(small) == 12
     assert f"all {len(list_models())} with" in section
