@@ -28,7 +28,7 @@ from kerazoo.training.plan import Plan, plan, set_seed, stem_of, summary
 from kerazoo.training.second_view import with_second_view
 from kerazoo.training.teacher import check_teacher
 from kerazoo.training.watching import log_kept
-from kerazoo.training.whitening import adapt_whitening
+from kerazoo.training.whitening import whitened
 
 log = logging.getLogger("kerazoo")
 
@@ -67,8 +67,7 @@ def train(
         teacher = check_teacher(run_plan)
         set_seed(run_plan.recipe.seed)
         batches, validation = make_batches(run_plan, devices)
-        model = build_network(run_plan, devices)
-        adapt_whitening(model, run_plan)
+        model = whitened(build_network(run_plan, devices), run_plan)
     devices.check_batch_norm(model)
     log.info(
         f"{run_plan.entry.name}: {model.count_params():,} parameters; {summary(run_plan.examples)}; on "

@@ -15,7 +15,7 @@ from kerazoo.training.fit import build_network, compile_model, make_batches
 from kerazoo.training.overfit import BatchTrial, overfit_one_batch
 from kerazoo.training.plan import Plan, plan, set_seed, summary
 from kerazoo.training.rate_finder import RateTrial, find_rate
-from kerazoo.training.whitening import adapt_whitening
+from kerazoo.training.whitening import whitened
 
 log = logging.getLogger("kerazoo")
 
@@ -57,8 +57,7 @@ def compiled(plan: Plan, devices: Devices, *, steps: int | None = None) -> tuple
     plan.check_images()
     set_seed(plan.recipe.seed)
     batches, _ = make_batches(plan, devices)
-    model = build_network(plan, devices)
-    adapt_whitening(model, plan)
+    model = whitened(build_network(plan, devices), plan)
     log.info(
         f"{plan.entry.name}: {model.count_params():,} parameters; {summary(plan.examples)}; on {devices.describe()}"
     )

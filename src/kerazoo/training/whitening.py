@@ -10,15 +10,15 @@ from kerazoo.training.plan import Plan
 IMAGES = 5000  # as in the published code; its covariance of 12 numbers changes little with more
 
 
-def adapt_whitening(model: keras.Model, plan: Plan) -> None:
-    """Adapt the whitening layers of `model` to at most 5,000 training images, drawn by the recipe's seed.
+def whitened(model: keras.Model, plan: Plan) -> keras.Model:
+    """`model`, after its whitening layers have seen at most 5,000 training images, drawn by the recipe's seed.
 
     They are prepared as for training, without augmentation. A network without such layers reads no image. A resumed run
     then takes its weights from the checkpoint, as those of all layers.
     """
     found = [layer for layer in model.layers if isinstance(layer, PatchWhitening)]
     if not found:
-        return
+        return model
     train = plan.examples.split("train")
     drawn = np.sort(np.random.default_rng(plan.recipe.seed).permutation(len(train))[:IMAGES])
     stored = plan.stored("train")
@@ -27,3 +27,4 @@ def adapt_whitening(model: keras.Model, plan: Plan) -> None:
     )
     for layer in found:
         layer.adapt(images for images, _ in batches.as_numpy_iterator())
+    return model
