@@ -348,6 +348,12 @@ EVIL = {
     "get_file": {"module": "keras.utils", "class_name": "get_file", "config": {}, "registered_name": None},
     "Popen": {"module": "subprocess", "class_name": "Popen", "config": {"args": "touch x"}, "registered_name": None},
     "TFSMLayer": {"module": "keras.layers", "class_name": "TFSMLayer", "config": {}, "registered_name": None},
+    "StringLookup": {
+        "class_name": "StringLookup",
+        "config": {"vocabulary": "x"},
+        "registered_name": "kerazoo>PatchWhitening",
+    },
+    "ShortcutA": {"class_name": "ShortcutA", "config": {}, "registered_name": "kerazoo>ShortcutA"},  # by name alone
     "Mine": {"module": "mine", "class_name": "Mine", "config": {}, "registered_name": "kerazoo>Mine"},
 }
 
@@ -368,13 +374,21 @@ def test_bad_files_are_one_line(here):
     (here / "half.keras").write_bytes(b"PK\x03\x04")
     with zipfile.ZipFile(here / "empty.keras", "w") as archive:
         archive.writestr("other", "x")
-    for name in ("list.json", "deep.json", "half.keras", "empty.keras"):
+    with zipfile.ZipFile(here / "broken.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", one(layers.Flatten(), layers.Dense(8)).to_json())
+    content = bytearray((here / "broken.keras").read_bytes())
+    content[60:90] = bytes(30)
+    (here / "broken.keras").write_bytes(content)
+    for name in ("list.json", "deep.json", "half.keras", "empty.keras", "broken.keras"):
         with pytest.raises(ModelError, match=rf"{name} must be a file that model.to_json\(\) made"):
             kerazoo.anatomy(name)
     layer = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 2}, "registered_name": None}
     (here / "layer.json").write_text(json.dumps(layer))
     with pytest.raises(ModelError, match="layer.json describes Dense, not a model"):
         kerazoo.anatomy("layer.json")
+    (here / "kind.json").write_text(json.dumps(layer | {"class_name": []}))
+    with pytest.raises(ModelError, match="which is not a class of Keras that may be built"):
+        kerazoo.anatomy("kind.json")
     layer["config"] = {"units": "many"}
     (here / "layer.json").write_text(json.dumps(layer))
     with pytest.raises(ModelError, match="does not describe a model that Keras can build: "):

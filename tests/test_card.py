@@ -132,7 +132,13 @@ def test_push_uploads_every_file_as_it_is(hub, export):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"].endswith("/ada/first")
     here = {p.relative_to(export.folder).as_posix(): p.read_bytes() for p in export.folder.rglob("*") if p.is_file()}
+    passports = [files.pop("assets.extra/passport.json") for files in (kind.files, here)]
     assert kind.files == here | {"LICENSE": b"mine"}  # and the file of an older export has gone
+    public, own = map(json.loads, passports)
+    assert b"secret" not in passports[0]
+    assert (public["recipe"]["data"]["path"], public["metrics"]) == ("photos", own["metrics"])
+    assert own["recipe"]["data"]["path"].endswith("/secret/photos")
+    assert own["environment"].keys() - public["environment"].keys() == {"command", "variables"}
     created = dict(value for value in kind.seen if isinstance(value[1], dict))["create"]
     assert (created["name"], created["organization"], created["visibility"]) == ("first", "ada", "private")
     assert {token for where, token in kind.seen if where.startswith("POST /api/models")} == {"Bearer hf_secret"}

@@ -124,8 +124,12 @@ def test_behind_probabilities_it_is_from_the_logits(function):
         np.testing.assert_allclose(grad_cam(layer, images), grad_cam(model, images), atol=1e-5)
         np.testing.assert_allclose(grad_cam(layer, images, classes=1), grad_cam(model, images, classes=1), atol=1e-5)
     assert probable.layers[-1].activation is getattr(keras.activations, function)  # the model is left as it was
-    apart = keras.Model(model.inputs, layers.Activation(function)(model.outputs[0]))
-    np.testing.assert_allclose(grad_cam(apart, images), grad_cam(model, images), atol=1e-5)
+    last = [layers.Activation(function), *([layers.Softmax()] if function == "softmax" else [])]
+    for one in last:
+        apart = keras.Model(model.inputs, one(model.outputs[0]))
+        before = apart.predict_on_batch(images)
+        np.testing.assert_allclose(grad_cam(apart, images), grad_cam(model, images), atol=1e-5)
+        np.testing.assert_array_equal(apart.predict_on_batch(images), before)
 
 
 def stripes(rng, upright, side=10):

@@ -1,7 +1,11 @@
 """The probe: stationarity of the objective it states, closed forms, cross-validation, folding, refusals."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from kerazoo.errors import DataError, RecipeError
 from kerazoo.tasks import linear
@@ -170,6 +174,23 @@ def test_penalties_that_do_not_converge_are_left_out(monkeypatch):
     found = learn_probe(x, y, find_task("multiclass"), class_names=NAMES, penalties=[10.0, 1e-7])
     assert found.unsolved == (1e-7,)
     assert found.penalty == 10.0
+
+
+def test_warnings_of_other_threads_are_theirs():
+    """scikit-learn warns of no convergence; what other threads warn of meanwhile is shown as before."""
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *place, **more: shown.append(str(message))
+        with linear.SOLVING:
+            warnings.warn("no end", ConvergenceWarning, stacklevel=1)
+            other = threading.Thread(target=warnings.warn, args=("other",))
+            other.start()
+            other.join()
+            assert not linear.SOLVING.converged
+            with linear.SOLVING:
+                assert linear.SOLVING.converged
+        assert shown == ["other"]
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])

@@ -15,7 +15,7 @@ import devtools
 import numpy as np
 import pytest
 from conftest import make_images
-from made_runs import HOSTILE, evaluation, guesses, make_run
+from made_runs import HOSTILE, evaluation, guesses, make_run, sealed
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -117,7 +117,9 @@ def test_images_that_are_gone_leave_a_report_with_one_line(trained, tmp_path, sa
     for name in ("recipe.toml", "data.json"):
         text = (folder / name).read_text()
         (folder / name).write_text(text.replace(str(trained.recipe.data.path), str(tmp_path / "gone")))
-    page = check_page(write_report(Run(folder)))
+    with pytest.raises(RunError, match=r"data.json was changed after the run finished"):
+        write_report(Run(folder))
+    page = check_page(write_report(sealed(folder)))
     assert not [each for each in page.of("img") if "where the network looked" in each["alt"]]
     assert "images could not be shown" in page.text
     assert f"Right for {100 * trained.results['val_accuracy']:.1f} %" in page.text
@@ -170,7 +172,7 @@ def test_what_was_written_is_read_again(tmp_path):
         assert read.loss == pytest.approx(made.loss)
     (tmp_path / "multiclass" / "evaluation" / "val.csv").write_text("key,label\nx,unknown\n")
     with pytest.raises(RunError, match=r"val\.csv cannot be read"):
-        recorded_results(Run(tmp_path / "multiclass"))
+        recorded_results(sealed(tmp_path / "multiclass"))
 
 
 def test_reports_of_several_labels_and_of_numbers(tmp_path):

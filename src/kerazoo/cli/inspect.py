@@ -57,8 +57,16 @@ def inspect(
     """
     if (model is None) == (compare is None):
         raise InputError("`kerazoo inspect` needs either a model or --compare CHAINS")
+    given = {"--image": image, "--unit": unit, "--output": output, "--layer": layer}
+    unused = [name for name, value in given.items() if value is not None and (compare is not None or image is None)]
+    if compare is None and "--layer" in unused:
+        unused.remove("--layer")
+    if unused:
+        raise InputError(f"{unused[0]} needs {'a model' if compare is not None else '--image IMAGE'}; leave it out")
     size = None if input_size is None else sides(input_size)
     if compare is not None:
+        if size is not None and len(set(size[:2])) > 1:
+            raise InputError(f"--input-size must be square with --compare, got {input_size}")
         side = {} if size is None else {"size": size[0]}
         chains = api.compare_convolutions(compare, channels=channels, **side)
         if as_json:

@@ -9,6 +9,7 @@ from kerazoo.arrays import read_answers
 from kerazoo.errors import RunError
 from kerazoo.evaluation.answers import FOLDS, Evaluation, from_text
 from kerazoo.files import WAY_OUT, open_regular
+from kerazoo.runs.digests import check_digests
 from kerazoo.runs.records import read_data
 from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
@@ -17,8 +18,9 @@ from kerazoo.tasks.task import find_task
 def recorded_results(run: Run) -> list[Evaluation]:
     """The evaluations that say how good `run` is, from its files: on val and test, for an ensemble on folds and test.
 
-    Raises RunError, which names the file, if one is missing or damaged.
+    Raises RunError, which names the file, if one is missing, damaged, or was changed after the run finished.
     """
+    check_digests(run.folder)
     first = FOLDS if run.spec.members else "val"
     tested = ["test"] if "test" in read_data(run.folder).get("counts", {}) else []
     return [_read(run, split) for split in (first, *tested)]

@@ -118,6 +118,13 @@ def _logits(model: keras.Model) -> Iterator[None]:
     last = model
     while isinstance(last, keras.Model) and getattr(last, "outputs", None) and last.layers:
         last = last.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        last.call = lambda inputs, mask=None: inputs
+        try:
+            yield
+        finally:
+            del last.call
+        return
     function = getattr(last, "activation", None)
     if getattr(function, "__name__", "") not in PROBABILITIES or isinstance(last, keras.Model):
         yield

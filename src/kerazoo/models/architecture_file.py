@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def load_architecture(path: str | Path) -> keras.Model:
     values = _read(path)
     values.pop("compile_config", None)
     values.pop("build_config", None)
-    importlib.import_module("kerazoo.models.layers")  # so that its layers are registered
+    for name in ("layers", "whitening"):  # so that their layers are registered
+        importlib.import_module(f"kerazoo.models.{name}")
     for described in _objects(values):
         _check(path, described)
     try:
@@ -63,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
             if len(text) > MOST_BYTES:
                 raise ModelError(f"{path} is larger than {MOST_BYTES:,} bytes")
         values = json.loads(text)
-    except (OSError, ValueError, KeyError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(
             f"{path} must be a file that model.to_json() made (.json), or a .keras file: {error}"
         ) from error
@@ -90,10 +92,12 @@ def _check(path: Path, described: dict[str, Any]) -> None:
     name = described["class_name"]
     module = described.get("module")
     registered = described.get("registered_name")
-    if name in STRUCTURES:
+    if isinstance(name, str) and name in STRUCTURES:
         return
     if isinstance(registered, str) and registered.startswith(OWN):
-        if keras.saving.get_registered_object(registered) is not None:
+        # Keras would build a class without a module by its name alone
+        known = keras.saving.get_registered_object(registered) is not None
+        if known and isinstance(module, str) and registered == f"{OWN}{name}":
             return
     elif registered in (None, name) and isinstance(name, str) and name not in REFUSED and _is_of_keras(module, name):
         return

@@ -62,10 +62,11 @@ class PatchWhitening(layers.Layer):  # type: ignore[misc]
         sums = np.zeros(self.kernel.shape[-1] // 2)
         products = np.zeros((len(sums), len(sums)))
         for batch in batches:
-            patches = self._patches(np.asarray(batch, np.float32))
-            total += len(patches)
-            sums += patches.sum(axis=0)
-            products += patches.T @ patches
+            for image in np.asarray(batch, np.float32):  # one at a time: patches of many take much memory
+                patches = self._patches(image[np.newaxis])
+                total += len(patches)
+                sums += patches.sum(axis=0)
+                products += patches.T @ patches
         mean = sums / max(total, 1)
         values, vectors = np.linalg.eigh(products / max(total, 1) - np.outer(mean, mean))
         if not total or not values.mean() > 1e-12:

@@ -111,6 +111,10 @@ class Recipe(Part):
                 "evaluation.flip='always' needs augmentation.flip=true: only a network that was trained on mirrored "
                 "images can answer them; set it, or remove evaluation.flip"
             )
+        if self.augmentation.flip_alternately and self.transfer is not None:
+            refuse(
+                "augmentation.flip_alternately works only with `kerazoo train`; remove it, and let flip draw each time"
+            )
         if self.training.teacher is not None and self.devices == "multiworker":
             refuse("training.teacher works only on one machine; remove it, or use other devices")
         if self.training.teacher is not None and self.data.folds is not None and self.data.fold is None:

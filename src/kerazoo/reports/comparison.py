@@ -3,7 +3,6 @@
 The first run is what the others are compared with, on the images that both have.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +27,9 @@ def write_comparison(runs: Sequence[Run], path: Path | None = None) -> Path:
 
     Raises InputError if there are too few or too many runs, and RunError if the answers of one cannot be read.
     """
+    content = comparison_of(runs).encode("utf-8")
     path = path or runs[0].folder / NAME
-    write_whole(path, comparison_of(runs).encode("utf-8"))
+    write_whole(path, content)
     return path
 
 
@@ -40,7 +40,8 @@ def comparison_of(runs: Sequence[Run]) -> Html:
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise InputError("a run is named twice; name each run once")
     first, *others = (Material.of(run) for run in runs)
-    pairs = [(other, each) for other in others for each in _compared(first, other, choices=len(others))]
+    choices = len(others) * len(first.results)
+    pairs = [(other, each) for other in others for each in _compared(first, other, choices=choices)]
     top = join(
         [*(tag("p", _sentence(first, other, each), class_="lead") for other, each in pairs), *_about(first, pairs)]
     )
@@ -91,14 +92,18 @@ def _about(first: Material, pairs: Pairs) -> list[Html]:
             "An interval with 0 in it cannot tell the runs apart on these images: choose the one that is cheaper, or "
             "compare them on more images, or with other seeds (--seed)."
         )))  # fmt: skip
-    best = max(pairs, key=lambda pair: pair[1].gained.mean if isinstance(pair[1], Comparison) else -math.inf)
-    better = isinstance(best[1], Comparison) and difference_of(best[1].gained) == "better"
-    others_worse = all(difference_of(each.gained) == "worse" for each in known)
-    if known and (better or others_worse):
-        chosen = best[0] if better else first
+    worse = {id(other) for other, each in pairs if _differs(each, "worse")}
+    better = [(each.gained.mean, other) for other, each in pairs
+              if isinstance(each, Comparison) and _differs(each, "better") and id(other) not in worse]  # fmt: skip
+    if better or (known and all(_differs(each, "worse") for each in known)):
+        chosen = max(better, key=lambda one: one[0])[1] if better else first
         lines.append(tag("p", "Export the better one: ", code(next_command(chosen.run))))
     lines.append(tag("p", f"Each run has a report of its own: {FILE} in its folder."))
     return lines
+
+
+def _differs(each: Comparison | str, how: str) -> bool:
+    return isinstance(each, Comparison) and difference_of(each.gained) == how
 
 
 def _paired(first: Material, pairs: Pairs) -> Html:
@@ -117,8 +122,8 @@ def _paired(first: Material, pairs: Pairs) -> Html:
     columns = ["run", "images", "gain in score", "lower loss", "only this one right", "only the first right",
                "p, McNemar's exact test"]  # fmt: skip
     together = ""
-    if len({id(other) for other, _ in pairs}) > 1:
-        together = " The intervals hold for all runs at once (Bonferroni); the p-values are for one comparison alone."
+    if len(pairs) > 1:
+        together = " The intervals hold for all rows at once (Bonferroni); the p-values are for one comparison alone."
     note = (
         "The score is 1 for a right answer and 0 for a wrong one; for several labels, the share of labels that are "
         "right; for numbers, minus the absolute error. Differences are image by image, so that what is hard for both "

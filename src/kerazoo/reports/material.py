@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -99,13 +101,15 @@ class Material:
         rows = []
         try:
             with open_regular(path) as file:
-                for line in file.read(LARGEST).splitlines():
-                    if wanted(line):
-                        rows.append(json.loads(line))
-            return [row for row in rows if isinstance(row, dict) and {"tag", "step"} <= row.keys()]
-        except (OSError, ValueError) as error:
+                if file.seekable() and path.stat().st_size > LARGEST:  # the newest lines
+                    file.seek(-LARGEST, os.SEEK_END)
+                    file.readline()
+                for line in file:
+                    with suppress(ValueError):  # a line that a killed process did not finish
+                        rows += [json.loads(line)] if wanted(line) else []
+        except OSError as error:
             self.leave_out("what the loggers wrote", error)
-            return []
+        return [row for row in rows if isinstance(row, dict) and {"tag", "step"} <= row.keys()]
 
     def _optional(self, name: str) -> dict[str, Any]:
         if not (self.run.folder / name).is_file():

@@ -1,11 +1,19 @@
-"""Upload an export to the Hugging Face hub: its files as the gate saw them, and its card."""
+"""Upload an export to the Hugging Face hub: its files as the gate saw them, and its card.
 
+The passport goes without what is about the machine: of an absolute path only the name, and no command and variables.
+"""
+
+import json
 import logging
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 from kerazoo.errors import InputError, KerazooError, RunError
 from kerazoo.exports.folder import Export
 from kerazoo.exports.formats.table import FORMATS
 from kerazoo.exports.hashes import changed_file
+from kerazoo.exports.layout import PASSPORT
 from kerazoo.reports.card import FILE, write_card
 
 log = logging.getLogger("kerazoo")
@@ -25,7 +33,7 @@ def push(export: Export, to: str, *, private: bool = False) -> str:
     """
     name = check_address(to)
     try:
-        from huggingface_hub import HfApi
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
         from huggingface_hub.utils import httpx
     except ModuleNotFoundError as error:
@@ -38,8 +46,14 @@ def push(export: Export, to: str, *, private: bool = False) -> str:
     hub = HfApi()
     try:
         hub.create_repo(name, private=private or None, exist_ok=True)
-        done = hub.upload_folder(
-            repo_id=name, folder_path=export.folder, delete_patterns=list(OURS),
+        before = hub.list_repo_files(name)
+        files = {
+            path.relative_to(export.folder).as_posix(): path for path in export.folder.rglob("*") if path.is_file()
+        }
+        old = [one for one in before if one not in files and any(fnmatchcase(one, ours) for ours in OURS)]
+        contents = {one: str(path) for one, path in files.items()} | {PASSPORT: _public(export)}
+        done = hub.create_commit(
+            name, [*(CommitOperationAdd(*one) for one in contents.items()), *map(CommitOperationDelete, old)],
             commit_message=f"{export.folder.parent.name}, version {export.version}, by kerazoo",
         )  # fmt: skip
     except HFValidationError as error:
@@ -55,6 +69,28 @@ def push(export: Export, to: str, *, private: bool = False) -> str:
 
 
 LOG_IN = "the hub refused to write; run `hf auth login`, or set HF_TOKEN to a token that may write there"
+
+
+def _public(export: Export) -> bytes:
+    """The passport for everybody, as JSON."""
+    values = _named(export.passport)
+    for name in ("command", "variables"):
+        values.get("environment", {}).pop(name, None)
+    return json.dumps(values, indent=1, ensure_ascii=False).encode()
+
+
+def _named(value: Any) -> Any:
+    """`value`, with the last part alone of every absolute path in it."""
+    if isinstance(value, dict):
+        return {key: _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    if isinstance(value, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            path = kind(value.removeprefix("hub:"))
+            if path.is_absolute():
+                return path.name
+    return value
 
 
 def check_address(to: str) -> str:

@@ -5,7 +5,7 @@ Shape letters: N examples, F features, K classes, labels or numbers.
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -67,6 +67,7 @@ class Solving:
         self._inside = 0
         self._settings = ExitStack()
         self._failed = threading.local()
+        self._show: Callable[..., None] = warnings.showwarning  # of the process, while it is replaced
 
     @property
     def converged(self) -> bool:
@@ -74,6 +75,7 @@ class Solving:
         return not self._failed.here
 
     def __enter__(self) -> None:
+        from sklearn.exceptions import ConvergenceWarning
         from threadpoolctl import ThreadpoolController
 
         self._failed.here = False
@@ -83,7 +85,8 @@ class Solving:
                 blas = ThreadpoolController().select(user_api="blas")  # the libraries that are loaded by now
                 self._settings.enter_context(blas.limit(limits=1))
                 self._settings.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("always")
+                self._show = warnings.showwarning
+                warnings.simplefilter("always", ConvergenceWarning)
                 warnings.showwarning = self._note
 
     def __exit__(self, *error: object) -> None:
@@ -95,7 +98,10 @@ class Solving:
     def _note(self, message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         from sklearn.exceptions import ConvergenceWarning
 
-        self._failed.here |= issubclass(category, ConvergenceWarning)
+        if issubclass(category, ConvergenceWarning):
+            self._failed.here = True
+        else:
+            self._show(message, category, *place, **more)
 
 
 SOLVING = Solving()
