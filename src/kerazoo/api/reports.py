@@ -77,14 +77,16 @@ def push(export: "PathLike | Export", *, to: str, private: bool = False) -> str:
 
 
 def report_finished(run: "PlainRun") -> None:
-    """Write the card of a run that has just finished, and its report, if its recipe wants one.
+    """Write the card of a run that has just finished, and its report, if its recipe wants one; not what is there.
 
     A failure is one line in the log.
     """
+    from kerazoo.reports.card import FILE as CARD
     from kerazoo.reports.card import write_card_or_say
     from kerazoo.reports.page import FILE, write_report
 
-    write_card_or_say(run)
+    if not (run.folder / CARD).exists():  # somebody may have added a license to it
+        write_card_or_say(run)
     if not run.recipe.report or (run.folder / FILE).is_file():
         return
     start = time.perf_counter()
