@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,18 @@ def own_signals() -> Iterator[None]:
 def _usual_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def call(capsys, *words: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of `kerazoo` with these words, in this process."""
+    from kerazoo.cli import app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["kerazoo", *words])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
 
 
 def make_images(root: Path, *, classes=("circle", "square"), count: int = 12, size: int = 32, seed: int = 0) -> Path:

@@ -2,19 +2,17 @@
 
 import io
 import json
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import make_images
+from conftest import call, make_images
 from keras import layers, ops
 from PIL import Image
 
 import kerazoo
 from kerazoo import api
-from kerazoo.cli import app as cli
 from kerazoo.errors import InputError, ModelError
 from kerazoo.insight.anatomy import anatomy_of
 from kerazoo.insight.field_picture import BEYOND, EDGE, Box, box_of, draw_field
@@ -466,15 +464,6 @@ def test_what_a_bottleneck_saves():
             api.compare_convolutions(wrong)
     with pytest.raises(InputError, match="channels must be a whole number from 1 to 65,536, got 0"):
         api.compare_convolutions("3x3", channels=0)
-
-
-def call(capsys, *words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["kerazoo", *words])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    captured = capsys.readouterr()
-    return stop.value.code or 0, captured.out, captured.err
 
 
 def test_the_command(here, capsys):

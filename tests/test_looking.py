@@ -1,19 +1,17 @@
 """Grad-CAM against the papers' equations and tf-keras-vis, planted objects, sheets, attention rollout, commands."""
 
 import json
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_images
+from conftest import call, make_images
 from keras import layers, ops
 from PIL import Image
 
 import kerazoo
 from kerazoo import api
-from kerazoo.cli import app as cli
 from kerazoo.errors import InputError, ModelError
 from kerazoo.insight.grad_cam import colors, grad_cam
 from kerazoo.insight.map_files import sheets_of
@@ -224,15 +222,6 @@ def test_the_sheets_of_a_network():
     assert list(sheets_of(two_layers(), images_of(1, 8), ["maps"], pixels)) == ["00-maps"]
     with pytest.raises(ModelError, match="layer logits of .* does not give feature maps"):
         sheets_of(two_layers(), images_of(1, 8), ["logits"], pixels)
-
-
-def call(capsys, *words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["kerazoo", *words])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    captured = capsys.readouterr()
-    return stop.value.code or 0, captured.out, captured.err
 
 
 @pytest.mark.slow  # a training, which takes ten seconds

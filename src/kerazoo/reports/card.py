@@ -113,7 +113,7 @@ def _splits(passport: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _data(passport: Mapping[str, Any]) -> str:
-    """The last part of the name of the data: where it was is nobody's business."""
+    """The last part of the path of the data, because a card is public."""
     path = str(passport["recipe"]["data"]["path"])
     return path if path.startswith("tfds:") else PurePath(path).name
 

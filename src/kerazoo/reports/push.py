@@ -4,7 +4,6 @@ The passport goes without what is about the machine: of an absolute path only th
 """
 
 import json
-import logging
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -15,8 +14,6 @@ from kerazoo.exports.formats.table import FORMATS
 from kerazoo.exports.hashes import changed_file
 from kerazoo.exports.layout import PASSPORT
 from kerazoo.reports.card import FILE, write_card
-
-log = logging.getLogger("kerazoo")
 
 HUB = "hf://"
 OURS = ("variables/*", "assets/*", "assets.extra/*", "preprocessing/*", *(f"{name}/*" for name in FORMATS))
