@@ -1,7 +1,6 @@
 """A function of TensorFlow as an ONNX model."""
 
 import functools
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,8 +20,12 @@ def as_onnx(function: Any, given: Any) -> Any:
     import tf2onnx
 
     _teach_erfc()
-    with _copies_collected():
-        model, _ = tf2onnx.convert.from_function(function, input_signature=[given], opset=OPSET)
+    convert = functools.partial(tf2onnx.convert.from_function, function, input_signature=[given], opset=OPSET)
+    try:
+        with _optimized_in_place():
+            model, _ = convert()
+    except Exception:  # an optimization failed and left half a graph; with copies, it is left out
+        model, _ = convert()
     values = {inner.name: outer for outer, inner in function.get_concrete_function(given).graph.captures}
     for tensor in [one for one in model.graph.input if one.name in values]:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
@@ -31,22 +34,48 @@ def as_onnx(function: Any, given: Any) -> Any:
 
 
 @contextmanager
-def _copies_collected() -> Iterator[None]:
-    """Let Python look for garbage among new objects only, and so more often.
+def _optimized_in_place() -> Iterator[None]:
+    """Let tf2onnx change its graph in place.
 
-    tf2onnx copies the whole graph, weights included, before each of some thirty optimizations. The copies are cycles,
-    which wait for a full collection, and that waits until a quarter of all objects is new.
+    Before each of some thirty optimizations it copies the whole graph, to go back if one fails, and after each it writes
+    all weights into the nodes, which `make_model` does once more: in all a hundred times the weights, most of the time
+    and memory of a conversion.
     """
-    if gc.get_freeze_count():  # the program froze its own objects
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    gc.collect()  # or the next full collection still waits for a quarter of the old objects
+    from tf2onnx import optimizer
+    from tf2onnx.graph import Graph
+
+    def optimize(graph: Any, catch_errors: bool = True, optimizers: Any = None) -> Any:
+        _widen_scalars(graph)
+        Graph.update_proto = lambda graph: None
+        try:
+            return optimize_graph(graph, False, optimizers)
+        finally:
+            Graph.update_proto = update_proto
+
+    optimize_graph, update_proto = optimizer.optimize_graph, Graph.update_proto
+    optimizer.optimize_graph = optimize
     try:
         yield
     finally:
-        gc.unfreeze()
+        optimizer.optimize_graph = optimize_graph
+
+
+def _widen_scalars(graph: Any) -> None:
+    """Give numbers that are added to maps a dimension.
+
+    tf2onnx takes one after a convolution for a bias, and fails if it has none, as in the hard sigmoid: then it leaves out
+    what removes the transpositions, all of them.
+    """
+    from tf2onnx import utils
+
+    for node in [one for one in graph.get_nodes() if one.type == "Add"]:
+        for place, given in enumerate(node.inputs):
+            if given is None or not given.is_const() or graph.get_shape(given.output[0]) != []:
+                continue
+            if graph.get_shape(node.input[1 - place]):  # else the sum would get a dimension
+                value = given.get_tensor_value(as_list=False).reshape(1)
+                wide = graph.make_const(utils.make_name(given.name), value)
+                graph.replace_input(node, node.input[place], wide.output[0], place)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from kerazoo.files import write_whole
 from kerazoo.reports.html import Html, join, name_of, tag
 from kerazoo.reports.material import Material
 from kerazoo.reports.pictures import Pictures
-from kerazoo.reports.sections import answers, asked, confusion, learning, looks
+from kerazoo.reports.sections import answers, asked, confusion, learning, looks, network
 from kerazoo.reports.sections.answer import answer, results
 from kerazoo.runs.run import Run
 from kerazoo.version import __version__
@@ -55,7 +55,7 @@ def report_of(run: Run) -> Html:
         about += [] if main.is_exclusive else [answers.labels(main)]
         about.append(answers.calibration(material))
     about += [learning.findings(material), learning.phases(material), learning.curves(material)]
-    about += [learning.inside(material), asked.asked(material), asked.again(material)]
+    about += [learning.inside(material), network.network(material), asked.asked(material), asked.again(material)]
     notes = [tag("p", note, class_="missing") for note in material.notes]
     return page(f"{run.name}: report", join(["Run ", name_of(run.name)]), answer(material), [*notes, *about])
 

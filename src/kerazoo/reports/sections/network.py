@@ -1,0 +1,105 @@
+"""The anatomy of the network in short: sizes, parameters, operations and receptive fields from map to map."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kerazoo.keras_private import without_variables
+from kerazoo.reports.html import Cell, Html, code, facts, join, section, table
+from kerazoo.reports.material import Material
+from kerazoo.startup import start_tensorflow
+from kerazoo.terminal import format_bytes, format_macs
+
+if TYPE_CHECKING:
+    from kerazoo.insight.anatomy import Anatomy, LayerAnatomy
+
+MOST = 30  # rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive `layers` whose outputs are maps of one `size`; () for those that see the same pixels everywhere."""
+
+    size: tuple[int, ...]
+    layers: Sequence["LayerAnatomy"]
+
+    @property
+    def macs(self) -> int | None:
+        """The multiply-accumulate operations for one image; None if those of a layer are not known."""
+        known = [layer.macs for layer in self.layers]
+        return None if None in known else sum(each for each in known if each is not None)
+
+    @property
+    def last(self) -> "LayerAnatomy":
+        """The last layer of the maps; a factor beside them, as in squeeze and excitation, is none."""
+        maps = [layer for layer in self.layers if layer.output_shape[:-1] == self.size]
+        return (maps or self.layers)[-1]
+
+
+def network(material: Material) -> Html | None:
+    """What the network is made of; None if it cannot be inspected, which a note says."""
+    try:
+        anatomy = _anatomy_of(material)
+    except Exception as error:  # such as a builder that is no longer there; the numbers are still worth a report
+        material.leave_out("the anatomy of the network", error)
+        return None
+    last = anatomy.last_map
+    spec = material.run.spec
+    macs = "unknown" if anatomy.macs is None else f"{format_macs(anatomy.macs)} (multiply-accumulate operations)"
+    twice = " The mirror image is answered as well, for as much again." if any(n.flip for n in spec.networks) else ""
+    pairs: list[tuple[object, object]] = [
+        ("Network", code(spec.name) if not spec.members else join([f"{len(spec.members)} times ", code(spec.name)])),
+        ("Image", f"{' x '.join(map(str, anatomy.input_shape))} (height, width, channels)"),
+        ("Parameters", f"{anatomy.parameters:,}, {anatomy.parameters * 4 / 1e6:,.1f} MB as 32-bit floats"),
+        ("For one image", f"{macs}, {format_bytes(anatomy.activation_bytes)} of outputs of layers.{twice}"),
+    ]
+    if last is not None:
+        pairs.append(("Receptive field", join([
+            f"A position of the last feature map ({' x '.join(map(str, last.output_shape[:-1]))}, ", code(last.name),
+            f") sees {last.field.text()} of {anatomy.input_shape[0]} px.",
+        ])))  # fmt: skip
+    parts = list(parts_of(anatomy))
+    note = f"kerazoo inspect {material.run.name} has a row for each layer."
+    if len(parts) > MOST:
+        note, parts = f"The last {MOST} of {len(parts)} parts. {note}", parts[-MOST:]
+    columns = ["output", "layers", "parameters", "operations", "receptive field"]
+    made = table("From map to map", columns, [_row(part, anatomy) for part in parts], note=note)
+    return section("The network", facts(pairs), made, anchor="network")
+
+
+def _anatomy_of(material: Material) -> "Anatomy":
+    start_tensorflow()
+    from kerazoo.insight.anatomy import anatomy_of
+
+    with without_variables():
+        return anatomy_of(material.run.spec.build())
+
+
+def parts_of(anatomy: "Anatomy") -> Iterator[Part]:
+    """The layers in parts with maps of one size, and what comes after the last map as one part."""
+    last = anatomy.last_map
+    end = 0 if last is None else anatomy.layers.index(last) + 1
+    size: tuple[int, ...] = anatomy.input_shape[:-1] if end else ()
+    begin = 0
+    for number, layer in enumerate(anatomy.layers[:end]):
+        own = layer.output_shape[:-1]
+        if own != size and not layer.field.is_same_everywhere:  # else a factor beside the maps
+            if number > begin:
+                yield Part(size, anatomy.layers[begin:number])
+            begin, size = number, own
+    if end > begin:
+        yield Part(size, anatomy.layers[begin:end])
+    if anatomy.layers[end:]:
+        yield Part((), anatomy.layers[end:])
+
+
+def _row(part: Part, anatomy: "Anatomy") -> list[object]:
+    parameters = sum(layer.parameters for layer in part.layers)
+    shape = " x ".join(map(str, part.last.output_shape))
+    share = "" if not (part.macs and anatomy.macs) else f" ({100 * part.macs / anatomy.macs:.0f} %)"
+    macs = "unknown" if part.macs is None else f"{part.macs:,}{share}"
+    field = part.last.field
+    return [
+        shape, Cell(f"{len(part.layers):,}", len(part.layers)), Cell(f"{parameters:,}", parameters),
+        Cell(macs, part.macs or 0), field.text() if field.unknown or field.is_whole_image else f"{field.text()} px",
+    ]  # fmt: skip
