@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import devtools
+import keras
 import numpy as np
 import pytest
 from conftest import make_images
@@ -32,6 +33,7 @@ from kerazoo.files import write_json
 from kerazoo.reports.comparison import write_comparison
 from kerazoo.reports.html import escape
 from kerazoo.reports.page import write_report
+from kerazoo.reports.sections.network import parts_of
 from kerazoo.runs.run import Run
 
 NAMES = ("cat", "dog", "owl")
@@ -109,7 +111,27 @@ def test_a_training_ends_with_its_report(trained):
     assert "Grad-CAM" in page.text
     assert [each for each in page.of("img") if each["alt"].startswith("where the network looked")]
     assert len(page.of("svg")) >= 3  # curves of loss and accuracy, calibration
+    anatomy = kerazoo.anatomy(trained)
+    assert f"{anatomy.parameters:,}, {anatomy.parameters * 4 / 1e6:,.1f} MB" in page.text
+    assert f"sees {anatomy.last_map.field.text()} px" in page.text
     assert "kerazoo export" in page.text
+
+
+def test_the_parts_of_a_network_are_maps_of_one_size():
+    """A factor beside the maps belongs to them, padding to the convolution after it, and the end is one part."""
+    layers = keras.layers
+    x = start = keras.Input((16, 16, 3))
+    x = y = layers.Conv2D(4, 3, padding="same", name="first")(x)
+    x = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = layers.Multiply()([y, layers.Dense(4, activation="sigmoid")(x)])
+    x = layers.Conv2D(8, 3, strides=2, name="second")(layers.ZeroPadding2D()(x))
+    anatomy = kerazoo.anatomy(keras.Model(start, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    parts = list(parts_of(anatomy))
+    assert [(part.size, part.last.field.text()) for part in parts] == [
+        ((16, 16), "3+"), ((8, 8), "5+"), ((), "whole image"),
+    ]  # fmt: skip
+    assert [layer for part in parts for layer in part.layers] == list(anatomy.layers)
+    assert [part.macs for part in parts] == [16 * 16 * 3 * 9 * 4 + 4 * 4, 8 * 8 * 4 * 9 * 8, 8 * 2]
 
 
 def test_images_that_are_gone_leave_a_report_with_one_line(trained, tmp_path, said):

@@ -37,9 +37,8 @@ def as_onnx(function: Any, given: Any) -> Any:
 def _optimized_in_place() -> Iterator[None]:
     """Let tf2onnx change its graph in place.
 
-    Before each of some thirty optimizations it copies the whole graph, to go back if one fails, and after each it writes
-    all weights into the nodes, which `make_model` does once more: in all a hundred times the weights, most of the time
-    and memory of a conversion.
+    Before each of some thirty optimizations it copies the whole graph, to go back if one fails, and after each it
+    writes all weights into the nodes, which `make_model` does once more: most of the time and memory of a conversion.
     """
     from tf2onnx import optimizer
     from tf2onnx.graph import Graph
@@ -63,8 +62,8 @@ def _optimized_in_place() -> Iterator[None]:
 def _widen_scalars(graph: Any) -> None:
     """Give numbers that are added to maps a dimension.
 
-    tf2onnx takes one after a convolution for a bias, and fails if it has none, as in the hard sigmoid: then it leaves out
-    what removes the transpositions, all of them.
+    tf2onnx takes one after a convolution for a bias, and fails if it has none, as in the hard sigmoid: then it leaves
+    out what removes the transpositions, all of them.
     """
     from tf2onnx import utils
 

@@ -1,6 +1,8 @@
 """How the network learned: phases, curves, the numbers of the loggers, pictures of the network, findings."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 from kerazoo.insight.curves import chart_of
@@ -173,10 +175,15 @@ def _id(name: str) -> str:
     return "".join(character if character.isascii() and character.isalnum() else "-" for character in name)
 
 
+def _in_order(path: Path) -> list[tuple[str, int]]:
+    """A key that puts block_2 before block_10."""
+    return [(words, int(part or 0)) for words, part in re.findall(r"(\D*)(\d*)", str(path))]
+
+
 def _pictures(material: Material) -> list[Html]:
     """Feature maps of some layers, the newest of each, and the filters of the first convolution."""
     folder = material.run.folder / "feature_maps"
-    paths = sorted(folder.rglob("*.png")) if folder.is_dir() else []
+    paths = sorted(folder.rglob("*.png"), key=_in_order) if folder.is_dir() else []
     if len(paths) > MOST_PICTURES:
         paths = [paths[round(n * (len(paths) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
     figures = []

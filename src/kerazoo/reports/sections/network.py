@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kerazoo.keras_private import without_variables
 from kerazoo.reports.html import Cell, Html, code, facts, join, section, table
 from kerazoo.reports.material import Material
+from kerazoo.reports.sections.answer import words_for
 from kerazoo.startup import start_tensorflow
 from kerazoo.terminal import format_bytes, format_macs
 
@@ -56,14 +57,13 @@ def network(material: Material) -> Html | None:
     if last is not None:
         pairs.append(("Receptive field", join([
             f"A position of the last feature map ({' x '.join(map(str, last.output_shape[:-1]))}, ", code(last.name),
-            f") sees {last.field.text()} of {anatomy.input_shape[0]} px.",
+            f") sees {last.field.text()} px in height and width, padding included.",
         ])))  # fmt: skip
     parts = list(parts_of(anatomy))
-    note = f"kerazoo inspect {material.run.name} has a row for each layer."
-    if len(parts) > MOST:
-        note, parts = f"The last {MOST} of {len(parts)} parts. {note}", parts[-MOST:]
+    some = f"The last {MOST} of {len(parts)} parts. " if len(parts) > MOST else ""
+    note = join([some, code(f"kerazoo inspect {words_for(material.run)}"), " has a row for each layer."])
     columns = ["output", "layers", "parameters", "operations", "receptive field"]
-    made = table("From map to map", columns, [_row(part, anatomy) for part in parts], note=note)
+    made = table("From map to map", columns, [_row(part, anatomy) for part in parts[-MOST:]], note=note)
     return section("The network", facts(pairs), made, anchor="network")
 
 
@@ -76,17 +76,23 @@ def _anatomy_of(material: Material) -> "Anatomy":
 
 
 def parts_of(anatomy: "Anatomy") -> Iterator[Part]:
-    """The layers in parts with maps of one size, and what comes after the last map as one part."""
+    """The layers in parts with maps of one size, and what comes after the last map as one part.
+
+    What computes nothing, such as padding, belongs to the part after it.
+    """
     last = anatomy.last_map
     end = 0 if last is None else anatomy.layers.index(last) + 1
     size: tuple[int, ...] = anatomy.input_shape[:-1] if end else ()
     begin = 0
     for number, layer in enumerate(anatomy.layers[:end]):
         own = layer.output_shape[:-1]
-        if own != size and not layer.field.is_same_everywhere:  # else a factor beside the maps
-            if number > begin:
-                yield Part(size, anatomy.layers[begin:number])
-            begin, size = number, own
+        if own == size or layer.field.is_same_everywhere:  # such as a factor beside the maps
+            continue
+        part = Part(size, anatomy.layers[begin:number])
+        if any(layer.parameters or layer.macs != 0 for layer in part.layers):  # else padding before a convolution
+            yield part
+            begin = number
+        size = own
     if end > begin:
         yield Part(size, anatomy.layers[begin:end])
     if anatomy.layers[end:]:
@@ -95,7 +101,7 @@ def parts_of(anatomy: "Anatomy") -> Iterator[Part]:
 
 def _row(part: Part, anatomy: "Anatomy") -> list[object]:
     parameters = sum(layer.parameters for layer in part.layers)
-    shape = " x ".join(map(str, part.last.output_shape))
+    shape = " x ".join(map(str, part.size or part.last.output_shape))
     share = "" if not (part.macs and anatomy.macs) else f" ({100 * part.macs / anatomy.macs:.0f} %)"
     macs = "unknown" if part.macs is None else f"{part.macs:,}{share}"
     field = part.last.field
