@@ -1,8 +1,11 @@
 """Anatomy: parameters, MACs and receptive fields as published, closed forms, files, drawings, and the command."""
 
+import html
 import io
 import json
+import re
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -497,6 +500,17 @@ def test_the_command(here, capsys):
     code, out, _ = call(capsys, *words, "--json")
     assert json.loads(out)["unit"] == [1, 2]
     assert Image.open(io.BytesIO((here / "f.png").read_bytes())).format == "PNG"
+
+
+def test_the_picture_of_the_terminal_shows_what_the_command_prints(capsys):
+    """`python docs/reference/terminal.py` draws it again."""
+    picture = (Path(__file__).parents[1] / "docs/terminal.svg").read_text()
+    shown = re.findall(r">([^<]*)</text>", picture)
+    words = " ".join(html.unescape(part).replace("\N{NO-BREAK SPACE}", " ") for part in shown).split()
+    _, out, _ = call(capsys, "inspect", "bottleneck_cnn")
+    assert words[:4] == ["kerazoo", "$", "kerazoo", "inspect"]
+    assert words[5:] == out.split()
+    assert "url(" not in picture.replace("url(#", "")  # nothing is loaded from elsewhere
 
 
 @pytest.mark.parametrize(
