@@ -63,6 +63,14 @@ def test_it_says_what_it_is_and_how_well_and_not_where_the_images_were(run):
     assert "secret" not in text
     assert "the phases" not in text
     assert read_json(run.folder / "model.json")["weights_sha256"] in text
+    assert "The license of these images was not stated (`data.license`)." in text
+    recipe = run.folder / "recipe.toml"
+    before = recipe.read_text()
+    recipe.write_text(before.replace("[data]\n", '[data]\nlicense = "CC *BY* 4.0"\n'))
+    try:
+        assert r"License of these images: CC \*BY\* 4.0." in card_of(kerazoo.open_run(run.folder))
+    finally:
+        recipe.write_text(before)
 
 
 def test_names_are_text_and_nothing_else(tmp_path):

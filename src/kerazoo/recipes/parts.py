@@ -109,6 +109,7 @@ class DataPart(Part):
     task: Literal["multiclass", "multilabel", "regression"] | None = Field(
         None, description="The task of a table; default: inferred from its labels"
     )
+    license: str | None = Field(None, description="The license of the images, which the model card states")
     data_dir: str | None = Field(None, description="The folder of TensorFlow Datasets")
     download: bool = Field(True, description="Whether TensorFlow Datasets may download")
     manifest: str | None = Field(

@@ -145,8 +145,7 @@ def _body(name: str, passport: Mapping[str, Any], made: Run | Export) -> list[st
         "answers for images of another kind, of another camera or of another time. Do not let it alone decide about "
         "people.", "",
         "## Data", "",
-        f"{_plain(_data(passport))}, digest `{passport['data_digest']}`. The license of these images is not recorded "
-        "here.", "",
+        f"{_plain(_data(passport))}, digest `{passport['data_digest']}`. {_license_of_data(passport)}", "",
         "## Weights", "",
         f"`sha256` of the weights: `{passport['weights_sha256']}`.", *_license(start), "",
         "The license of this model is for its publisher to state, as `license:` in the header.", "",
@@ -189,6 +188,13 @@ def _always(task: Task, classes: int) -> str:
     if task.probabilities:
         return "It knows only these labels."
     return "It gives a number for every image, also for one where it means nothing."
+
+
+def _license_of_data(passport: Mapping[str, Any]) -> str:
+    given = passport["recipe"]["data"].get("license")
+    if given is None:
+        return "The license of these images was not stated (`data.license`)."
+    return f"License of these images: {_plain(given)}."
 
 
 def _license(start: Mapping[str, Any]) -> list[str]:
