@@ -33,6 +33,7 @@ from kerazoo.files import write_json
 from kerazoo.reports.comparison import write_comparison
 from kerazoo.reports.html import escape
 from kerazoo.reports.page import write_report
+from kerazoo.reports.sections.learning import in_order
 from kerazoo.reports.sections.network import parts_of
 from kerazoo.runs.run import Run
 
@@ -210,6 +211,11 @@ def test_reports_of_several_labels_and_of_numbers(tmp_path):
     page = check_page(write_report(make_run(tmp_path / "b", made)))
     assert f"Off by {made.metrics()['mae']:.4g} on average" in page.text
     assert "width: residuals" in page.text
+
+
+def test_feature_maps_are_in_the_order_of_the_network():
+    names = ["block_10/relu.png", "block_2/relu_12.png", "block_2/relu_3.png", "stem.png"]
+    assert sorted(names, key=in_order) == [names[2], names[1], names[0], names[3]]
 
 
 def test_intervals_of_classes():
@@ -413,6 +419,10 @@ def test_tables_are_sorted_and_cells_lead_to_their_images(chromium, hostile):
     )
     chromium.evaluate("location.hash = [...document.querySelectorAll('.matrix a')].pop().hash")
     chromium.wait("document.getElementById(location.hash.slice(1)).closest('details').open")
+    deep = "document.querySelector('#pairs details details:last-of-type [id]')"
+    assert not chromium.evaluate(f"{deep}.checkVisibility()")
+    chromium.evaluate(f"location.hash = {deep}.id")
+    chromium.wait(f"{deep}.checkVisibility()")
 
 
 AXE = Path(os.environ.get("AXE", "/tmp/axe/node_modules/axe-core/axe.min.js"))

@@ -70,8 +70,11 @@ for (const table of document.querySelectorAll("table[data-matrix]")) {
 
 function openTarget() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const closed = target?.closest("details");
-  if (closed) closed.open = true;
+  let closed = target?.closest("details");
+  while (closed) {
+    closed.open = true;
+    closed = closed.parentElement.closest("details");
+  }
   target?.scrollIntoView();
 }
 addEventListener("hashchange", openTarget);

@@ -12,6 +12,7 @@ from kerazoo.reports.words import split_words
 
 LARGEST_MATRIX = 30  # classes in the matrix; of more, those that are confused most often
 MOST_PAIRS = 100  # pairs of classes with images
+FIRST_PAIRS = 12  # of them at first sight
 MOST_IMAGES, IN_A_PAIR = 180, 8
 LEVELS = 5  # shades of a cell
 
@@ -125,6 +126,9 @@ def pairs(confused: Confused, pictures: Pictures) -> Html | None:
     note = tag("p", (
         "Below each image is the probability of the wrong answer. All answers are in evaluation/ in the run's folder."
     ))  # fmt: skip
+    if len(groups) > FIRST_PAIRS:
+        words = plural(len(groups) - FIRST_PAIRS, "more pair")
+        groups[FIRST_PAIRS:] = [tag("details", tag("summary", words), *groups[FIRST_PAIRS:])]
     return section("Most confused pairs", note, *groups, anchor="pairs")
 
 

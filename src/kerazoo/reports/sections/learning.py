@@ -175,7 +175,7 @@ def _id(name: str) -> str:
     return "".join(character if character.isascii() and character.isalnum() else "-" for character in name)
 
 
-def _in_order(path: Path) -> list[tuple[str, int]]:
+def in_order(path: Path | str) -> list[tuple[str, int]]:
     """A key that puts block_2 before block_10."""
     return [(words, int(part or 0)) for words, part in re.findall(r"(\D*)(\d*)", str(path))]
 
@@ -183,7 +183,7 @@ def _in_order(path: Path) -> list[tuple[str, int]]:
 def _pictures(material: Material) -> list[Html]:
     """Feature maps of some layers, the newest of each, and the filters of the first convolution."""
     folder = material.run.folder / "feature_maps"
-    paths = sorted(folder.rglob("*.png"), key=_in_order) if folder.is_dir() else []
+    paths = sorted(folder.rglob("*.png"), key=in_order) if folder.is_dir() else []
     if len(paths) > MOST_PICTURES:
         paths = [paths[round(n * (len(paths) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
     figures = []
