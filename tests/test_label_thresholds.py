@@ -69,8 +69,8 @@ def test_thresholds_at_the_edges():
     assert 0 < best_threshold(has, np.full(6, 0.3)) <= 0.3  # all or none
     assert best_threshold(~has, np.zeros(6)) == 0.5  # a probability of 0 is never enough
     assert 0 < best_threshold(~has, np.array([1, 1, 1, 0, 0, 1e-45], np.float32)) < 1
-    close = np.nextafter(np.float32(0.7), np.float32([1, 0]))  # in float32 no threshold lies between these
-    answers = np.tile(np.float32([close[0], close[0] - np.spacing(close[0]), 0.1]), 10)
+    high = np.float32(0.7)  # in float32 no threshold lies between it and the next lower number, and 0.5 is too low
+    answers = np.tile([high, np.nextafter(high, np.float32(0)), np.float32(0.1)], 10)
     labels = np.tile([1, 0, 0], 10)
     (threshold,) = kept_thresholds(labels[:, None], answers[:, None])
     assert f1_score(labels, given_labels(answers[:, None], (threshold,))[:, 0]) == 1
