@@ -29,7 +29,7 @@ def make_run(folder: Path, result: Evaluation, *, data: str = "no/such/data", **
     recipe = Recipe.for_training("mlp", data, **settings)
     (folder / "recipe.toml").write_text(recipe.to_toml())
     spec = ModelSpec("mlp", {"num_classes": len(names), "input_shape": (16, 16, 3)}, Preprocessing(16, 16),
-                     names, result.task)  # fmt: skip
+                     names, result.task, thresholds=result.thresholds)  # fmt: skip
     write_json(folder / "model.json", {**spec.to_json(), "weights_sha256": "0" * 64})
     write_json(folder / "environment.json", environment())
     counts = {split: task.counts(result.labels, names) for split in ("train", "val")}

@@ -3,6 +3,7 @@
 import json
 import random
 import resource
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 
 import kerazoo.models.saved as stored_module
 from kerazoo.errors import ModelError, RunError
-from kerazoo.files import read_json
-from kerazoo.models.description import ModelSpec, check_arguments, check_size
+from kerazoo.files import read_json, write_json
+from kerazoo.models.description import Member, ModelSpec, check_arguments, check_size
 from kerazoo.models.keras_applications import BACKBONES
 from kerazoo.models.registry import NETWORKS, describe
 from kerazoo.models.saved import DESCRIPTION, WEIGHTS, load_model, load_spec, save_model
@@ -100,6 +101,8 @@ BAD = [
     ("temperature", 10**400, "temperature must be a number"),
     ("temperature", "1", "temperature must be a number"),
     ("temperature", [1], "temperature must be a number"),
+    ("thresholds", [0.2, 0.3], "thresholds must be empty for a multiclass, got .0.2, 0.3."),
+    ("thresholds", "0.5", "thresholds must be a list of numbers, got '0.5'"),
 ]  # fmt: skip
 
 
@@ -130,6 +133,26 @@ def test_a_regression_has_no_temperature(stored):
             load_spec(stored)
     finally:
         (stored / DESCRIPTION).write_bytes(kept)
+
+
+def test_thresholds_of_labels_are_kept_and_bad_ones_are_refused(tmp_path):
+    spec = replace(SPEC, task="multilabel", thresholds=(0.5, 0.1 + 0.2))
+    write_json(tmp_path / DESCRIPTION, spec.to_json())
+    assert load_spec(tmp_path) == spec
+    assert "thresholds" not in SPEC.to_json()
+    for value, message in (
+        ([0.2], "thresholds must be 2 numbers, one for each of class_names, got 1"),
+        ([0.2] * 10**5, "thresholds must be 2 numbers, one for each of class_names, got 100,000"),
+        *(([0.2, bad], "thresholds must be numbers between 0 and 1, got ") for bad in (0, 1, -0.1, True, "x", 10**400)),
+        ([0.2, float("nan")], "thresholds must be numbers between 0 and 1, got nan"),
+        ({"a": 0.2}, "thresholds must be a list of numbers, got {'a': 0.2}"),
+    ):
+        edit(tmp_path, "thresholds", value)
+        with pytest.raises(RunError, match=message):
+            load_spec(tmp_path)
+    ensemble = replace(spec, members=(Member(2.0), Member()))
+    write_json(tmp_path / DESCRIPTION, ensemble.to_json())
+    assert load_spec(tmp_path) == ensemble
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "imagenet", None])

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from contextlib import suppress
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from kerazoo.api.reports import report_finished
 from kerazoo.errors import DataError, InputError, RunError
 from kerazoo.evaluation.calibration import calibration_of
 from kerazoo.evaluation.comparison import compare, mcnemar
-from kerazoo.evaluation.label_thresholds import best_threshold, label_results
+from kerazoo.evaluation.label_thresholds import label_results
 from kerazoo.evaluation.mistakes import likely_label_errors, top_losses
 from kerazoo.evaluation.per_class import class_results_of, most_confused
 from kerazoo.evaluation.recorded import recorded_results
 from kerazoo.files import write_json
+from kerazoo.reports.card import card_of
 from kerazoo.reports.comparison import write_comparison
 from kerazoo.reports.html import escape
 from kerazoo.reports.page import write_report
@@ -206,6 +208,16 @@ def test_reports_of_several_labels_and_of_numbers(tmp_path):
     page = check_page(write_report(make_run(tmp_path / "a", evaluation(keys, labels, answers, NAMES, "multilabel"))))
     assert "All labels right for" in page.text
     assert "best threshold" in page.text
+    assert "The model keeps no thresholds" in page.text
+    made = replace(evaluation(keys, labels, answers, NAMES, "multilabel"), thresholds=(0.5, 0.3125, 0.5), chose=True)
+    run = make_run(tmp_path / "kept", made)
+    page = check_page(write_report(run))
+    assert "that the model and its exports keep" in page.text
+    assert "0.312" in page.text
+    assert "validation macro f1 thresholds The same with" in page.text
+    assert f"{made.macro_f1_thresholds:.4f}" in page.text
+    assert recorded_results(run)[0].metrics() == made.metrics()
+    assert "these from their own thresholds on: dog 0.312." in card_of(run)
     true = rng.normal(size=(60, 2)).astype(np.float32) * 10
     made = evaluation(keys, true, true + rng.normal(size=(60, 2)), ("width", "height"), "regression")
     page = check_page(write_report(make_run(tmp_path / "b", made)))
@@ -255,13 +267,11 @@ def test_calibration_in_closed_form():
 
 def test_thresholds_of_labels():
     has = np.array([1, 1, 1, 0, 0, 0], bool)
-    assert best_threshold(has, np.array([0.4, 0.3, 0.25, 0.2, 0.1, 0.0])) == pytest.approx(0.225)
-    assert best_threshold(has, np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])) == pytest.approx(0.5)
-    assert best_threshold(has, np.full(6, 0.3)) <= 0.3  # all or none
     chances = np.where(np.tile(has, 10), 0.3, 0.1)
     labels = np.tile(has, 10)[:, None].astype(np.float32)
     (found,) = label_results(evaluation(range(60), labels, chances[:, None], ("a",), "multilabel"))
     assert (found.average_precision, found.f1, found.f1_best) == (1, 0, 1)
+    assert (found.threshold, found.kept) == (pytest.approx(0.2), 0.5)
 
 
 def test_cross_fitted_f1_of_noise_is_no_better_than_chance():

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from kerazoo.files import write_array, write_json, write_whole
 from kerazoo.tasks.measures import confusion, interval, mean_interval
 from kerazoo.tasks.task import find_task
+from kerazoo.tasks.thresholds import cross_fitted_labels, given_labels, macro_f1
 
 FOLDS = "folds"  # the name of out-of-fold answers among splits
 
@@ -22,6 +24,9 @@ class Evaluation:
 
     Answers are probabilities in [0, 1] of classes or labels, or the numbers of a regression. `loss` is the mean
     cross-entropy in nats (for each label, for multilabel), or the mean squared error.
+
+    `thresholds` are those of the model's labels, empty for 0.5 each (`ModelSpec`). `chose` is whether they were chosen
+    by these answers, so that what they are worth must be measured by cross-fitting.
     """
 
     split: str
@@ -31,6 +36,8 @@ class Evaluation:
     class_names: tuple[str, ...]
     loss: float
     task: str = "multiclass"
+    thresholds: tuple[float, ...] = ()
+    chose: bool = False
 
     @property
     def is_exclusive(self) -> bool:
@@ -54,7 +61,7 @@ class Evaluation:
 
     @property
     def predicted(self) -> np.ndarray:
-        """(N,) class numbers, (N, K) 0 or 1 at p = 0.5, or (N, K) numbers."""
+        """(N,) class numbers, (N, K) 0 or 1 at p = 0.5 whatever the thresholds, or (N, K) numbers."""
         return find_task(self.task).predicted(self.probabilities)
 
     @property
@@ -99,9 +106,22 @@ class Evaluation:
         """The metrics of the task, by name.
 
         multiclass: accuracy and its interval; multilabel: accuracy of labels, exact_match of examples and its interval,
-        mean_average_precision over the labels that occur; regression: mae, rmse, r2.
+        macro_f1 and mean_average_precision over the labels that occur, and macro_f1_thresholds if the model has
+        thresholds; regression: mae, rmse, r2. All but the last two of multilabel are at p = 0.5.
         """
-        return find_task(self.task).metrics(self.labels, self.probabilities)
+        values = find_task(self.task).metrics(self.labels, self.probabilities)
+        return {**values, "macro_f1_thresholds": self.macro_f1_thresholds} if self.thresholds else values
+
+    @cached_property
+    def macro_f1_thresholds(self) -> float | None:
+        """As macro_f1, with the model's `thresholds` in place of 0.5; None if no label occurs.
+
+        If these answers chose the thresholds, it is by cross-fitting: each fifth of the examples gets the thresholds
+        that the others choose.
+        """
+        if self.chose:
+            return macro_f1(self.labels, cross_fitted_labels(self.labels, self.probabilities))
+        return macro_f1(self.labels, given_labels(self.probabilities, self.thresholds))
 
     def summary(self) -> dict[str, Any]:
         """The metrics with the split's name before each: {"val_accuracy": ..., "val_loss": ..., "val_examples": ...}"""
@@ -111,6 +131,9 @@ class Evaluation:
     def line(self) -> str:
         """The result in one line."""
         metrics = find_task(self.task).line(self.labels, self.probabilities)
+        if self.thresholds and self.macro_f1_thresholds is not None:
+            how = " by cross-fitting" if self.chose else ""
+            metrics += f", macro F1 at the labels' thresholds{how} {self.macro_f1_thresholds:.4f}"
         return f"{self.split}: {metrics}, loss {self.loss:.4f}, {len(self.labels):,} images"
 
     def write(self, folder: Path) -> None:

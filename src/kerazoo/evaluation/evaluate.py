@@ -1,5 +1,6 @@
 """Evaluation: compute a model's answers for every example of a split, their metrics, and store them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -35,7 +36,7 @@ def answers_of(
 ) -> Evaluation:
     """The answers of `model` for `examples`, in inference mode. Raises KerazooError if an answer is not finite.
 
-    `stored` has the resized images, if they are cached.
+    `stored` has the resized images, if they are cached. The thresholds of `spec` are taken as chosen by other answers.
     """
     with true_causes(None, examples, spec.preprocessing):
         logits = model.predict(evaluation_batches(examples, spec.preprocessing, stored=stored), verbose=0)
@@ -44,7 +45,9 @@ def answers_of(
         raise KerazooError(f"the network's answer for {bad} is not a finite number; train with a lower learning rate")
     answers = keras.ops.convert_to_numpy(spec.answers(keras.ops.convert_to_tensor(logits)))
     loss = float(find_task(spec.task).losses(logits / spec.temperature, examples.labels).mean())
-    return Evaluation(split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.task)
+    return Evaluation(
+        split, examples.keys, examples.labels, answers, spec.class_names, loss, spec.task, thresholds=spec.thresholds
+    )
 
 
 def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
@@ -76,7 +79,7 @@ def evaluate(run: Run, data: str | None = None) -> list[Evaluation]:
             raise GateError(
                 f"{run.folder} does not give the same answers for its {split} images as when it was trained"
             )
-        results.append(result)
+        results.append(replace(result, chose=split == "val"))
     if spec.members:  # they have seen the images of val, each other's folds
         return [out_of_fold(run, spec, examples), *(result for result in results if result.split != "val")]
     return results
@@ -95,7 +98,7 @@ def out_of_fold(run: Run, spec: ModelSpec, examples: Examples) -> Evaluation:
     """The recorded answers for train and val of the ensemble `run`, each of the member that did not see the image."""
     part = examples.take(np.flatnonzero(examples.splits != "test"))
     answers = recorded_answers(run, FOLDS, (len(part), len(examples.class_names)))
-    return evaluation_of_answers(FOLDS, part, answers, spec.task)
+    return replace(evaluation_of_answers(FOLDS, part, answers, spec.task), thresholds=spec.thresholds, chose=True)
 
 
 def evaluation_of_answers(split: str, examples: Examples, answers: np.ndarray, task: str) -> Evaluation:
@@ -113,7 +116,8 @@ def recorded_evaluation(run: Run, spec: ModelSpec, examples: Examples, split: st
     """The evaluation of `split` from the recorded answers of `run` and the labels of `examples`, without the model."""
     part = examples.split(split)
     answers = recorded_answers(run, split, (len(part), len(examples.class_names)))
-    return evaluation_of_answers(split, part, answers, spec.task)
+    result = evaluation_of_answers(split, part, answers, spec.task)
+    return replace(result, thresholds=spec.thresholds, chose=split == "val")
 
 
 def check_unchanged(run: Run, examples: Examples) -> None:

@@ -38,4 +38,7 @@ def _read(run: Run, split: str) -> Evaluation:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
     answers = read_answers(path.with_suffix(".npy"), (len(rows), len(spec.class_names)))
     loss = float(np.mean(task.losses_of_answers(answers, labels)))
-    return Evaluation(split, tuple(row[0] for row in rows), labels, answers, spec.class_names, loss, spec.task)
+    return Evaluation(
+        split, tuple(row[0] for row in rows), labels, answers, spec.class_names, loss, spec.task,
+        thresholds=spec.thresholds, chose=split in (FOLDS, "val"),
+    )  # fmt: skip

@@ -7,6 +7,7 @@ WARM_UP = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL = "saved_model.pb"
 VARIABLES = "variables/variables"
 CLASS_NAMES, STATUS, FEATURES, PREPARED = "class_names", "status", "features", "prepared"  # outputs of signatures
+THRESHOLDS = "thresholds"  # the passport's, as in `model.json`
 CLASSES, SCORES = "classes", "scores"  # those of `CLASSIFY`, by TensorFlow Serving's names
 DEFAULT, SERVE_PREPARED = "serving_default", "serve_prepared"  # signatures
 PREPARE, CLASSIFY = "prepare", "classify"

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from kerazoo.errors import DataError, KerazooError, ModelError, RunError
-from kerazoo.exports.layout import CLASS_NAMES, OK, PASSPORT, SAVED_MODEL, STATUS
+from kerazoo.exports.layout import CLASS_NAMES, OK, PASSPORT, SAVED_MODEL, STATUS, THRESHOLDS
 from kerazoo.files import read_json
-from kerazoo.models.description import check_names
+from kerazoo.models.description import check_names, check_thresholds
 from kerazoo.pipelines.data.file_names import one_line
 from kerazoo.preprocessing.decoding import reason_of
 from kerazoo.preprocessing.image_files import EMPTY, read_encoded
@@ -23,7 +23,7 @@ T = TypeVar("T", bytes, np.ndarray)
 
 
 class ExportedModel:
-    """A loaded export. `passport` describes it; `class_names` is the order of probabilities."""
+    """A loaded export. `passport` describes it; `class_names` is the order of probabilities, and of `thresholds`."""
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -34,10 +34,12 @@ class ExportedModel:
         try:
             check_names(self.passport.get(CLASS_NAMES))
             task = find_task(self.passport.get("task"))
+            check_thresholds(self.passport.get(THRESHOLDS, ()), task, len(self.passport[CLASS_NAMES]))
             self.preprocessing = Preprocessing.from_json(self.passport.get("preprocessing", {}))
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
         self.class_names: tuple[str, ...] = tuple(self.passport[CLASS_NAMES])
+        self.thresholds: tuple[float, ...] = tuple(self.passport.get(THRESHOLDS, ()))
         try:
             self._loaded = tf.saved_model.load(str(folder))  # keep a reference, or the signatures lose their variables
             self._signatures = dict(self._loaded.signatures)

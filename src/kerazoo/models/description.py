@@ -32,7 +32,7 @@ LONGEST = 1_000  # limit on the characters of a name
 TEMPERATURES = (1e-3, 1e3)
 BYTES = 4  # bytes of a stored float32
 MEMBERS = 100  # limit on the members of an ensemble
-OPTIONAL = ("flip", "members")  # the keys that `to_json` leaves out if they have no effect
+OPTIONAL = ("flip", "members", "thresholds")  # the keys that `to_json` leaves out if they have no effect
 
 
 def check_description(spec: "ModelSpec") -> None:
@@ -46,6 +46,7 @@ def check_description(spec: "ModelSpec") -> None:
     if spec.members and (spec.flip or spec.temperature != 1):
         raise ModelError("flip and temperature of an ensemble must be those of its members")
     check_names(spec.class_names)
+    check_thresholds(spec.thresholds, task, len(spec.class_names))
     all_arguments = {**_known(spec.name), **spec.arguments}
     for key, expected, what in (
         ("input_shape", spec.preprocessing.shape, "as in preprocessing"),
@@ -64,6 +65,19 @@ def _check_answer(temperature: Any, flip: Any, task: Task) -> None:
         raise ModelError(f"temperature must be 1 for a {task.name}, got {short(temperature)}")
     if not isinstance(flip, bool):
         raise ModelError(f"flip must be true or false, got {short(flip)}")
+
+
+def check_thresholds(thresholds: Any, task: Task, count: int) -> None:
+    """Raise ModelError unless `thresholds` are `count` numbers in (0, 1), or empty; empty for tasks without labels."""
+    if not isinstance(thresholds, list | tuple):
+        raise ModelError(f"thresholds must be a list of numbers, got {short(thresholds)}")
+    if thresholds and not task.has_thresholds:
+        raise ModelError(f"thresholds must be empty for a {task.name}, got {short(thresholds)}")
+    if len(thresholds) not in (0, count):
+        raise ModelError(f"thresholds must be {count} numbers, one for each of class_names, got {len(thresholds):,}")
+    for value in thresholds:
+        if not _is_number(value) or not 0 < value < 1:
+            raise ModelError(f"thresholds must be numbers between 0 and 1, got {short(value)}")
 
 
 def check_names(names: Any) -> None:
@@ -196,6 +210,8 @@ class ModelSpec:
     `temperature` divides the logits of classes and labels (Guo et al. 2017, arXiv:1706.04599); 1 has no effect.
     With `flip`, the logits are the means of those of an image and of its mirror image (`answering.py`).
     An ensemble has `members`: networks of the same kind, whose answers are averaged.
+    `thresholds` has for each label the probability, in (0, 1), from which on it is given; it is empty for 0.5 each, and
+    for tasks other than several labels an image. It changes no probability.
     """
 
     name: str
@@ -206,6 +222,7 @@ class ModelSpec:
     temperature: float = 1.0
     flip: bool = False
     members: tuple[Member, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     @property
     def networks(self) -> tuple[Member, ...]:
@@ -238,4 +255,5 @@ class ModelSpec:
             "temperature": self.temperature,
             **({"flip": True} if self.flip else {}),
             **({"members": [asdict(member) for member in self.members]} if self.members else {}),
+            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),
         }

@@ -4,6 +4,7 @@ Loading runs only builders of the registry, never code from the file; the weight
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,12 @@ def save_model(folder: str | Path, spec: ModelSpec, model: "keras.Model") -> str
     return digest
 
 
+def save_spec(folder: str | Path, spec: ModelSpec) -> None:
+    """Replace the description in `folder` by that of `spec`; the weights and their digest stay. Raises OSError."""
+    path = Path(folder) / DESCRIPTION
+    write_json(path, {**spec.to_json(), "weights_sha256": read_json(path)["weights_sha256"]})
+
+
 def load_spec(folder: str | Path) -> ModelSpec:
     """The spec stored in `folder`, checked by `description.py`. Raises RunError if it is missing or bad."""
     path = Path(folder) / DESCRIPTION
@@ -58,9 +65,10 @@ def load_spec(folder: str | Path) -> ModelSpec:
         spec = ModelSpec(
             values["name"], arguments, Preprocessing.from_json(values["preprocessing"]),
             tuple(values["class_names"]), values["task"], values.get("temperature", 1.0),
-            values.get("flip", False), _members(values.get("members", [])),
+            values.get("flip", False), _members(values.get("members", [])), values.get("thresholds", ()),
         )  # fmt: skip
         check_description(spec)
+        spec = replace(spec, thresholds=tuple(spec.thresholds))
     except ModelError as error:
         raise RunError(f"{path} is not a model description of kerazoo: {error}") from error
     return spec

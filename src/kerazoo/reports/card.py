@@ -20,12 +20,14 @@ from kerazoo.files import write_whole
 from kerazoo.runs.run import Run
 from kerazoo.tasks.base import Task
 from kerazoo.tasks.task import find_task
+from kerazoo.tasks.thresholds import HALF
 
 log = logging.getLogger("kerazoo")
 
 FILE = "README.md"
 NAMES = {
     "accuracy": "accuracy", "exact_match": "all labels right", "mean_average_precision": "mean average precision",
+    "macro_f1": "macro F1", "macro_f1_thresholds": "macro F1 at the labels' thresholds",
     "mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R²", "loss": "loss",
 }  # fmt: skip
 CLASSIFICATION, REGRESSION = "image-classification", "image-regression"
@@ -139,7 +141,7 @@ def _body(name: str, passport: Mapping[str, Any], made: Run | Export) -> list[st
         f"{len(classes):,} {task.units}: {listed}{more}.", "",
         "## Results", "", *_table(passport), "",
         "Intervals are of 95 %." + _judged(passport, tuned), "",
-        "## Use", "", *_use(passport, made), "",
+        "## Use", "", *_use(passport, made), "", *_thresholds(passport),
         "## Intended use and limits", "",
         f"For images like those of {_plain(_data(passport))}. {_always(task, len(classes))} Nothing is known of its "
         "answers for images of another kind, of another camera or of another time. Do not let it alone decide about "
@@ -176,10 +178,14 @@ def _judged(passport: Mapping[str, Any], tuned: bool) -> str:
         chosen.append("the epoch")
     if passport.get("temperature", 1.0) != 1.0:
         chosen.append("the temperature")
+    cross_fitted = ""
+    if passport.get("thresholds"):
+        chosen.append("the thresholds of the labels")
+        cross_fitted = " Macro F1 at the thresholds is by cross-fitting there, each fifth with what the others choose."
     if not chosen:
         return ""
     words = " and ".join([", ".join(chosen[:-1]), chosen[-1]] if chosen[1:] else chosen)
-    return f" Chosen on the images of val: {words}. So these numbers of val may be a little too good."
+    return f" Chosen on the images of val: {words}. So these numbers of val may be a little too good.{cross_fitted}"
 
 
 def _always(task: Task, classes: int) -> str:
@@ -215,6 +221,20 @@ def _use(passport: Mapping[str, Any], made: Run | Export) -> list[str]:
         'image = Path("image.jpg").read_bytes()',
         f'print(served(image_bytes=tf.constant([image]))["{answer}"].numpy())', "```", "",
         "`assets.extra/passport.json` holds labels, preprocessing, metrics, hashes and versions.",
+    ]  # fmt: skip
+
+
+def _thresholds(passport: Mapping[str, Any]) -> list[str]:
+    """From which probability on a label is given, where the model keeps thresholds."""
+    thresholds = passport.get("thresholds", ())
+    own = [(name, value) for name, value in zip(passport["class_names"], thresholds, strict=False) if value != HALF]
+    if not own:
+        return []
+    listed = ", ".join(f"{_plain(name)} {value:.3f}" for name, value in own[:SHOWN])
+    more = f" and {len(own) - SHOWN:,} more" if len(own) > SHOWN else ""
+    return [
+        f"`kerazoo predict` gives a label from a probability of {HALF} on, but these from their own thresholds on: "
+        f"{listed}{more}. All metrics but the macro F1 that says otherwise are at {HALF}.", "",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from kerazoo.exports.layout import (
     SCORES,
     SERVE_PREPARED,
     STATUS,
+    THRESHOLDS,
 )
 from kerazoo.exports.saved_model import ExportedModel
 from kerazoo.files import read_json
@@ -100,6 +101,7 @@ class ServedModel:
             kept = {name: self.definitions[name] for name in (DEFAULT, CLASSIFY) if name in self.definitions}
             self.definitions = kept
         self.class_names: tuple[str, ...] = tuple(self.passport[CLASS_NAMES])
+        self.thresholds: tuple[float, ...] = tuple(self.passport.get(THRESHOLDS, ()))  # the engine has checked them
 
     def kinds(self, signature: str) -> dict[str, str]:
         """The inputs of a signature, {name: "string", "float" or "uint8"}. Raises RequestError."""

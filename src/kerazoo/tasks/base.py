@@ -42,6 +42,11 @@ class Task(ABC):
     outputs: frozenset[str]
     digits: str
 
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether an example may have several labels, so that each label has a threshold (`thresholds.py`)."""
+        return self.probabilities and not self.exclusive
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def make_loss(
@@ -287,6 +292,13 @@ class Task(ABC):
     def top(self, answer: np.ndarray, names: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:
         """(name, value) of the answer for one image: the `count` most probable, or all numbers."""
 
+    def given(self, answer: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> tuple[str, ...] | None:
+        """The labels of one image: those whose probability is at least their threshold; None without thresholds.
+
+        `thresholds` are those of the model, empty for 0.5 each. The labels are in the order of `names`.
+        """
+        return None
+
     @abstractmethod
-    def top_json(self, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
-        """The same as a JSON object, for `--json`."""
+    def top_json(self, top: Sequence[tuple[str, float]], labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """The same as a JSON object, for `--json`, with the `labels` that are given if there are any to give."""

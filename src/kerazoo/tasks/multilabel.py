@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from kerazoo.errors import DataError
-from kerazoo.tasks.columns import BETWEEN, in_order, labels_in, numbers
+from kerazoo.tasks.columns import in_order, join_labels, labels_in, numbers, split_labels
 from kerazoo.tasks.linear import ALL, Rows, Solution, one_label
 from kerazoo.tasks.measures import average_precisions, calibration_gap, interval
 from kerazoo.tasks.probabilities import LEAST, MOST, Probabilities, log_mean
+from kerazoo.tasks.thresholds import given_labels, macro_f1
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,15 @@ class Multilabel(Probabilities):
         return "accuracy", self.accuracy(labels, answers)
 
     def metrics(self, labels: np.ndarray, answers: np.ndarray) -> dict[str, Any]:
-        """Accuracy of labels, exact_match of examples and its interval, mean_average_precision of labels that occur."""
+        """Accuracy of labels, exact_match of examples and its interval, and of the labels that occur macro_f1 and
+        mean_average_precision. All but the last are at p = 0.5."""
         right = self.right(labels, answers)
         known = [value for value in average_precisions(labels, answers) if value is not None]
         return {
             "accuracy": self.accuracy(labels, answers),
             "exact_match": right,
             "exact_match_interval": list(interval(right, len(labels))),
+            "macro_f1": macro_f1(labels, given_labels(answers)),
             "mean_average_precision": float(np.mean(known)) if known else None,
         }
 
@@ -148,8 +151,8 @@ class Multilabel(Probabilities):
         values = self.metrics(labels, answers)
         low, high = values["exact_match_interval"]
         right = f"all right {values['exact_match']:.4f} (95 % {low:.4f}-{high:.4f})"
-        precision = values["mean_average_precision"]
-        more = "" if precision is None else f", mean average precision {precision:.4f}"
+        score, precision = (values[name] for name in ("macro_f1", "mean_average_precision"))  # None without any label
+        more = "" if precision is None else f", macro F1 {score:.4f}, mean average precision {precision:.4f}"
         return f"accuracy of labels {values['accuracy']:.4f}, {right}{more}"
 
     def details(self, labels: np.ndarray, answers: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -157,23 +160,17 @@ class Multilabel(Probabilities):
         return {"average_precision": dict(zip(names, average_precisions(labels, answers), strict=True))}
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """The true labels, the predicted labels, and the probability of each label."""
+        """The true labels, the labels predicted at p = 0.5, and the probability of each label."""
         return ["labels", "predicted", *names]
 
     def cells(self, label: Any, predicted: Any, answer: np.ndarray, names: Sequence[str]) -> list[str | float]:
         """As in `Task`."""
-        words = [BETWEEN.join(name for name, on in zip(names, ones, strict=True) if on) for ones in (label, predicted)]
-        return [*words, *answer]
+        return [join_labels(label, names), join_labels(predicted, names), *answer]
+
+    def given(self, answer: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> tuple[str, ...]:
+        """As in `Task`."""
+        return tuple(name for name, on in zip(names, given_labels(answer, thresholds), strict=True) if on)
 
     def labels_of_cells(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:
-        """0 and 1. The labels of a cell are in the order of `names`, which themselves may have a `|`."""
-        labels = np.zeros((len(rows), len(names)), np.float32)
-        for number, row in enumerate(rows):
-            left = f"{row[0]}{BETWEEN}" if row[0] else ""
-            for place, name in enumerate(names):
-                if left.startswith(f"{name}{BETWEEN}"):
-                    labels[number, place] = 1
-                    left = left[len(name) + 1 :]
-            if left:
-                raise ValueError(f"{row[0]!r:.60} has a label that is not known")
-        return labels
+        """0 and 1."""
+        return split_labels([row[0] for row in rows], names)

@@ -53,7 +53,8 @@ class Probabilities(Task):
         order = np.argsort(-answer, kind="stable")[:count]
         return tuple((names[i], float(answer[i])) for i in order)
 
-    def top_json(self, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    def top_json(self, top: Sequence[tuple[str, float]], labels: Sequence[str] | None = None) -> dict[str, Any]:
         """As in `Task`."""
         label, probability = top[0]
-        return {"label": label, "probability": probability, "top": [list(row) for row in top]}
+        values: dict[str, Any] = {"label": label, "probability": probability, "top": [list(row) for row in top]}
+        return values if labels is None else {**values, "labels": list(labels)}

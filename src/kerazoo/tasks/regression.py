@@ -123,6 +123,6 @@ class Regression(Task):
         """As in `Task`."""
         return tuple(zip(names, map(float, answer), strict=True))
 
-    def top_json(self, top: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    def top_json(self, top: Sequence[tuple[str, float]], labels: Sequence[str] | None = None) -> dict[str, Any]:
         """As in `Task`."""
         return {"values": dict(top)}

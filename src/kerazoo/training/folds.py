@@ -17,6 +17,7 @@ import numpy as np
 from kerazoo.errors import RecipeError
 from kerazoo.evaluation.answers import FOLDS
 from kerazoo.evaluation.evaluate import evaluate_model, evaluation_of_answers, recorded_evaluation
+from kerazoo.evaluation.label_thresholds import choose_thresholds
 from kerazoo.models.description import Member, ModelSpec
 from kerazoo.models.ensemble import side_by_side
 from kerazoo.models.saved import load_model, load_network, save_model
@@ -98,9 +99,9 @@ def _finish(run: Run, examples: Examples, members: list[Run], start: float, *, r
     folder = run.folder / "evaluation"
     rows, answers = _out_of_fold(examples, members)
     part = examples.take(np.flatnonzero(examples.splits != "test"))
-    result = evaluation_of_answers(FOLDS, part, answers, examples.task)
+    result = choose_thresholds(evaluation_of_answers(FOLDS, part, answers, examples.task))
     result.write(folder)
-    spec = _save_ensemble(run.folder, members)
+    spec = _save_ensemble(run.folder, members, result.thresholds)
     model = load_model(run.folder)[1]  # evaluate the saved model, which users will load
     tested = []
     for split in examples.split_names[1:]:
@@ -135,14 +136,15 @@ def _out_of_fold(examples: Examples, members: list[Run]) -> tuple[list[FoldResul
     return rows, answers
 
 
-def _save_ensemble(folder: Path, members: list[Run]) -> ModelSpec:
-    """Write the ensemble of the networks of `members` into `folder`."""
+def _save_ensemble(folder: Path, members: list[Run], thresholds: tuple[float, ...]) -> ModelSpec:
+    """Write the ensemble of the networks of `members` into `folder`, with the `thresholds` of its labels."""
     loaded = [load_network(member.folder) for member in members]
     first = loaded[0][0]
     each = tuple(Member(spec.temperature, spec.flip) for spec, _ in loaded)
     # the momentum of batch norm, which may differ, has no effect on answers
     spec = ModelSpec(
-        first.name, first.arguments, first.preprocessing, first.class_names, first.task, members=each
+        first.name, first.arguments, first.preprocessing, first.class_names, first.task, members=each,
+        thresholds=thresholds,
     )  # fmt: skip
     save_model(folder, spec, side_by_side([network for _, network in loaded]))
     return spec

@@ -11,9 +11,10 @@ import keras
 
 from kerazoo.callbacks.checkpoints import prune
 from kerazoo.errors import KerazooError, RecipeError
-from kerazoo.evaluation.evaluate import evaluate_model
+from kerazoo.evaluation.evaluate import answers_of
+from kerazoo.evaluation.label_thresholds import choose_thresholds
 from kerazoo.models.answering import answering_network
-from kerazoo.models.saved import load_network, save_model
+from kerazoo.models.saved import load_network, save_model, save_spec
 from kerazoo.pipelines.devices.devices import Devices
 from kerazoo.pipelines.devices.opening import open_devices
 from kerazoo.pipelines.input.causes import true_causes
@@ -98,7 +99,8 @@ def finish_run(
     """Save the model, draw, evaluate on val and test, and mark the run as finished. Returns the run.
 
     `outcome` is by default that of training from random weights. `start` is the start time by `time.perf_counter`.
-    `known` is written to `run.json`. Feature maps of the final model are drawn as one more epoch.
+    `known` is written to `run.json`. Feature maps of the final model are drawn as one more epoch. The answers for val
+    choose the thresholds of labels, which `model.json` keeps.
     """
     outcome = outcome or trained(history, keeps_best=plan.recipe.training.early_stopping is not None)
     with timed("pictures"):
@@ -110,11 +112,16 @@ def finish_run(
     with timed("pictures"):
         log_kept(network, outcome.levels, run, plan, epochs=len(history))
     results: dict[str, Any] = {}
+    described = plan.spec
     for split in plan.examples.split_names[1:]:
         part = plan.examples.split(split)
-        folder = run.folder / "evaluation"
         with timed("evaluation"):
-            result = evaluate_model(stored, plan.spec, part, folder, split, stored=plan.stored(split))
+            result = answers_of(stored, described, part, split, plan.stored(split))
+            if split == "val":  # the first one
+                result = choose_thresholds(result)
+                described = replace(described, thresholds=result.thresholds)
+                save_spec(run.folder, described)
+            result.write(run.folder / "evaluation")
         results |= result.summary()
         log.info(result.line())
     prune(run.checkpoints, keep=1)

@@ -10,9 +10,9 @@ from kerazoo.errors import DataError, KerazooError, ModelError, RunError
 from kerazoo.exports.formats import reference
 from kerazoo.exports.formats.runners import as_taken, load_runner
 from kerazoo.exports.formats.table import SETTINGS, Format
-from kerazoo.exports.layout import CLASS_NAMES, PASSPORT
+from kerazoo.exports.layout import CLASS_NAMES, PASSPORT, THRESHOLDS
 from kerazoo.files import read_json
-from kerazoo.models.description import check_names
+from kerazoo.models.description import check_names, check_thresholds
 from kerazoo.preprocessing.image_files import read_encoded
 from kerazoo.tasks.task import find_task
 
@@ -27,10 +27,13 @@ class FormatModel:
         passport = read_json(folder / PASSPORT)
         try:
             check_names(passport.get(CLASS_NAMES))
-            self.task: str = find_task(passport.get("task")).name
+            task = find_task(passport.get("task"))
+            check_thresholds(passport.get(THRESHOLDS, ()), task, len(passport[CLASS_NAMES]))
         except ModelError as error:
             raise RunError(f"{folder / PASSPORT} was changed: {error}; export the run again") from error
+        self.task: str = task.name
         self.class_names: tuple[str, ...] = tuple(passport[CLASS_NAMES])
+        self.thresholds: tuple[float, ...] = tuple(passport.get(THRESHOLDS, ()))
         self.answers = load_runner(folder, one)  # (B, H, W, C) uint8, as the format takes them -> (B, K) float32
         self._format = one
         self.settings: dict[str, Any] = read_json(folder / SETTINGS)

@@ -27,6 +27,9 @@ METRICS = {
     "accuracy": "Share of right answers; with several labels, of all labels of all images.",
     "exact_match": "Share of images for which every label is right.",
     "mean_average_precision": "How well the labels are ranked, from 0 to 1; the mean over the labels.",
+    "macro_f1": "The mean F1 of the labels, each given from a probability of 0.5 on.",
+    "macro_f1_thresholds": "The same with the thresholds that the model keeps; on the images that chose them by "
+    "cross-fitting, each fifth with what the others choose.",
     "mae": "Mean absolute error, in the unit of the numbers.", "rmse": "Root of the mean squared error.",
     "r2": "Share of the variance that is explained; 1 is perfect, 0 as good as always the mean.",
     "loss": "What training lowers: cross-entropy in nats, or the mean squared error.",
@@ -141,7 +144,9 @@ def _looks(material: Material) -> list[Html]:
 
 
 def _thresholds(result: Evaluation) -> list[Html]:
-    """Whether other thresholds than 0.5 are worth their while."""
+    """Whether other thresholds than 0.5 are worth their while, for a model that keeps none: of an earlier version."""
+    if result.thresholds:
+        return []
     rows = [each for each in label_results(result) if each.f1_best is not None] if result.has_probabilities else []
     if not rows:
         return []

@@ -72,23 +72,36 @@ def _temperature(material: Material) -> str:
 
 
 def labels(result: Evaluation) -> Html:
-    """The average precision of each label, and the threshold that suits it best."""
+    """The average precision of each label, the threshold that suits it best, and the one that the model keeps."""
     rows = [_label(number, each) for number, each in enumerate(label_results(result))]
     note = (
         "Average precision: how well the images with a label are ranked before those without it; 1 is perfect, and the "
         "share of images with the label is as good as chance. The best threshold has the largest F1 on "
         f"{split_words(result.split)}; its F1 is by cross-fitting, each fifth of the images with the threshold that "
-        "the others choose. Answers and exports use 0.5."
+        f"the others choose. {_kept(result)}"
     )
-    columns = ["label", "images", "average precision", "F1 at 0.5", "best threshold", "F1 at the best threshold"]
+    columns = [
+        "label", "images", "average precision", "F1 at 0.5", "best threshold", "F1 at the best threshold", "kept",
+    ]  # fmt: skip
     made = table("Labels", columns, rows, sortable=True, note=note)
     return section("Average precision and thresholds", made, anchor="thresholds")
+
+
+def _kept(result: Evaluation) -> str:
+    measured = "Metrics are at 0.5, unless they say otherwise."
+    if not result.thresholds:
+        return f"The model keeps no thresholds: each label is given from a probability of 0.5 on. {measured}"
+    return (
+        "The column kept has the thresholds that the model and its exports keep: the best one if it raises F1 by "
+        f"cross-fitting, else 0.5. Predictions give a label from this probability on. {measured}"
+    )
 
 
 def _label(place: int, each: LabelResult) -> list[object]:
     return [
         Cell(name_of(each.name), str(place)), Cell(f"{each.examples:,}", each.examples),
         _number(each.average_precision), _number(each.f1), _number(each.threshold), _number(each.f1_best),
+        _number(each.kept),
     ]  # fmt: skip
 
 

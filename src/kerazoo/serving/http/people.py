@@ -123,7 +123,8 @@ class People:
         def write(asked: Asked, outputs: Outputs) -> Answer:
             model = asked.model
             answer = outputs[model.task.main_output][0]
-            found: dict[str, Any] = model.task.top_json(model.task.top(answer, model.class_names, top))
+            labels = model.task.given(answer, model.class_names, model.thresholds)
+            found: dict[str, Any] = model.task.top_json(model.task.top(answer, model.class_names, top), labels)
             return json_answer({**found, "model": model.name, "version": model.version})
 
         return await self._service.answer(read, write)
