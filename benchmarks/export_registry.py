@@ -3,10 +3,10 @@
     python benchmarks/export_registry.py [--models mobilenet_025 ...] [--formats onnx litert ...] [--csv FILE]
 
 Weights are random, and the statistics of batch norm are those of 64 drawn images, so that answers differ from image to
-image. In those that are STEADIED, the branches of residual blocks count less. On it a linear probe is fitted (a small network of the zoo is trained for one epoch), the run is exported with
-each format that it can have, and a row says what the gate measured, or its words. Images are as small as the network
-allows, 64 px or more. Each network has a process of its own. Rows are added to the CSV file; networks that it has are
-left out.
+image. In the networks that are STEADIED, the branches of residual blocks count less. On it a linear probe is fitted (a
+small network of the zoo is trained for one epoch), the run is exported with each format that it can have, and a row
+says what the gate measured, or its words. Images are as small as the network allows, 64 px or more. Each network has a
+process of its own. Rows are added to the CSV file; networks that it has are left out.
 """
 
 import argparse

@@ -127,8 +127,8 @@ def pairs(confused: Confused, pictures: Pictures) -> Html | None:
         "Below each image is the probability of the wrong answer. All answers are in evaluation/ in the run's folder."
     ))  # fmt: skip
     if len(groups) > FIRST_PAIRS:
-        words = plural(len(groups) - FIRST_PAIRS, "more pair")
-        groups[FIRST_PAIRS:] = [tag("details", tag("summary", words), *groups[FIRST_PAIRS:])]
+        others = tag("summary", plural(len(groups) - FIRST_PAIRS, "more pair"))
+        groups[FIRST_PAIRS:] = [tag("details", others, *groups[FIRST_PAIRS:])]
     return section("Most confused pairs", note, *groups, anchor="pairs")
 
 
