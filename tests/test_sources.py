@@ -94,7 +94,11 @@ def test_numbers(tmp_path):
         ("path,label,split\n0.png,a,held\n", {}, "row 1: split must be one of train, training, val"),
         ("path,target\n0.png,1\n1.png,tall\n", {}, "row 2: column target must be a finite number, got 'tall'"),
         ("path,target\n0.png,inf\n", {}, "column target must be a finite number, got 'inf'"),
-        ("path,a,b\n0.png,1,2\n", {"label": "a,b"}, "row 1: column b must be 0 or 1, got 2"),
+        (
+            "path,a,b\n0.png,1,2\n",
+            {"label": "a,b"},
+            'row 1: column b must be 0 or 1, got 2; to predict numbers, set data.task="regression"',
+        ),
         ('path,label\n"0.png,a\n', {}, "cannot be read"),
         ("path,label\n0.png,a\n1.png,a\n", {}, "only one class"),
     ],

@@ -49,7 +49,10 @@ class Multilabel(Probabilities):
             values = numbers(where, columns, names)
             if not np.isin(values, (0, 1)).all():
                 row, at = np.argwhere(~np.isin(values, (0, 1)))[0]
-                raise DataError(f"{where}, row {row + 1}: column {names[at]} must be 0 or 1, got {values[row, at]:g}")
+                raise DataError(
+                    f"{where}, row {row + 1}: column {names[at]} must be 0 or 1, got {values[row, at]:g}; to predict "
+                    'numbers, set data.task="regression"'
+                )
             return values.astype(np.float32), tuple(names)
         sets = [labels_in(value) for value in columns[0]]
         class_names = in_order(label for labels in sets for label in labels)
