@@ -115,7 +115,9 @@ def test_a_run_holds_all_that_it_should(run, images):
     # fit's own validation and the evaluation afterwards are the same number
     assert float(rows[-1]["val_accuracy"]) == pytest.approx(state["results"]["val_accuracy"])
     assert float(rows[-1]["val_loss"]) == pytest.approx(state["results"]["val_loss"], rel=1e-5)
-    counts = read_json(run.folder / "data.json")["counts"]
+    data = read_json(run.folder / "data.json")
+    counts = data["counts"]
+    assert data["examples"] == {split: sum(each.values()) for split, each in counts.items()}
     for name in ("circle", "square"):
         assert counts["train"][name] + counts["val"][name] == 20
     tags = tags_in(run.folder)

@@ -30,7 +30,7 @@ from kerazoo.evaluation.label_thresholds import label_results
 from kerazoo.evaluation.mistakes import likely_label_errors, top_losses
 from kerazoo.evaluation.per_class import class_results_of, most_confused
 from kerazoo.evaluation.recorded import recorded_results
-from kerazoo.files import write_json
+from kerazoo.files import read_json, write_json
 from kerazoo.reports.card import card_of
 from kerazoo.reports.comparison import write_comparison
 from kerazoo.reports.html import escape
@@ -207,6 +207,10 @@ def test_reports_of_several_labels_and_of_numbers(tmp_path):
     keys = [f"{n}.png" for n in range(60)]
     page = check_page(write_report(make_run(tmp_path / "a", evaluation(keys, labels, answers, NAMES, "multilabel"))))
     assert "All labels right for" in page.text
+    assert "no/such/data 60 val Digest" in page.text  # images, not labels; how many in train is not known
+    data = read_json(tmp_path / "a" / "data.json") | {"examples": {"train": 1234, "val": 60}}
+    write_json(tmp_path / "a" / "data.json", data)
+    assert "1,234 train, 60 val Digest" in check_page(write_report(sealed(tmp_path / "a"))).text
     assert "best threshold" in page.text
     assert "The model keeps no thresholds" in page.text
     made = replace(evaluation(keys, labels, answers, NAMES, "multilabel"), thresholds=(0.5, 0.3125, 0.5), chose=True)

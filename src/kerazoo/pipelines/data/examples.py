@@ -103,11 +103,12 @@ class Examples:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What a run stores about its data: source, digest, classes, counts, and files left out with reasons."""
+        """What a run stores about its data: source, digest, classes, sizes, counts, files left out with reasons."""
         counts = {split: self.counts(split) for split in self.split_names}
         return {
             "source": self.source, "digest": self.digest(), "manifest": self.manifest, "task": self.task,
-            "class_names": list(self.class_names), "counts": counts, "left_out": dict(self.left_out),
+            "class_names": list(self.class_names), "examples": {s: int((self.splits == s).sum()) for s in self.split_names},
+            "counts": counts, "left_out": dict(self.left_out),
         }  # fmt: skip
 
 

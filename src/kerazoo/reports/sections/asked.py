@@ -18,7 +18,7 @@ def asked(material: Material) -> Html:
     recipe = material.run.recipe
     data = material.data
     counts = data.get("counts", {})
-    totals = ", ".join(f"{_total(material, split):,} {split}" for split in counts)
+    totals = ", ".join(f"{total:,} {split}" for split, total in _totals(material).items())
     pairs: list[tuple[object, object]] = [
         ("Network", code(recipe.model.name)),
         ("Weights at the start", code(recipe.transfer.weights) if recipe.transfer else "random"),
@@ -45,12 +45,14 @@ def _command(words: list[str]) -> str:
     return shlex.join(["kerazoo", *words[1:]] if own else words)
 
 
-def _total(material: Material, split: str) -> int:
-    """The number of images of a split: those that were evaluated, or else the sum over the classes."""
-    for result in material.results:
-        if result.split == split:
-            return len(result.keys)
-    return sum(material.data["counts"][split].values())
+def _totals(material: Material) -> dict[str, int]:
+    """The number of images of each split. Runs of earlier versions have only counts of classes and of labels."""
+    known: dict[str, int] | None = material.data.get("examples")
+    if known is not None:
+        return known
+    totals = {split: sum(counts.values()) for split, counts in material.data.get("counts", {}).items()}
+    evaluated = {result.split: len(result.keys) for result in material.results}
+    return (totals if material.main.is_exclusive else {}) | evaluated
 
 
 def _classes(material: Material, counts: Mapping[str, Mapping[str, int]]) -> Html | None:
