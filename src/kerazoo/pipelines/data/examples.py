@@ -105,10 +105,11 @@ class Examples:
     def describe(self) -> dict[str, Any]:
         """What a run stores about its data: source, digest, classes, sizes, counts, files left out with reasons."""
         counts = {split: self.counts(split) for split in self.split_names}
+        examples = {split: int((self.splits == split).sum()) for split in self.split_names}
         return {
             "source": self.source, "digest": self.digest(), "manifest": self.manifest, "task": self.task,
-            "class_names": list(self.class_names), "examples": {s: int((self.splits == s).sum()) for s in self.split_names},
-            "counts": counts, "left_out": dict(self.left_out),
+            "class_names": list(self.class_names), "examples": examples, "counts": counts,
+            "left_out": dict(self.left_out),
         }  # fmt: skip
 
 
