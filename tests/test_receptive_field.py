@@ -211,6 +211,19 @@ def test_attention_sees_the_whole_image():
     assert field_along(model, None).is_whole_image
 
 
+def test_some_of_the_tokens_see_at_most_what_all_of_them_see():
+    """As behind the class token of DINOv2: attention over the others still sees the whole image."""
+
+    def tokens(x, attend):
+        x = layers.Reshape((16, 4))(layers.Conv2D(4, 5, strides=5)(x))[:, 4:]
+        return layers.MultiHeadAttention(2, 3)(x, x) if attend else x
+
+    cut = field_along(maps(lambda x: tokens(x, attend=False), side=20), None)
+    assert (cut.upper_bound, cut.is_whole_image) == (True, True)
+    assert cut.text() == "<=whole image"
+    assert field_along(maps(lambda x: tokens(x, attend=True), side=20), None).is_whole_image
+
+
 def test_what_has_no_rule_is_unknown_and_says_why():
     class Raw(layers.Layer):
         def call(self, x):

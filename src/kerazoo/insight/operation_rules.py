@@ -54,7 +54,8 @@ def _op_slice(call: Call, seen: list[Field]) -> Field:
     keys += [slice(None)] * (len(call.input) - sum(key is not None for key in keys))
     axes = {axis.place: axis for axis in seen[0].axes if axis.place is not None}
     if len(axes) < sum(axis.place is not None for axis in seen[0].axes):
-        return fields.unknown("it takes some of the positions of two axes that were merged into one")
+        # some of the positions of two axes that were merged into one, as tokens without the first
+        return replace(seen[0].everywhere(), upper_bound=True)
     after: dict[int, fields.Axis] = {}
     source = target = 0
     for key in keys:

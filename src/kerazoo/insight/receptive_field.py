@@ -80,7 +80,7 @@ class Field:
         if self.unknown:
             return "unknown"
         if self.is_whole_image:
-            return "whole image"
+            return "<=whole image" if self.upper_bound else "whole image"
         sizes = [number(axis.size) for axis in self.axes]
         size = str(sizes[0]) if len(set(sizes)) == 1 else "x".join(map(str, sizes))
         return f"{'<=' if self.upper_bound else ''}{size}{'+' if self.global_context else ''}"
