@@ -1,6 +1,7 @@
 """Shared by all tests: TensorFlow starts once, in silence, and small real data sets are made on the spot."""
 
 import atexit
+import fcntl
 import logging
 import os
 import shutil
@@ -110,7 +111,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small export, see `servers.digits`; its run and images are beside saved_models/."""
     from servers import digits
 
-    return digits(tmp_path_factory.mktemp("digits"))
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all workers
+    with (base / "digits.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = base / "digits" / "saved_models" / "digits"
+        return made if made.is_dir() else digits(base / "digits")
 
 
 @pytest.fixture(autouse=True)

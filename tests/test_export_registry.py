@@ -31,6 +31,9 @@ LOSES = {
 UNSTEADY = re.compile(r"for (\d+) of \d+ images.*; Keras answers (\d+) of \d+ images otherwise if")
 
 
+HALVES = re.compile(r"largest difference 0\.0\d+,")  # of float16, where these weights answer single pixels
+
+
 def is_chance(why_not):
     """Whether Keras itself answers as many images otherwise if pixels change by next to nothing."""
     found = UNSTEADY.search(why_not)
@@ -54,4 +57,5 @@ def test_the_honest_export_of_every_network_passes(name, tmp_path):
         if row["passed"] == "True":
             continue
         loses = any(words in row["why_not"] for words in LOSES.get(one, ()))
-        assert loses or is_chance(row["why_not"]) or (name, one.split("-")[0]) in CANNOT, row
+        rounded = one == "litert-float16" and HALVES.search(row["why_not"])
+        assert loses or rounded or is_chance(row["why_not"]) or (name, one.split("-")[0]) in CANNOT, row

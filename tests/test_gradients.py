@@ -226,7 +226,12 @@ def logged(mode, **options):
     return writer
 
 
-@pytest.mark.parametrize("mode", ["graph", pytest.param("XLA", marks=pytest.mark.slow), "float16", "clipped"])
+SLOW = pytest.mark.slow  # a training with a gradient tape beside it, like "float16" and "clipped"
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param("graph", marks=SLOW), pytest.param("XLA", marks=SLOW), "float16", "clipped"]
+)
 def test_gradients_are_those_of_a_tape_and_ratios_those_of_snapshots(mode):
     """Of the first step: the same batch, weights and dropout mask; the step is taken without a logger and compared."""
     writer = logged(mode, every=1, histograms=True)

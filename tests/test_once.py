@@ -43,7 +43,10 @@ def examples(tmp_path):
     return load_examples(DataPart(path=str(tmp_path / "data")))
 
 
-@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+SLOW = pytest.mark.slow  # as the case beside it
+
+
+@pytest.mark.parametrize("how", ["crop", pytest.param("pad", marks=SLOW), pytest.param("stretch", marks=SLOW)])
 def test_the_kept_images_are_those_that_decoding_gives(examples, how):
     size = replace(SIZE, resize=how)
     opened = check_and_prepare(examples, size, cache="always", passes=TWICE)

@@ -10,7 +10,7 @@ import venv
 import jsonschema
 import pytest
 from PIL import Image
-from servers import digits, serving
+from servers import serving
 
 from kerazoo.serving.http.openapi import document
 from kerazoo.serving.limits import Limits
@@ -48,8 +48,8 @@ RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(digits(tmp_path_factory.mktemp("digits"))) as found:
+def served(digits):
+    with serving(digits) as found:
         yield found
         assert found.process.poll() is None
 

@@ -336,7 +336,8 @@ def test_versions_are_taken_up_swapped_and_taken_back(digits, images, tmp_path):
         for client in clients:
             client.join(UNTIL)
     assert {status for status, _ in answers} == {200}
-    assert len({json.dumps(answer["top"]) for _, answer in answers}) == 1  # each from a whole version
+    first = dict(answers[0][1]["top"])  # each from a whole version; last bits depend on the batch
+    assert all(dict(answer["top"]) == pytest.approx(first, abs=1e-5) for _, answer in answers)
     assert {answer["version"] for _, answer in answers} == {3, 4, 5}
 
 

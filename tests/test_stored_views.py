@@ -138,7 +138,12 @@ def test_a_run_learns_the_last_stage_only_and_leaves_no_files(whole, cache, here
     assert "fine-tuning" in [phase["name"] for phase in read_json(whole.folder / "phases.json")["phases"]]
 
 
-@pytest.mark.parametrize("lost", ["nothing", "a view", "a byte of a view"])
+SLOW = pytest.mark.slow  # two trainings, like the case beside it
+
+
+@pytest.mark.parametrize(
+    "lost", [pytest.param("nothing", marks=SLOW), pytest.param("a view", marks=SLOW), "a byte of a view"]
+)
 def test_a_stopped_run_goes_on_with_the_same_bits(whole, here, cache, monkeypatch, lost):
     recipe = recipe_of(here)
     with monkeypatch.context() as patch:
