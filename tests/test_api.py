@@ -99,7 +99,14 @@ def test_rank_and_check(here, capsys):
     assert json.loads(capsys.readouterr().out) == report
 
 
-def test_evaluate_and_predict(here, capsys):
+@pytest.fixture(scope="module")
+def first(here):
+    """The run of `test_train`, or one of its name if this is alone."""
+    if not (here / "runs/first").exists():
+        kerazoo.train("mlp", "photos", epochs=1, size=12, name="first")
+
+
+def test_evaluate_and_predict(first, capsys):
     command("evaluate first")
     printed = json.loads(capsys.readouterr().out)
     assert printed["val_loss"] == kerazoo.evaluate("first")["val"].loss
@@ -109,7 +116,7 @@ def test_evaluate_and_predict(here, capsys):
 
 
 @pytest.mark.slow  # four gates in processes of their own; test_pipeline.py exports and verifies
-def test_export_and_verify(here, capsys):
+def test_export_and_verify(first, capsys):
     command("export first --name by_command")
     printed = json.loads(capsys.readouterr().out)
     export = kerazoo.export("first", name="by_call")

@@ -29,9 +29,7 @@ LOSES = {
 }
 # deep networks with random weights may answer the last bits of pixels: then Keras's own answers are no other
 UNSTEADY = re.compile(r"for (\d+) of \d+ images.*; Keras answers (\d+) of \d+ images otherwise if")
-
-
-HALVES = re.compile(r"largest difference 0\.0\d+,")  # of float16, where these weights answer single pixels
+HALVES = re.compile(r"largest difference 0\.0\d+,")  # of float16, whose rounding these weights answer, too
 
 
 def is_chance(why_not):
