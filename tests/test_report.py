@@ -227,6 +227,7 @@ def test_reports_of_several_labels_and_of_numbers(tmp_path):
     page = check_page(write_report(make_run(tmp_path / "b", made)))
     assert f"Off by {made.metrics()['mae']:.4g} on average" in page.text
     assert "width: residuals" in page.text
+    assert "60 train, 60 val Digest" in page.text
 
 
 def test_feature_maps_are_in_the_order_of_the_network():

@@ -50,7 +50,7 @@ class Field:
     """The receptive field of a layer, an axis for each axis of the image, or why it is not known (`unknown`).
 
     `global_context`: each value also depends on the whole image, by a factor (squeeze and excitation) or by statistics
-    over the positions; the axes leave that out. `upper_bound`: some positions see less, because of upsampling.
+    over the positions; the axes leave that out. `upper_bound`: positions may see less, as behind upsampling.
     """
 
     axes: tuple[Axis, ...] = ()
@@ -66,7 +66,7 @@ class Field:
 
     @property
     def is_whole_image(self) -> bool:
-        """Whether every position sees every pixel."""
+        """Whether every position sees every pixel, or may with an `upper_bound`."""
         return self.is_same_everywhere and all(
             axis.start <= 0 and axis.end >= size for axis, size in zip(self.axes, self.image, strict=True)
         )
@@ -91,7 +91,7 @@ class Field:
             "size": [number(axis.size) for axis in self.axes],
             "jump": [number(axis.jump) for axis in self.axes],
             "start": [number(axis.start) for axis in self.axes],
-            "whole_image": self.is_whole_image,
+            "whole_image": self.is_whole_image and not self.upper_bound,
             "global_context": self.global_context,
             "upper_bound": self.upper_bound,
             "unknown": self.unknown,

@@ -1,6 +1,8 @@
 """A function of TensorFlow as an ONNX model."""
 
 import functools
+import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +10,9 @@ from typing import Any
 import numpy as np
 
 OPSET = 18
+_IN_TURN = threading.Lock()  # tf2onnx is changed for the whole process meanwhile
+
+log = logging.getLogger("kerazoo")
 
 
 def as_onnx(function: Any, given: Any) -> Any:
@@ -22,15 +27,22 @@ def as_onnx(function: Any, given: Any) -> Any:
     _teach_erfc()
     convert = functools.partial(tf2onnx.convert.from_function, function, input_signature=[given], opset=OPSET)
     try:
-        with _optimized_in_place():
+        with _IN_TURN, _optimized_in_place():
             model, _ = convert()
-    except Exception:  # an optimization failed and left half a graph; with copies, it is left out
+    except _OptimizationError as error:  # it left half a graph; with copies, it is left out
+        log.info(f"the ONNX graph is optimized again, with copies: {error}")
+        model = None
+    if model is None:
         model, _ = convert()
     values = {inner.name: outer for outer, inner in function.get_concrete_function(given).graph.captures}
     for tensor in [one for one in model.graph.input if one.name in values]:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
         model.graph.input.remove(tensor)
     return model
+
+
+class _OptimizationError(Exception):
+    """An optimization of tf2onnx failed."""
 
 
 @contextmanager
@@ -48,6 +60,10 @@ def _optimized_in_place() -> Iterator[None]:
         Graph.update_proto = lambda graph: None
         try:
             return optimize_graph(graph, False, optimizers)
+        except MemoryError:  # copies would take more
+            raise
+        except Exception as error:  # whatever an optimization raises
+            raise _OptimizationError(f"{type(error).__name__}: {error}") from None
         finally:
             Graph.update_proto = update_proto
 

@@ -180,10 +180,13 @@ def _judged(passport: Mapping[str, Any], tuned: bool) -> str:
         chosen.append("the temperature")
     cross_fitted = ""
     if passport.get("thresholds"):
-        chosen.append("the thresholds of the labels")
-        cross_fitted = " Macro F1 at the thresholds is by cross-fitting there, each fifth with what the others choose."
+        where = "the answers of folds" if passport.get("members") else "val"
+        cross_fitted = (
+            f" The thresholds of the labels were chosen on {where}; macro F1 at the thresholds is by cross-fitting "
+            "there, each fifth with what the others choose."
+        )
     if not chosen:
-        return ""
+        return cross_fitted
     words = " and ".join([", ".join(chosen[:-1]), chosen[-1]] if chosen[1:] else chosen)
     return f" Chosen on the images of val: {words}. So these numbers of val may be a little too good.{cross_fitted}"
 

@@ -99,6 +99,7 @@ def _cross_fitted(
     has: np.ndarray, chances: np.ndarray, choose: Callable[[np.ndarray, np.ndarray], float]
 ) -> np.ndarray:
     """(N,) whether the label is given, with what the other folds `choose`; a fold has its share of the examples."""
+    chances = chances.astype(np.float64)
     fold = np.zeros(len(has), np.int64)
     for group in (has, ~has):
         fold[group] = np.arange(group.sum()) % FOLDS

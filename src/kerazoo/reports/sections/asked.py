@@ -51,8 +51,9 @@ def _totals(material: Material) -> dict[str, int]:
     if known is not None:
         return known
     totals = {split: sum(counts.values()) for split, counts in material.data.get("counts", {}).items()}
-    evaluated = {result.split: len(result.keys) for result in material.results}
-    return (totals if material.main.is_exclusive else {}) | evaluated
+    evaluated = {result.split: len(result.keys) for result in material.results if result.split in totals}
+    several = material.main.has_probabilities and not material.main.is_exclusive
+    return ({} if several else totals) | evaluated
 
 
 def _classes(material: Material, counts: Mapping[str, Mapping[str, int]]) -> Html | None:
