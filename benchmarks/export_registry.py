@@ -30,7 +30,9 @@ COUNT = 32  # images of each of the two classes
 NOISE = 0.003  # standard deviation of what is added to pixels from 0 to 255
 ROUNDED = 0.003  # share of pixels that change by 1; of these images formats round 0.002 to 0.003 otherwise
 CHANGED = 0.1  # change of a probability
-STEADIED = ("efficientnet_v2_l",)  # features of images of other kinds would be 100,000 times larger, and chance
+STEADIED = (
+    "efficientnet_v2_l",
+)  # without noise, its features of noise are 100,000 times larger, and its answers chance
 OTHER = "does not give the same answers"  # of a refusal
 COLUMNS = ("network", "px", "format", "passed", "agreement", "largest_difference", "megabytes", "seconds", "why_not")
 

@@ -70,7 +70,7 @@ def test_an_optimization_that_fails_is_left_out(network, monkeypatch):
     assert nodes_of(as_onnx(network, SIZE)) == whole
 
 
-def test_a_number_added_to_a_convolution_leaves_no_transpositions(caplog):
+def test_a_number_added_to_a_convolution_leaves_no_transpositions():
     """As in the hard sigmoid: tf2onnx takes it for a bias, and fails."""
     layers = keras.layers
     convolutions = [layers.Conv2D(4, 3, use_bias=False), layers.Activation("hard_sigmoid"), layers.Conv2D(4, 3)]

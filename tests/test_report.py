@@ -31,12 +31,12 @@ from kerazoo.evaluation.mistakes import likely_label_errors, top_losses
 from kerazoo.evaluation.per_class import class_results_of, most_confused
 from kerazoo.evaluation.recorded import recorded_results
 from kerazoo.files import read_json, write_json
+from kerazoo.insight.anatomy_parts import parts_of
 from kerazoo.reports.card import card_of
 from kerazoo.reports.comparison import write_comparison
 from kerazoo.reports.html import escape
 from kerazoo.reports.page import write_report
 from kerazoo.reports.sections.learning import in_order
-from kerazoo.reports.sections.network import parts_of
 from kerazoo.runs.run import Run
 
 NAMES = ("cat", "dog", "owl")

@@ -22,11 +22,9 @@ from kerazoo.runs.run import Run
 from kerazoo.tasks.task import find_task
 
 
-def evaluate_model(
-    model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str, stored: np.ndarray | None = None
-) -> Evaluation:
+def evaluate_model(model: keras.Model, spec: ModelSpec, examples: Examples, folder: Path, split: str) -> Evaluation:
     """As `answers_of`; writes the answers into `folder`."""
-    result = answers_of(model, spec, examples, split, stored)
+    result = answers_of(model, spec, examples, split)
     result.write(folder)
     return result
 

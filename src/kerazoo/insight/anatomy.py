@@ -71,8 +71,7 @@ class Anatomy:
     @property
     def macs(self) -> int | None:
         """The multiply-accumulate operations for one image, each two FLOPs. None if those of a layer are not known."""
-        known = [layer.macs for layer in self.layers]
-        return None if None in known else sum(each for each in known if each is not None)
+        return sum_of_macs(self.layers)
 
     @property
     def activation_bytes(self) -> int:
@@ -112,6 +111,12 @@ class Anatomy:
             "last_map": None if last is None else last.name,
             "layers": [layer.to_json() for layer in self.layers],
         }
+
+
+def sum_of_macs(layers: Sequence[LayerAnatomy]) -> int | None:
+    """The multiply-accumulate operations of `layers`; None if those of one are not known."""
+    known = [layer.macs for layer in layers]
+    return None if None in known else sum(each for each in known if each is not None)
 
 
 def anatomy_of(model: keras.Model, input_size: int | Sequence[int] | None = None) -> Anatomy:

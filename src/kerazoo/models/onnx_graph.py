@@ -32,7 +32,7 @@ def as_onnx(function: Any, given: Any) -> Any:
     except _OptimizationError as error:  # it left half a graph; with copies, it is left out
         log.info(f"the ONNX graph is optimized again, with copies: {error}")
         model = None
-    if model is None:
+    if model is None:  # the error, which holds the half graph, is gone now
         model, _ = convert()
     values = {inner.name: outer for outer, inner in function.get_concrete_function(given).graph.captures}
     for tensor in [one for one in model.graph.input if one.name in values]:

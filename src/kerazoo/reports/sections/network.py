@@ -1,7 +1,5 @@
 """The anatomy of the network in short: sizes, parameters, operations and receptive fields from map to map."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kerazoo.keras_private import without_variables
@@ -12,29 +10,10 @@ from kerazoo.startup import start_tensorflow
 from kerazoo.terminal import format_bytes, format_macs
 
 if TYPE_CHECKING:
-    from kerazoo.insight.anatomy import Anatomy, LayerAnatomy
+    from kerazoo.insight.anatomy import Anatomy
+    from kerazoo.insight.anatomy_parts import Part
 
 MOST = 30  # rows
-
-
-@dataclass(frozen=True)
-class Part:
-    """Consecutive `layers` whose outputs are maps of one `size`; () for those that see the same pixels everywhere."""
-
-    size: tuple[int, ...]
-    layers: Sequence["LayerAnatomy"]
-
-    @property
-    def macs(self) -> int | None:
-        """The multiply-accumulate operations for one image; None if those of a layer are not known."""
-        known = [layer.macs for layer in self.layers]
-        return None if None in known else sum(each for each in known if each is not None)
-
-    @property
-    def last(self) -> "LayerAnatomy":
-        """The last layer of the maps; a factor beside them, as in squeeze and excitation, is none."""
-        maps = [layer for layer in self.layers if layer.output_shape[:-1] == self.size]
-        return (maps or self.layers)[-1]
 
 
 def network(material: Material) -> Html | None:
@@ -59,6 +38,8 @@ def network(material: Material) -> Html | None:
             f"A position of the last feature map ({' x '.join(map(str, last.output_shape[:-1]))}, ", code(last.name),
             f") sees {last.field.text()} px in height and width, padding included.",
         ])))  # fmt: skip
+    from kerazoo.insight.anatomy_parts import parts_of
+
     parts = list(parts_of(anatomy))
     some = f"The last {MOST} of {len(parts)} parts. " if len(parts) > MOST else ""
     note = join([some, code(f"kerazoo inspect {words_for(material.run)}"), " has a row for each layer."])
@@ -75,31 +56,7 @@ def _anatomy_of(material: Material) -> "Anatomy":
         return anatomy_of(material.run.spec.build())
 
 
-def parts_of(anatomy: "Anatomy") -> Iterator[Part]:
-    """The layers in parts with maps of one size, and what comes after the last map as one part.
-
-    What computes nothing, such as padding, belongs to the part after it.
-    """
-    last = anatomy.last_map
-    end = 0 if last is None else anatomy.layers.index(last) + 1
-    size: tuple[int, ...] = anatomy.input_shape[:-1] if end else ()
-    begin = 0
-    for number, layer in enumerate(anatomy.layers[:end]):
-        own = layer.output_shape[:-1]
-        if own == size or layer.field.is_same_everywhere:  # such as a factor beside the maps
-            continue
-        part = Part(size, anatomy.layers[begin:number])
-        if any(layer.parameters or layer.macs != 0 for layer in part.layers):  # else padding before a convolution
-            yield part
-            begin = number
-        size = own
-    if end > begin:
-        yield Part(size, anatomy.layers[begin:end])
-    if anatomy.layers[end:]:
-        yield Part((), anatomy.layers[end:])
-
-
-def _row(part: Part, anatomy: "Anatomy") -> list[object]:
+def _row(part: "Part", anatomy: "Anatomy") -> list[object]:
     parameters = sum(layer.parameters for layer in part.layers)
     shape = " x ".join(map(str, part.size or part.last.output_shape))
     share = "" if not (part.macs and anatomy.macs) else f" ({100 * part.macs / anatomy.macs:.0f} %)"
