@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import gc
 import logging
 import os
 import shutil
@@ -22,6 +23,10 @@ from kerazoo.startup import start_tensorflow
 start_tensorflow()
 
 from kerazoo.recipes.recipe import Recipe  # noqa: E402
+
+# TensorFlow's modules are a million objects that live to the end, and networks make many that live for a while
+gc.freeze()
+gc.set_threshold(10_000, 20, 20)
 
 os.environ["KERAZOO_CACHE"] = tempfile.mkdtemp(prefix="kerazoo-tests-")  # also for the processes that tests start
 atexit.register(shutil.rmtree, os.environ["KERAZOO_CACHE"], ignore_errors=True)

@@ -90,6 +90,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
     assert (result.dataset_name, result.dataset_split) == ('x: [y]\n---\n"z.npz', "val")
 
 
+@pytest.mark.slow  # an export, and a process with TensorFlow
 def test_an_export_has_its_card_and_a_run_too(run, export):
     assert (export.folder / "README.md").read_text() == card_of(export)
     assert ModelCard.load(export.folder / "README.md").data.model_name == "shapes"

@@ -149,6 +149,7 @@ def test_efficientnet_is_folded_before_it_is_adapted(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow  # seven networks
 def test_a_model_folder_of_three_channels_gives_to_others(tmp_path):
     arguments = {"input_shape": (40, 40, 3), "num_classes": 3}
     three = kerazoo.build("mobilenet_025", **arguments)

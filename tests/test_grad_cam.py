@@ -291,6 +291,7 @@ def test_questions_take_turns(looking):
     assert several == single
 
 
+@pytest.mark.slow  # two children with TensorFlow
 def test_a_child_that_was_killed_is_replaced(looking):
     first = looking.png(photo())
     child = looking._child
@@ -340,6 +341,7 @@ def test_a_run_that_was_changed_is_refused(run, tmp_path):
     looking.close()
 
 
+@pytest.mark.slow  # a child with TensorFlow
 def test_closing_ends_the_child_even_while_it_answers(run):
     looking = Looking(run)
     looking.close()

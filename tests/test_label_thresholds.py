@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made_runs import evaluation
 from PIL import Image
+from servers import serving
 from sklearn.metrics import f1_score
 
 import kerazoo
@@ -307,3 +308,9 @@ def test_an_ensemble_keeps_thresholds_and_each_format_of_an_export_gives_the_sam
     assert kerazoo.verify(export, run).images
     for name in ("saved_model", *formats):
         assert [found.labels for found in kerazoo.predict(export, files, format=name)] == expected
+    with serving(export.folder) as served:
+        answers = [served.json("POST", "/classify", file.read_bytes()) for file in files[:12]]
+    assert [(status, tuple(answer["labels"])) for status, answer in answers] == [
+        (200, given) for given in expected[:12]
+    ]
+    assert any(expected[:12])

@@ -369,6 +369,7 @@ def test_sigterm_answers_what_has_come_and_exits_with_0(digits, images):
     assert "Traceback" not in "".join(found.lines)
 
 
+@pytest.mark.slow  # two servers, of which one takes a while to be killed
 def test_ctrl_c_exits_with_0_and_a_killed_server_starts_again(digits, images):
     with serving(digits) as found:
         port = found.place.split(":")[1]
@@ -413,6 +414,7 @@ def test_values_out_of_range_are_refused(options, words):
         kerazoo.serve("saved_models/none", **options)
 
 
+@pytest.mark.slow  # several processes
 def test_what_cannot_be_served_is_refused_with_the_reason(digits, tmp_path):
     with pytest.raises(RunError, match="there is no export .*nothing"):
         versions_of(tmp_path / "nothing", Limits())
@@ -445,12 +447,14 @@ def test_a_token_file_must_have_a_token(tmp_path):
     assert read_token(file) == "a" * 16
 
 
+@pytest.mark.slow  # a server of its own
 def test_a_warning_where_anyone_can_ask(digits):
     with serving(digits, "--host", "0.0.0.0") as found:
         until(lambda: any("there is no token: anyone can ask" in line for line in found.lines))
         assert found.ask("GET", "/passport", headers=[("Host", "model.example")])[0] == 200
 
 
+@pytest.mark.slow  # three servers, of which two have a child
 def test_where_the_network_looked_if_the_run_is_at_hand(digits, images, tmp_path):
     image = one_of(images)
     with serving(digits, cwd=digits.parents[1]) as found:  # which has runs/digits
@@ -520,6 +524,7 @@ def test_a_web_page_of_others_cannot_ask(served, images):
         assert served.ask("POST", "/classify", image, [("Origin", origin)])[0] == status
 
 
+@pytest.mark.slow  # a server of its own, in a thread
 def test_a_server_in_a_thread_ends_by_an_event_and_leaves_signals_alone(digits, tmp_path):
     (tmp_path / "alias").symlink_to(digits)
     before = signal.getsignal(signal.SIGTERM)

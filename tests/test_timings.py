@@ -71,6 +71,7 @@ def test_other_quiet_work_is_no_start():
     assert 0.02 <= take_start_seconds() < 1
 
 
+@pytest.mark.slow  # a training in a process of its own
 def test_the_parts_of_a_run_are_kept_and_told(images, tmp_path, capsys):
     command = [sys.executable, "-m", "kerazoo", "train", "mlp", "--data", str(images), "--epochs", "1", "--name", "one"]
     done = subprocess.run([*command, "--timings", "--json"], capture_output=True, text=True, check=True, cwd=tmp_path)
