@@ -475,6 +475,18 @@ def test_mixup_is_a_convex_combination_with_the_next():
     np.testing.assert_allclose(x, lam * pixels + (1 - lam) * np.roll(pixels, -1, axis=0), atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(7,), (4, 5), (3, 2, 6)])
+def test_outputs_of_layers_are_mixed_in_the_shares_of_their_images(shape):
+    augmentation = Augmentation(mixup=0.4)
+    outputs, targets = np.random.default_rng(0).normal(size=(24, *shape)).astype(np.float32), np.eye(24, dtype="f")
+    _, shares = mixed(augmentation, np.zeros((24, 2, 2, 1), np.uint8), targets, first=5)
+    seeds = tf.constant(np.stack([np.arange(5, 29), 2**40 + np.arange(5, 29)], axis=1))
+    x, y = tf.function(augmentation.mix_outputs)(outputs.astype(np.float16), targets, seeds)
+    np.testing.assert_array_equal(y, shares)
+    assert x.dtype == tf.float32
+    np.testing.assert_allclose(x, np.tensordot(shares, outputs.astype(np.float16), 1), atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(20, 31, 1), (16, 16, 3)])
 def test_cutmix_shares_are_those_of_the_pixels(shape):
     pixels = (np.arange(40, dtype=np.uint8)[:, None, None, None] + np.zeros(shape, np.uint8)).astype(np.uint8)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from itertools import chain
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ from kerazoo.transfer.stored_views import stored_views
 
 SIZE = 32
 VIEWS = 2
+MIXED = "augmentation.mixup=0.4"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +83,7 @@ def opened(recipe):
 @pytest.fixture(scope="module")
 def whole(here):
     """A run that nothing disturbed."""
-    return finetune(recipe_of(here), name="whole", root=here)
+    return finetune(recipe_of(here, MIXED), name="whole", root=here)
 
 
 def test_the_tail_answers_for_stored_views_as_the_network_for_the_pixels(here):
@@ -122,6 +124,29 @@ def test_epochs_use_views_in_turn_and_each_in_another_order(here):
         assert list(stored.batches.order(0)) != list(stored.batches.order(2))
 
 
+def test_mixup_mixes_stored_outputs_alike_from_any_step(here):
+    made, devices, single, model = opened(recipe_of(here))
+    with stored_views(single, model, made, devices, run=here) as stored:
+        plain = [list(stored.batches.at(epoch, 0).as_numpy_iterator()) for epoch in (0, VIEWS)]
+    made, devices, single, model = opened(recipe_of(here, MIXED))
+    with stored_views(single, model, made, devices, run=here) as stored:
+        found = [list(stored.batches.at(epoch, 0).as_numpy_iterator()) for epoch in (0, VIEWS)]
+        rest = list(stored.batches.at(VIEWS, 2).as_numpy_iterator())
+        (_, one_hot), *_ = stored.validation.as_numpy_iterator()
+    assert one_hot.shape[1] == 2
+    shares = []
+    for (x, y), (rows, labels) in zip(chain(*found), chain(*plain), strict=True):
+        taken = (x - rows) / np.where(np.roll(rows, -1, 0) == rows, np.inf, np.roll(rows, -1, 0) - rows)
+        share = np.array([np.median(one[one != 0]) for one in taken])
+        targets = np.eye(2)[labels]
+        np.testing.assert_allclose(y, targets + share[:, None] * (np.roll(targets, -1, 0) - targets), atol=1e-3)
+        shares.append(share)
+    assert len({*np.round(np.concatenate(shares), 5)}) > 30  # each image and epoch has its own
+    for (x, y), (a, b) in zip(found[1][2:], rest, strict=True):
+        np.testing.assert_array_equal(x, a)
+        np.testing.assert_array_equal(y, b)
+
+
 def test_a_run_learns_the_last_stage_only_and_leaves_no_files(whole, cache, here):
     _, _, single, _ = opened(whole.recipe)
     _, model = load_model(whole.folder)
@@ -145,7 +170,7 @@ SLOW = pytest.mark.slow  # two trainings, like the case beside it
     "lost", [pytest.param("nothing", marks=SLOW), pytest.param("a view", marks=SLOW), "a byte of a view"]
 )
 def test_a_stopped_run_goes_on_with_the_same_bits(whole, here, cache, monkeypatch, lost):
-    recipe = recipe_of(here)
+    recipe = recipe_of(here, MIXED)
     with monkeypatch.context() as patch:
         steps = []
 
@@ -174,7 +199,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(whole, here, cache, monkeypatc
     ("settings", "why"),
     [
         (["transfer.unfreeze=0"], r"all stages learn \(transfer.unfreeze is 0\)"),
-        (["augmentation.mixup=0.2"], "images are mixed, or a teacher answers them"),
+        (["augmentation.cutmix=1.0"], r"parts of images are exchanged \(CutMix\), or a teacher answers them"),
         (["data.cache=never"], "data.cache is never"),
         (["model.arguments.taps=['conv_pw_5_relu']"], "layers after conv_pw_11_relu use layers before it"),
     ],

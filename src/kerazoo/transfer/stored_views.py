@@ -3,7 +3,7 @@
 Where only the last stages learn, each epoch would compute the first ones again, which take most of its time. With
 `transfer.stored_views` = V, epoch e learns from view e mod V. The outputs are kept in the cache until the end of
 fine-tuning. A resumed run takes them from there, or computes the same ones again. The frozen stages are in inference
-mode, so their dropout does nothing.
+mode, so their dropout does nothing. MixUp mixes these outputs in place of images.
 """
 
 import hashlib
@@ -110,8 +110,8 @@ def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
     transfer = plan.transfer
     if isinstance(plan.entry, Network) or not transfer.unfreeze:
         return "all stages learn (transfer.unfreeze is 0)"
-    if plan.soft:
-        return "images are mixed, or a teacher answers them"
+    if plan.augmentation.cutmix or plan.recipe.training.teacher is not None:
+        return "parts of images are exchanged (CutMix), or a teacher answers them"
     if plan.recipe.data.cache == "never":
         return "data.cache is never"
     last = single.get_layer(plan.entry.stages[-1 - transfer.unfreeze])
@@ -199,6 +199,6 @@ def _batches(
     count = devices.whole_count(len(val))
     validation = evaluation_batches(
         val.take(range(count)), plan.preprocessing, batch_size=devices.evaluation_size(count, EVALUATED),
-        view=rows[-1][:count],
+        view=rows[-1][:count], one_hot=plan.soft,
     )  # fmt: skip
     return batches, validation

@@ -146,11 +146,7 @@ class Augmentation(AugmentationPart):
         if not self.mixes:
             return pixels, targets
         height, width = pixels.shape[1:3]
-        draws = tf.map_fn(
-            lambda seed: tf.random.stateless_uniform((5,), _fold(seed, MIX), dtype=tf.float64),
-            seeds,
-            fn_output_signature=tf.TensorSpec((5,), tf.float64),
-        )
+        draws = _mixing_draws(seeds)
         cuts = draws[:, 0] < (0.5 if self.mixup and self.cutmix else float(self.cutmix > 0))
         alpha = tf.where(cuts, tf.constant(self.cutmix, tf.float64), tf.constant(self.mixup, tf.float64))
         taken = 1.0 - draw_beta(alpha, draws[:, 1], draws[:, 2])
@@ -158,8 +154,32 @@ class Augmentation(AugmentationPart):
         # divide in float64: a graph may multiply by 1 / (H W) instead, which gives the same float32
         taken = tf.cast(tf.where(cuts, tf.cast(area, tf.float64) / (height * width), taken), tf.float32)
         weights = tf.where(cuts[:, None, None], tf.cast(inside, tf.float32), taken[:, None, None])[..., None]
-        pixels += weights * (tf.roll(pixels, -1, axis=0) - pixels)  # l x + (1 - l) x' would round even if x = x'
-        return pixels, targets + taken[:, None] * (tf.roll(targets, -1, axis=0) - targets)
+        return _towards_next(pixels, weights), _towards_next(targets, taken[:, None])
+
+    def mix_outputs(self, outputs: tf.Tensor, targets: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(B, ...) outputs of a layer, (B, K) float32, (B, 2) int64 -> float32, mixed in the shares of `mix`'s mixup.
+
+        Source: Verma et al. 2019, "Manifold Mixup", arXiv:1806.05236, section 2.
+        """
+        outputs = tf.cast(outputs, tf.float32)
+        draws = _mixing_draws(seeds)
+        taken = tf.cast(1.0 - draw_beta(tf.constant(self.mixup, tf.float64), draws[:, 1], draws[:, 2]), tf.float32)
+        weights = tf.reshape(taken, [-1] + [1] * (outputs.shape.rank - 1))
+        return _towards_next(outputs, weights), _towards_next(targets, taken[:, None])
+
+
+def _mixing_draws(seeds: tf.Tensor) -> tf.Tensor:
+    """(B, 5) float64: uniform numbers for each seed."""
+    return tf.map_fn(
+        lambda seed: tf.random.stateless_uniform((5,), _fold(seed, MIX), dtype=tf.float64),
+        seeds,
+        fn_output_signature=tf.TensorSpec((5,), tf.float64),
+    )
+
+
+def _towards_next(rows: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """Each of `rows` mixed with the next, of which it takes `share`."""
+    return rows + share * (tf.roll(rows, -1, axis=0) - rows)  # l x + (1 - l) x' would round even if x = x'
 
 
 def _fold(seed: tf.Tensor, part: int) -> tf.Tensor:

@@ -59,8 +59,8 @@ def training_batches(
 ) -> TrainingBatches:
     """Shuffled, augmented batches for `fit`; `stored` has the resized images, if they are cached.
 
-    `views`, if there are any, are given in place of images, in float32: epoch e gives the rows of view e mod V. They
-    must not be mixed.
+    `views`, if there are any, are given in place of images, in float32: epoch e gives the rows of view e mod V. Of
+    augmentation they get only mixup, after they were read.
 
     `balance` is "none"; "sampling": every class is drawn equally often, its examples in turn; or "weights": each
     example has the weight N / (K n), where n of N examples are in its class and there are K classes. `drop_last` skips
@@ -80,7 +80,8 @@ def training_batches(
     def finish(pixels: tf.Tensor, index: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, ...]:
         targets = tf.gather(labels, index)
         if augmentation.mixes:
-            pixels, targets = augmentation.mix(pixels, task.shares(targets, classes), seeds)
+            mix = augmentation.mix_outputs if views else augmentation.mix
+            pixels, targets = mix(pixels, task.shares(targets, classes), seeds)
         batch = (tf.cast(pixels, tf.float32) if views else preprocessing.scale(pixels), targets)
         return batch if weights is None else (*batch, tf.gather(weights, tf.gather(labels, index)))
 
@@ -104,7 +105,13 @@ def training_batches(
 
         if views:
             read = rows_from(*views)
-            images = rows.map(graph_code(lambda index, position: (read(index, epoch()), index, position)), BATCHES)
+
+            @graph_code
+            def outputs(index: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+                own = tf.fill(tf.shape(position), seed * 1_000_003 + epoch())
+                return read(index, epoch()), index, tf.stack([own, position], axis=1)
+
+            images = rows.map(outputs, BATCHES)
         else:
             images = _images(rows, examples, preprocessing, stored, batch_size, drop, augmentation, seed_of, turn_of)
         return untuned(images.map(finish, num_parallel_calls=BATCHES, deterministic=True).prefetch(2))
