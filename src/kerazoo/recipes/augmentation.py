@@ -66,7 +66,9 @@ class AugmentationPart(Part):
         0.0, ge=0, le=1, description="Probability that a rectangle is replaced by noise (arXiv:1708.04896)"
     )  # fmt: skip
     mixup: float = Field(
-        0.0, ge=0, description="Alpha of MixUp's Beta(alpha, alpha) (arXiv:1710.09412); 0 for no MixUp"
+        0.0, ge=0,
+        description="Alpha of MixUp's Beta(alpha, alpha) (arXiv:1710.09412); 0 for no MixUp. With stored views, the "
+        "outputs of the frozen stages are mixed in place of images (arXiv:1806.05236)",
     )  # fmt: skip
     cutmix: float = Field(
         0.0, ge=0,
