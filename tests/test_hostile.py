@@ -88,7 +88,7 @@ def test_a_bomb_is_refused_before_it_costs_anything(name):
     assert found is not None
     with pytest.raises(tf.errors.InvalidArgumentError):
         SMALL.read(tf.constant(contents))
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 5  # a slow machine takes one for 50,000 chunks
     assert re.search(words, found[1]), found
 
 

@@ -301,7 +301,7 @@ def test_versions_are_taken_up_swapped_and_taken_back(digits, images, tmp_path):
         answers, stop = [], threading.Event()
 
         def ask():
-            while not stop.is_set():
+            while not stop.wait(0.02):  # versions are loaded beside it
                 answers.append(found.json("POST", "/classify", image))
 
         clients = [threading.Thread(target=ask) for _ in range(4)]
