@@ -24,7 +24,7 @@ start_tensorflow()
 
 from kerazoo.recipes.recipe import Recipe  # noqa: E402
 
-# TensorFlow's modules are a million objects that live to the end, and networks make many that live for a while
+# the 400,000 objects of TensorFlow's modules live to the end, and networks make many that live for a while
 gc.freeze()
 gc.set_threshold(10_000, 20, 20)
 

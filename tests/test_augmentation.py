@@ -456,10 +456,10 @@ def test_erasing_fills_one_rectangle_with_noise():
 # -- mixing -------------------------------------------------------------------------------------------------------
 
 
-def mixed(augmentation, pixels, targets, first=0):
+def mixed(augmentation, pixels, targets, first=0, by="mix"):
     numbers = np.arange(first, first + len(pixels))
     seeds = tf.constant(np.stack([numbers, 2**40 + numbers], axis=1))
-    x, y = tf.function(augmentation.mix)(tf.constant(pixels), tf.constant(targets), seeds)
+    x, y = tf.function(getattr(augmentation, by))(tf.constant(pixels), tf.constant(targets), seeds)
     return x.numpy(), y.numpy()
 
 
@@ -478,13 +478,13 @@ def test_mixup_is_a_convex_combination_with_the_next():
 @pytest.mark.parametrize("shape", [(7,), (4, 5), (3, 2, 6)])
 def test_outputs_of_layers_are_mixed_in_the_shares_of_their_images(shape):
     augmentation = Augmentation(mixup=0.4)
-    outputs, targets = np.random.default_rng(0).normal(size=(24, *shape)).astype(np.float32), np.eye(24, dtype="f")
+    outputs = np.random.default_rng(0).normal(size=(24, *shape)).astype(np.float16)
+    targets = np.eye(24, dtype=np.float32)
     _, shares = mixed(augmentation, np.zeros((24, 2, 2, 1), np.uint8), targets, first=5)
-    seeds = tf.constant(np.stack([np.arange(5, 29), 2**40 + np.arange(5, 29)], axis=1))
-    x, y = tf.function(augmentation.mix_outputs)(outputs.astype(np.float16), targets, seeds)
+    x, y = mixed(augmentation, outputs, targets, first=5, by="mix_outputs")
     np.testing.assert_array_equal(y, shares)
-    assert x.dtype == tf.float32
-    np.testing.assert_allclose(x, np.tensordot(shares, outputs.astype(np.float16), 1), atol=1e-5)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, np.tensordot(shares, outputs, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(20, 31, 1), (16, 16, 3)])

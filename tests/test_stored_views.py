@@ -199,7 +199,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(whole, here, cache, monkeypatc
     ("settings", "why"),
     [
         (["transfer.unfreeze=0"], r"all stages learn \(transfer.unfreeze is 0\)"),
-        (["augmentation.cutmix=1.0"], r"parts of images are exchanged \(CutMix\), or a teacher answers them"),
+        (["augmentation.cutmix=1.0"], "augmentation.cutmix exchanges parts of images, not of outputs"),
         (["data.cache=never"], "data.cache is never"),
         (["model.arguments.taps=['conv_pw_5_relu']"], "layers after conv_pw_11_relu use layers before it"),
     ],

@@ -110,8 +110,10 @@ def _front(single: keras.Model, plan: Plan) -> keras.Model | str:
     transfer = plan.transfer
     if isinstance(plan.entry, Network) or not transfer.unfreeze:
         return "all stages learn (transfer.unfreeze is 0)"
-    if plan.augmentation.cutmix or plan.recipe.training.teacher is not None:
-        return "parts of images are exchanged (CutMix), or a teacher answers them"
+    if plan.augmentation.cutmix:
+        return "augmentation.cutmix exchanges parts of images, not of outputs"
+    if plan.recipe.training.teacher is not None:
+        return "the teacher (training.teacher) answers images"
     if plan.recipe.data.cache == "never":
         return "data.cache is never"
     last = single.get_layer(plan.entry.stages[-1 - transfer.unfreeze])
